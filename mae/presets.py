@@ -1,0 +1,103 @@
+"""Presets: the settings of a known experiment as differences from the defaults, keyed by dotted names.
+
+Recipes of the `imagenet-*` presets: the paper's appendix A.1, Tables 8 (pretraining) and 10 (linear probe).
+"""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+Overrides = dict[str, Any]
+
+
+class Preset(BaseModel):
+    """A named starting point: what it is for, and its differences from the defaults."""
+
+    purpose: str
+    overrides: Overrides
+
+
+_CIFAR: Overrides = {
+    "data.source": "cifar10",
+    "data.image_size": 32,
+    "data.channels": 3,
+    "data.crop_scale": [0.2, 1.0],
+    "data.flip": True,
+}
+
+_IMAGENET: Overrides = {
+    "data.source": "imagenet:imagenet",
+    "data.image_size": 224,
+    "data.stored_size": 256,
+    "data.channels": 3,
+    "data.crop_scale": [0.2, 1.0],
+    "data.flip": True,
+    "data.mean": [0.485, 0.456, 0.406],
+    "data.std": [0.229, 0.224, 0.225],
+    "model.patch_size": 16,
+    "model.decoder.dim": 512,
+    "model.decoder.depth": 8,
+    "model.decoder.heads": 16,
+    "train.epochs": 800,
+    "train.batch_size": 4096,
+    "train.micro_batches": 16,
+    "train.base_lr": 1.5e-4,
+    "train.warmup_epochs": 40.0,
+    "train.precision": "bf16",
+    "probe.linear.solver": "lars",
+    "run.loader_workers": 12,
+}
+
+PRESETS: dict[str, Preset] = {
+    "digits": Preset(
+        purpose="1,797 handwritten digits of 8 x 8 pixels, embedded: seconds per run on a CPU",
+        overrides={},
+    ),
+    "cifar10-tiny": Preset(
+        purpose="a 128 x 6 encoder on CIFAR-10, patch 4: minutes on a CPU, seconds per epoch on a GPU",
+        overrides=_CIFAR
+        | {
+            "model.patch_size": 4,
+            "model.encoder.dim": 128,
+            "model.encoder.depth": 6,
+            "model.decoder.dim": 64,
+            "model.decoder.depth": 2,
+        },
+    ),
+    "cifar10-vit-t": Preset(
+        purpose="ViT-T on CIFAR-10, patch 2, for hundreds of epochs on one GPU",
+        overrides=_CIFAR
+        | {
+            "model.patch_size": 2,
+            "model.encoder.dim": 192,
+            "model.encoder.depth": 12,
+            "model.encoder.heads": 3,
+            "model.decoder.dim": 192,
+            "model.decoder.depth": 4,
+            "model.decoder.heads": 3,
+            "train.epochs": 400,
+            "train.batch_size": 1024,
+            "train.base_lr": 1.5e-4,
+            "train.warmup_epochs": 40.0,
+            "train.precision": "bf16",
+        },
+    ),
+    "imagenet-vit-b": Preset(
+        purpose="the paper's ViT-B/16 on ImageNet-1K",
+        overrides=_IMAGENET | {"model.encoder.dim": 768, "model.encoder.depth": 12, "model.encoder.heads": 12},
+    ),
+    "imagenet-vit-l": Preset(
+        purpose="the paper's ViT-L/16 on ImageNet-1K, the default of its Table 1",
+        overrides=_IMAGENET | {"model.encoder.dim": 1024, "model.encoder.depth": 24, "model.encoder.heads": 16},
+    ),
+    "imagenet-vit-h": Preset(
+        purpose="the paper's ViT-H/14 on ImageNet-1K",
+        overrides=_IMAGENET
+        | {
+            "model.patch_size": 14,
+            "model.encoder.dim": 1280,
+            "model.encoder.depth": 32,
+            "model.encoder.heads": 16,
+        },
+    ),
+}

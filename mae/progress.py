@@ -1,0 +1,136 @@
+"""Progress of long work: a live bar on a terminal, a plain line now and then elsewhere."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+LINE_SECONDS = 10.0
+"""Least time between plain lines."""
+
+
+class Task(Protocol):
+    """One piece of work under way."""
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Say that `amount` more of the total is done; `note` is shown behind the bar."""
+
+
+class Progress(Protocol):
+    """Where work reports how far it is."""
+
+    def say(self, message: str) -> None:
+        """Show one line that stays."""
+
+    def task(self, description: str, total: int, done: int = 0) -> "TaskContext":
+        """Open a piece of work of `total` units, `done` of which were done before."""
+
+
+class TaskContext(Protocol):
+    """A context manager around a `Task`."""
+
+    def __enter__(self) -> Task: ...
+    def __exit__(self, *exception: object) -> bool | None: ...
+
+
+class ConsoleProgress:
+    """Bars where the console is a terminal, lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars: Bars | None = None
+
+    def say(self, message: str) -> None:
+        (self.bars.console if self.bars else self.console).print(message, highlight=False, markup=False)
+
+    def task(self, description: str, total: int, done: int = 0) -> TaskContext:
+        return self._bar(description, total, done) if self.console.is_terminal else self._lines(description, total, done)
+
+    @contextmanager
+    def _bar(self, description: str, total: int, done: int) -> Iterator[Task]:
+        outermost = self.bars is None
+        bars = self.bars = self.bars or _bars(self.console)
+        if outermost:
+            bars.start()
+        row = bars.add_task(description, total=total, completed=done, note="")
+        try:
+            yield _Bar(bars, row)
+        finally:
+            bars.stop_task(row)
+            if outermost:
+                bars.stop()
+                self.bars = None
+            else:
+                bars.remove_task(row)
+
+    @contextmanager
+    def _lines(self, description: str, total: int, done: int) -> Iterator[Task]:
+        lines = _Lines(self, description, total, done)
+        yield lines
+        lines.report()
+
+
+def _bars(console: Console) -> Bars:
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}", style="dim"),
+    ]
+    return Bars(*columns, console=console)
+
+
+class _Bar:
+    def __init__(self, bars: Bars, row: object) -> None:
+        self.bars, self.row = bars, row
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.bars.update(self.row, advance=amount, note=note)  # type: ignore[arg-type]
+
+
+class _Lines:
+    def __init__(self, progress: ConsoleProgress, description: str, total: int, done: int) -> None:
+        self.progress, self.description, self.total = progress, description, total
+        self.done = self.done_before = done
+        self.note = ""
+        self.started = self.reported = time.monotonic()
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.done += amount
+        self.note = note or self.note
+        if time.monotonic() - self.reported >= LINE_SECONDS:
+            self.report()
+
+    def report(self) -> None:
+        self.reported = time.monotonic()
+        worked, fresh = self.reported - self.started, self.done - self.done_before
+        left = f", {_duration(worked / fresh * (self.total - self.done))} left" if 0 < fresh and self.done < self.total else ""
+        note = f"  {self.note}" if self.note else ""
+        self.progress.say(f"{self.description}: {self.done}/{self.total} in {_duration(worked)}{left}{note}")
+
+
+def _duration(seconds: float) -> str:
+    """Return seconds as 5s, 3m05s or 2h07m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+class Silent:
+    """Reports nothing; for callers that do not watch."""
+
+    def say(self, message: str) -> None:
+        pass
+
+    @contextmanager
+    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
+        yield self
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        pass

@@ -1,0 +1,199 @@
+"""The run directory: the truth about one stage (a pretraining or a probe), readable without any server.
+
+    runs/<fingerprint>/                  one pretraining
+        record.json                      what it is and how it stands: name, status, reason, tags, times
+        config.toml                      the whole config; reproduces the run
+        environment.json                 versions, machine, command line
+        metrics.jsonl                    one object per logged step: {"step": ..., "time": ..., "metrics": {...}}
+        checkpoints/step-00001234.pt     the last two
+        pictures/*.png
+        encoder.safetensors              the result, loadable by timm
+        result.json                      {"metrics": {...}, ...}; exists only once the stage is finished
+        tracking/*.json                  what each tracking server has received so far
+        probes/<kind>-<fingerprint>/     the same files for one probe of this pretraining
+
+Whoever works on a stage holds the lock on its directory; the kernel lets it go when the process dies, so a
+directory that says "running" without a held lock belongs to a process that was killed.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from mae.errors import RunError, UserError
+
+Status = Literal["running", "finished", "failed", "killed"]
+
+
+class Record(BaseModel):
+    """What a stage is and how it stands; the content of `record.json`."""
+
+    stage: Literal["pretrain", "probe"]
+    name: str
+    fingerprint: str
+    status: Status = "running"
+    reason: str = Field("", description="why it failed or was killed")
+    parent: str | None = Field(None, description="fingerprint of the pretraining a probe belongs to")
+    data: dict[str, Any] = Field(default_factory=dict, description="source, digest, image counts")
+    tags: dict[str, str] = Field(default_factory=dict)
+    started: float = Field(default_factory=time.time, description="seconds since the epoch")
+    ended: float | None = None
+    seconds: float = Field(0.0, description="time worked on it, over all resumptions")
+
+
+class RunDirectory:
+    """One stage's directory: writes are atomic, metrics append-only."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.pictures = path / "pictures"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold this directory, making it if needed; `UserError` if another process works on it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = open(self.path / "lock", "a+")  # noqa: SIM115 - held for the whole block, closed below
+        except OSError as error:
+            raise UserError(f"cannot write to the run folder {self.path}: {error.strerror}") from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                raise UserError(
+                    f"{self.path} is being worked on by process {handle.read().strip() or 'unknown'}; wait for it"
+                ) from None
+            handle.truncate(0)
+            handle.write(f"{os.getpid()} on {os.uname().nodename}")
+            handle.flush()
+            yield
+
+    def is_locked(self) -> bool:
+        """Say whether a living process works on this directory."""
+        try:
+            with open(self.path / "lock") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        return False
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace the file `name` in one step: a reader sees the old text or the new, never a part."""
+        with replacing(self.path / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Replace the file `name` with `value` as JSON, in one step; `ValueError` on NaN or infinity."""
+        self.write_text(name, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """Return the content of a JSON file, or None where there is none."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def write_record(self, record: Record) -> None:
+        """Replace `record.json`."""
+        self.write_text("record.json", record.model_dump_json(indent=2) + "\n")
+
+    def read_record(self) -> Record | None:
+        """Return the record, or None where this is no run directory or one of another version."""
+        try:
+            return Record.model_validate_json((self.path / "record.json").read_bytes())
+        except (FileNotFoundError, NotADirectoryError, ValidationError):
+            return None
+
+    def result(self) -> Any:
+        """Return what a finished stage found, or None while it is not finished."""
+        return self.read_json("result.json")
+
+    def append_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Add one point of the curves: finite numbers at an optimiser step."""
+        line = json.dumps({"step": step, "time": time.time(), "metrics": metrics}, allow_nan=False)
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the points of the curves in order; a line torn by a crash is left out."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        points = []
+        for line in lines:
+            try:
+                points.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return points
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop points past `step`: a run resumed from its checkpoint there will measure them again."""
+        kept = [point for point in self.read_metrics() if point["step"] <= step]
+        self.write_text("metrics.jsonl", "".join(json.dumps(point) + "\n" for point in kept))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; when the block ends well, its file takes the place of `path` for good.
+
+    The file and its folder are flushed to disk, so that after a power cut there is the old file or the new one.
+    A full or failing disk leaves the old file, removes the temporary one and raises `RunError`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def find_runs(runs_dir: Path) -> list[RunDirectory]:
+    """Return every pretraining under `runs_dir`, newest first."""
+    found = [RunDirectory(path.parent) for path in runs_dir.glob("*/record.json")]
+    records = {run.path: run.read_record() for run in found}
+    ours = [run for run in found if records[run.path] is not None]
+    return sorted(ours, key=lambda run: -records[run.path].started)  # type: ignore[union-attr]
+
+
+def probes_of(run: RunDirectory) -> list[RunDirectory]:
+    """Return the probes of a pretraining, by name."""
+    return [RunDirectory(path.parent) for path in sorted(run.path.glob("probes/*/record.json"))]
+
+
+def find_run(runs_dir: Path, prefix: str) -> RunDirectory:
+    """Return the one pretraining whose fingerprint starts with `prefix`, or raise `UserError`."""
+    if not prefix or not all(character in "0123456789abcdef" for character in prefix):
+        raise UserError(f"run {prefix!r}: expected (the start of) a fingerprint such as 3fa9c1; see `mae-cli runs`")
+    matches = [run for run in find_runs(runs_dir) if run.path.name.startswith(prefix)]
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        raise UserError(f"no run in {runs_dir} starts with {prefix!r}; see `mae-cli runs`")
+    raise UserError(f"{prefix!r} fits {len(matches)} runs: {', '.join(run.path.name for run in matches)}; say more")
