@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -26,15 +26,8 @@ class Progress(Protocol):
     def say(self, message: str) -> None:
         """Show one line that stays."""
 
-    def task(self, description: str, total: int, done: int = 0) -> "TaskContext":
+    def task(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
         """Open a piece of work of `total` units, `done` of which were done before."""
-
-
-class TaskContext(Protocol):
-    """A context manager around a `Task`."""
-
-    def __enter__(self) -> Task: ...
-    def __exit__(self, *exception: object) -> bool | None: ...
 
 
 class ConsoleProgress:
@@ -47,7 +40,7 @@ class ConsoleProgress:
     def say(self, message: str) -> None:
         (self.bars.console if self.bars else self.console).print(message, highlight=False, markup=False)
 
-    def task(self, description: str, total: int, done: int = 0) -> TaskContext:
+    def task(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
         return self._bar(description, total, done) if self.console.is_terminal else self._lines(description, total, done)
 
     @contextmanager

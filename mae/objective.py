@@ -1,0 +1,55 @@
+"""The pretext task: masking, target and loss around an autoencoder (section 3; footnote 1).
+
+What pretraining asks of an objective: `encoder`, `loss(images, order)`, and the usual of an `nn.Module`.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from mae.config import Config
+from mae.masking import sample_order
+from mae.model import MaskedAutoencoder, gather_tokens, patchify
+from mae.targets import build_target
+
+
+def reconstruction_loss(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean squared error over patches: prediction and target (B, n, outputs), weights (n,) per patch."""
+    per_patch = (prediction.float() - target.float()).square().mean(dim=-1)  # (B, n)
+    return (per_patch * weights).sum() / (weights.sum() * len(per_patch))
+
+
+class MaskedReconstruction(nn.Module):
+    """MAE as an objective: hides patches, predicts them, compares."""
+
+    def __init__(self, config: Config, training_patches: Tensor):
+        """`training_patches` (n, P) are a sample of normalised patches, for targets that are fitted."""
+        super().__init__()
+        self.config = config
+        self.target = build_target(config, training_patches)
+        self.model = MaskedAutoencoder(config, self.target.outputs)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """What is kept after pretraining."""
+        return self.model.encoder
+
+    def sample(self, generator: torch.Generator, count: int) -> Tensor:
+        """Return the masks of `count` images as an order of patches (count, N), the visible first."""
+        config = self.config
+        return sample_order(config.mask.sampling, generator, count, config.grid, config.kept_patches)
+
+    def forward(self, images: Tensor, order: Tensor) -> Tensor:
+        """Return the loss, a scalar, of normalised images (B, C, H, W) under masks `order` (B, N)."""
+        patches = patchify(images, self.model.patch)
+        hidden_only = self.visible_weight == 0
+        prediction = self.model(patches, order, hidden_only)
+        read = order[:, self.model.kept :] if hidden_only else order
+        weights = torch.ones(read.shape[1], device=images.device)
+        if not hidden_only:
+            weights[: self.model.kept] = self.visible_weight
+        return reconstruction_loss(prediction, gather_tokens(self.target(patches), read), weights)
+
+    @property
+    def visible_weight(self) -> float:
+        """Weight of a visible patch in the loss, a hidden one having 1."""
+        return {"masked": 0.0, "all": 1.0, "weighted": self.config.loss.visible_weight}[self.config.loss.region]
