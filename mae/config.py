@@ -245,9 +245,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> "Config":
-        for side, image, patch in zip(
-            ("height", "width"), self.data.image_size, self.model.patch_size, strict=True
-        ):
+        for side, image, patch in zip(("height", "width"), self.data.image_size, self.model.patch_size, strict=True):
             if image % patch:
                 raise ValueError(f"model.patch_size: expected a divisor of data.image_size ({side} {image})")
         if not 1 <= self.kept_patches < self.patches:

@@ -41,7 +41,9 @@ class ConsoleProgress:
         (self.bars.console if self.bars else self.console).print(message, highlight=False, markup=False)
 
     def task(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
-        return self._bar(description, total, done) if self.console.is_terminal else self._lines(description, total, done)
+        return (
+            self._bar(description, total, done) if self.console.is_terminal else self._lines(description, total, done)
+        )
 
     @contextmanager
     def _bar(self, description: str, total: int, done: int) -> Iterator[Task]:
@@ -102,7 +104,11 @@ class _Lines:
     def report(self) -> None:
         self.reported = time.monotonic()
         worked, fresh = self.reported - self.started, self.done - self.done_before
-        left = f", {_duration(worked / fresh * (self.total - self.done))} left" if 0 < fresh and self.done < self.total else ""
+        left = (
+            f", {_duration(worked / fresh * (self.total - self.done))} left"
+            if fresh > 0 and self.done < self.total
+            else ""
+        )
         note = f"  {self.note}" if self.note else ""
         self.progress.say(f"{self.description}: {self.done}/{self.total} in {_duration(worked)}{left}{note}")
 

@@ -158,7 +158,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
         _flush_folder(path.parent)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
@@ -197,3 +197,20 @@ def find_run(runs_dir: Path, prefix: str) -> RunDirectory:
     if not matches:
         raise UserError(f"no run in {runs_dir} starts with {prefix!r}; see `mae-cli runs`")
     raise UserError(f"{prefix!r} fits {len(matches)} runs: {', '.join(run.path.name for run in matches)}; say more")
+
+
+def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
+    """Return one row per pretraining, newest first: run, name, status, seconds, metrics of it and its probes."""
+    rows = []
+    for run in find_runs(runs_dir):
+        record = run.read_record()
+        assert record is not None  # find_runs leaves out what has none
+        metrics: dict[str, float] = {}
+        for place in [run, *probes_of(run)]:
+            metrics |= (place.result() or {}).get("metrics", {})
+        orphaned = record.status == "running" and not run.is_locked()
+        status = "killed" if orphaned else record.status
+        rows.append(
+            {"run": run.path.name, "name": record.name, "status": status, "seconds": record.seconds, "metrics": metrics}
+        )
+    return rows

@@ -1,0 +1,201 @@
+"""`mae-cli`: parse, call one function, print. Heavy imports happen inside commands."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from mae.pipeline import Workplace
+
+app = typer.Typer(help="Ablation studies of masked autoencoders.", no_args_is_help=True, pretty_exceptions_enable=False)
+
+Preset = Annotated[str | None, typer.Option("--preset", help="Starting point; see `mae-cli presets`.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; wins over the preset.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value; wins over all. Repeatable.")]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
+Kinds = Annotated[list[str] | None, typer.Option("--kind", help="linear or knn. Repeatable.")]
+Run = Annotated[str, typer.Argument(help="(The start of) a run's fingerprint; see `mae-cli runs`.")]
+
+
+@dataclass(frozen=True)
+class Output:
+    """People read `console`; with --json that is stderr, and stdout ends with one object."""
+
+    console: Console
+    as_json: bool
+
+    def result(self, value: dict[str, Any]) -> None:
+        if self.as_json:
+            print(json.dumps(value, allow_nan=False))
+
+
+@contextmanager
+def _reporting(as_json: bool) -> Iterator[Output]:
+    """Turn what goes wrong into one line on stderr and an exit code."""
+    from mae.errors import RunError, UserError
+    from mae.interruption import Interrupted
+
+    try:
+        yield Output(Console(stderr=as_json), as_json)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    except RunError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except Interrupted as stop:
+        print(str(stop), file=sys.stderr)
+        raise typer.Exit(stop.exit_code) from None
+
+
+@contextmanager
+def _workplace(output: Output, runs_dir: Path, device: str) -> Iterator["Workplace"]:
+    from mae.interruption import stop_on_signals
+    from mae.pipeline import Workplace, choose_device
+    from mae.progress import ConsoleProgress
+
+    with stop_on_signals() as stop:
+        yield Workplace(runs_dir, choose_device(device), ConsoleProgress(output.console), stop)
+
+
+@app.command()
+def pretrain(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    runs_dir: RunsDir = Path("runs"),
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Pretrain an encoder; the same command continues an interrupted run and reuses a finished one."""
+    from mae.config_sources import resolve
+
+    with _reporting(as_json) as output:
+        resolved = resolve(preset, config, settings or ())
+        from mae.pipeline import run_pretraining
+
+        with _workplace(output, runs_dir, device) as work:
+            run = run_pretraining(resolved, work)
+        output.console.print(f"run {run.path.name} is finished: {run.path}", highlight=False)
+        output.result({"run": run.path.name, **run.result()})
+
+
+@app.command()
+def probe(
+    run: Run,
+    kind: Kinds = None,
+    settings: Settings = None,
+    runs_dir: RunsDir = Path("runs"),
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Probe a finished pretraining, beside the untrained encoder and raw pixels."""
+    with _reporting(as_json) as output:
+        from mae.pipeline import stored_config
+        from mae.run_directory import find_run
+
+        found = find_run(runs_dir, run)
+        wanted = [*(settings or ()), *([f"probe.kinds={json.dumps(kind)}"] if kind else ())]
+        resolved = stored_config(found, tuple(wanted))
+        with _workplace(output, runs_dir, device) as work:
+            _probe_and_print(found, resolved, work, output)
+
+
+@app.command("run")
+def run_pipeline(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    kind: Kinds = None,
+    runs_dir: RunsDir = Path("runs"),
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Pretrain, then probe."""
+    from mae.config_sources import resolve
+
+    with _reporting(as_json) as output:
+        wanted = [*(settings or ()), *([f"probe.kinds={json.dumps(kind)}"] if kind else ())]
+        resolved = resolve(preset, config, wanted)
+        from mae.pipeline import run_pretraining
+
+        with _workplace(output, runs_dir, device) as work:
+            _probe_and_print(run_pretraining(resolved, work), resolved, work, output)
+
+
+@app.command("config")
+def show_config(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    schema: Annotated[bool, typer.Option("--schema", help="List every key with type, default and meaning.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the resolved config as TOML, or every key there is."""
+    from mae.config_sources import config_fields, resolve, to_toml
+
+    with _reporting(as_json) as output:
+        if schema:
+            for key, field in config_fields():
+                print(f"{key} = {field.default!r}\n    {field.description}")
+            return
+        resolved = resolve(preset, config, settings or ())
+        output.console.print(to_toml(resolved), highlight=False, markup=False)
+        output.result(resolved.model_dump(mode="json"))
+
+
+@app.command()
+def presets() -> None:
+    """List the presets."""
+    from mae.presets import PRESETS
+
+    for name, preset in PRESETS.items():
+        print(f"{name:16} {preset.purpose}")
+
+
+@app.command()
+def runs(runs_dir: RunsDir = Path("runs"), as_json: Json = False) -> None:
+    """List the runs, newest first, with their probes."""
+    with _reporting(as_json) as output:
+        from mae.run_directory import list_runs
+
+        rows = list_runs(runs_dir)
+        table = Table("run", "status", "name", "linear", "k-NN", "loss", "min")
+        for row in rows:
+            metrics = row["metrics"]
+            shown = [metrics.get(key) for key in ("linear/top1", "knn/top1", "train/final_loss")]
+            numbers = ["" if value is None else f"{value:.4g}" for value in shown]
+            table.add_row(row["run"], row["status"], row["name"], *numbers, f"{row['seconds'] / 60:.1f}")
+        output.console.print(table)
+        output.result({"runs": rows})
+
+
+def _probe_and_print(run: Any, config: Any, work: "Workplace", output: Output) -> None:
+    from mae.pipeline import run_probe
+
+    metrics: dict[str, float] = {}
+    for kind in config.probe.kinds:
+        metrics |= run_probe(run, kind, config, work)["metrics"]
+    table = Table("probe", "pretrained", "untrained", "raw pixels", title="test top-1, % (95 % interval)")
+    for kind in config.probe.kinds:
+        cells = [
+            f"{metrics[f'{kind}/{who}top1']:.2f} ({metrics[f'{kind}/{who}low']:.2f} to {metrics[f'{kind}/{who}high']:.2f})"
+            for who in ("", "untrained_", "pixels_")
+        ]
+        table.add_row(kind, *cells)
+    output.console.print(table)
+    output.result({"run": run.path.name, "metrics": metrics})
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,50 @@
+"""Frozen features: what probes see of an encoder, computed once, nothing hidden, nothing augmented."""
+
+import torch
+from torch import Tensor, nn
+
+from mae.augmentation import centre
+from mae.config import DataConfig
+from mae.data import ImageData, Images
+
+BATCH = 512
+
+
+def normalise(images: Tensor, data: ImageData) -> Tensor:
+    """Return float images (B, C, H, W) in 0..1 less the training mean, over the standard deviation, per channel."""
+    mean = images.new_tensor(data.mean).view(-1, 1, 1)
+    return (images - mean) / images.new_tensor(data.std).view(-1, 1, 1)
+
+
+def pool(tokens: Tensor, kind: str) -> Tensor:
+    """Return features (B, D), or (B, 2 D) for both, of tokens (B, 1 + N, D), class token first."""
+    class_token, patch_mean = tokens[:, 0], tokens[:, 1:].mean(dim=1)
+    return {"class_token": class_token, "patch_mean": patch_mean, "both": torch.cat([class_token, patch_mean], 1)}[kind]
+
+
+@torch.inference_mode()
+def extract(
+    encoder: nn.Module,
+    images: Images,
+    indexes: Tensor,
+    config: DataConfig,
+    data: ImageData,
+    kind: str,
+    device: torch.device,
+) -> Tensor:
+    """Return features (n, D) of the images at `indexes` (n,), float32 on the CPU."""
+    was_training = encoder.training
+    encoder.eval()
+    parts = [
+        pool(encoder(normalise(centre(batch.to(device), config), data)), kind).float().cpu()
+        for batch in images.batches(indexes.split(BATCH))
+    ]
+    encoder.train(was_training)
+    return torch.cat(parts)
+
+
+def raw_pixels(images: Images, indexes: Tensor, config: DataConfig, data: ImageData) -> Tensor:
+    """Return the normalised pixels (n, C * H * W) of the images at `indexes` (n,): a probe's baseline."""
+    return torch.cat(
+        [normalise(centre(batch, config), data).flatten(1) for batch in images.batches(indexes.split(BATCH))]
+    )

@@ -1,0 +1,46 @@
+"""What identifies a pretraining and a probe: exactly the settings and data that can change their numbers."""
+
+import hashlib
+import json
+from typing import Any
+
+from mae.config import Config, ProbeKind
+from mae.config_sources import flatten, inert_keys
+
+ARITHMETIC = 1
+"""Raised when a change of the code changes results, so that old results are not taken for new ones."""
+
+PRETRAIN_SECTIONS = ("data", "model", "mask", "target", "loss", "train")
+
+
+def pretrain_fingerprint(config: Config, data_digest: str) -> str:
+    """Return 12 hex digits; where the data lie does not matter, only their content does."""
+    settings = _settings(config, PRETRAIN_SECTIONS)
+    del settings["data.source"]
+    return _digest(settings | {"data_digest": data_digest})
+
+
+def untrained_fingerprint(config: Config, data_digest: str) -> str:
+    """Return the fingerprint of the encoder before training: of data, encoder and seed only."""
+    settings = _settings(config, ("data", "model"))
+    kept = {key: value for key, value in settings.items() if not key.startswith("model.decoder")}
+    del kept["data.source"]
+    return _digest(kept | {"data_digest": data_digest, "seed": config.train.seed, "untrained": True})
+
+
+def probe_fingerprint(config: Config, kind: ProbeKind, subject: str) -> str:
+    """Return the fingerprint of one probe of `subject`, itself a fingerprint."""
+    settings = _settings(config, ("probe",))
+    kept = {key: value for key, value in settings.items() if key.startswith((f"probe.{kind}.", "probe.seed"))}
+    return _digest(kept | {"features": config.probe.features, "kind": kind, "subject": subject})
+
+
+def _settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
+    inert = inert_keys(config)
+    flat = flatten(config.model_dump(mode="json"))
+    return {key: value for key, value in flat.items() if key.split(".")[0] in sections and key not in inert}
+
+
+def _digest(identity: dict[str, Any]) -> str:
+    text = json.dumps(identity | {"arithmetic": ARITHMETIC}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,184 @@
+"""The pipeline: pretrain, then probe; each stage reused if it is finished, continued if it was cut off."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from mae.config import Config, ProbeKind
+from mae.config_sources import name_run, resolve, to_toml
+from mae.data import ImageData, load_data
+from mae.errors import RunError, UserError
+from mae.fingerprint import pretrain_fingerprint, probe_fingerprint
+from mae.interruption import Interrupted, StopRequest
+from mae.model import build_encoder
+from mae.pretraining import pretrain
+from mae.probing import probe_all
+from mae.progress import Progress
+from mae.run_directory import Record, RunDirectory
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where and how stages run: folder of all runs, device, progress, request to stop."""
+
+    runs_dir: Path
+    device: torch.device
+    progress: Progress
+    stop: StopRequest
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device `auto`, `cpu`, `cuda` or `cuda:N` names; `UserError` if this machine has no such one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s); try cpu")
+    return device
+
+
+def run_pretraining(config: Config, work: Workplace) -> RunDirectory:
+    """Return the finished pretraining of `config`, training what is still missing."""
+    data = load_data(config.data, config.run, work.progress)
+    fingerprint = pretrain_fingerprint(config, data.digest)
+    run = RunDirectory(work.runs_dir / fingerprint)
+    if run.result() is not None:
+        work.progress.say(f"{fingerprint} is finished already: {name_run(config)}")
+        return run
+    if config.train.deterministic:
+        torch.use_deterministic_algorithms(True)
+    record = Record(stage="pretrain", name=name_run(config), fingerprint=fingerprint, data=data.describe())
+    work.progress.say(f"{fingerprint}: {record.name}, on {work.device}")
+    with run.locked(), _recorded(run, record):
+        run.write_text("config.toml", to_toml(config))
+        run.write_json("environment.json", environment(work.device))
+        run.write_json("result.json", pretrain(config, data, run, work.device, work.progress, work.stop))
+    return run
+
+
+def run_probe(run: RunDirectory, kind: ProbeKind, config: Config, work: Workplace) -> dict[str, Any]:
+    """Return the result of one probe of a finished pretraining, probing if that has not been done."""
+    data, encoder = load_encoder(run, config, work)
+    fingerprint = probe_fingerprint(config, kind, run.path.name)
+    place = RunDirectory(run.path / "probes" / f"{kind}-{fingerprint}")
+    if (found := place.result()) is not None:
+        return dict(found)
+    record = Record(
+        stage="probe",
+        name=f"{kind} of {name_run(config)}",
+        fingerprint=fingerprint,
+        parent=run.path.name,
+        data=data.describe(),
+    )
+    with place.locked(), _recorded(place, record):
+        place.write_text("config.toml", to_toml(config))
+        work.stop.check()
+        metrics = probe_all(kind, config, data, encoder, work.runs_dir, work.device, work.progress)
+        place.write_json("result.json", {"metrics": metrics})
+    return {"metrics": metrics}
+
+
+def load_encoder(run: RunDirectory, config: Config, work: Workplace) -> tuple[ImageData, torch.nn.Module]:
+    """Return the data and the trained encoder of a finished pretraining; `UserError` if it is not finished."""
+    if run.result() is None:
+        record = run.read_record()
+        status = record.status if record else "unknown"
+        raise UserError(f"{run.path.name} is not finished (status {status}); continue it with `mae-cli pretrain` first")
+    data = load_data(config.data, config.run, work.progress)
+    if pretrain_fingerprint(config, data.digest) != run.path.name:
+        raise UserError(f"the images at {config.data.source} are no longer those that {run.path.name} was trained on")
+    encoder = build_encoder(config)
+    encoder.load_state_dict(load_file(run.path / "encoder.safetensors"))
+    return data, encoder.to(work.device)
+
+
+def stored_config(run: RunDirectory, settings: tuple[str, ...] = ()) -> Config:
+    """Return the config a run was made with, changed by `settings` that do not make it another pretraining."""
+    config = resolve(file=run.path / "config.toml", settings=settings)
+    original = resolve(file=run.path / "config.toml")
+    if pretrain_fingerprint(config, "") != pretrain_fingerprint(original, ""):
+        raise UserError("only probe.*, run.* and data.source can be changed for a finished pretraining")
+    return config
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return what a result depends on besides config and data."""
+    import numpy
+    import timm
+    import torchvision
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "command": " ".join(sys.argv),
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+        "numpy": numpy.__version__,
+        "device": str(device),
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "host": platform.node(),
+    }
+
+
+def _git_commit() -> str:
+    """Return the commit of the code that runs, with `+` if it was changed, or "" outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        output = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return output.stdout.strip()
+
+
+@contextmanager
+def _recorded(run: RunDirectory, record: Record) -> Iterator[None]:
+    """Keep the record of a stage true, however the work ends."""
+    before = run.read_record()
+    seconds, started = (before.seconds, before.started) if before else (0.0, record.started)
+    clock = time.monotonic()
+
+    def write(status: str, reason: str = "") -> None:
+        ended = {} if status == "running" else {"ended": time.time()}
+        worked = seconds + time.monotonic() - clock
+        run.write_record(
+            record.model_copy(
+                update={"status": status, "reason": reason, "seconds": worked, "started": started, **ended}
+            )
+        )
+
+    write("running")
+    try:
+        yield
+    except Interrupted as stop:
+        write("killed", str(stop))
+        raise
+    except torch.OutOfMemoryError as error:
+        write("failed", "out of memory")
+        raise RunError(f"out of memory: {str(error).splitlines()[0]}; raise train.micro_batches") from error
+    except BaseException as error:
+        write("failed", f"{type(error).__name__}: {error}")
+        raise
+    write("finished")

@@ -1,0 +1,264 @@
+"""Pretraining: one loop over epochs and steps, resumable at any step to the same bits (appendix A.1)."""
+
+import hashlib
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mae import checkpoints
+from mae.augmentation import augment, centre
+from mae.config import Config
+from mae.data import ImageData
+from mae.draws import generator
+from mae.errors import RunError, UserError
+from mae.features import normalise
+from mae.interruption import StopRequest
+from mae.knn import online_accuracy
+from mae.model import load_official_state, official_state, parameter_count, patchify
+from mae.objective import MaskedReconstruction
+from mae.progress import Progress
+from mae.reconstruction import save_picture
+from mae.run_directory import RunDirectory, replacing
+from mae.schedule import lr_at, peak_lr
+
+TARGET_IMAGES = 2048
+"""Training images whose patches a fitted target is fitted on."""
+
+
+@dataclass
+class Position:
+    """Where pretraining stands: optimiser steps taken, and seconds worked."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+class Pretraining:
+    """Everything that a checkpoint has to hold, and the step."""
+
+    def __init__(self, config: Config, data: ImageData, device: torch.device):
+        self.config, self.data, self.device = config, data, device
+        self.steps_per_epoch = len(data.train.labels) // config.train.batch_size
+        if self.steps_per_epoch == 0:
+            raise UserError(
+                f"train.batch_size={config.train.batch_size}: expected at most the {len(data.train.labels)} training images"
+            )
+        torch.manual_seed(config.train.seed)
+        self.objective = MaskedReconstruction(config, _sample_patches(config, data)).to(device)
+        self.compiled: nn.Module = torch.compile(self.objective) if config.train.compile else self.objective  # type: ignore[assignment]
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.objective, config.train.weight_decay), lr=0.0, betas=(0.9, 0.95), fused=True
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
+        self.position = Position()
+        self.bad_step = torch.full((), -1, device=device)  # first step whose loss or gradient was not finite
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps_per_epoch * self.config.train.epochs
+
+    def step(self, images: Tensor, index: int) -> tuple[Tensor, Tensor, float]:
+        """Take optimiser step `index` on uint8 images (B, C, h, w); return loss and gradient norm, still on the device,
+        and the learning rate."""
+        train = self.config.train
+        lr = lr_at(
+            index / self.steps_per_epoch, peak_lr(train.base_lr, train.batch_size), train.warmup_epochs, train.epochs
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        views = augment(images.to(self.device), self.config.data, generator(train.seed, "augmentation", index))
+        views = normalise(views, self.data)
+        order = self.objective.sample(generator(train.seed, "mask", index), len(images)).to(self.device)
+        loss = torch.zeros((), device=self.device)
+        for part, part_order in zip(views.chunk(train.micro_batches), order.chunk(train.micro_batches), strict=True):
+            with _autocast(train.precision, self.device):
+                part_loss = self.compiled(part, part_order) / train.micro_batches
+            self.scaler.scale(part_loss).backward()
+            loss += part_loss.detach()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), train.clip_norm or math.inf)
+        # fp16 skips steps whose gradients overflow; elsewhere a number that is not finite is the end of the run.
+        finite = loss.isfinite() & (norm.isfinite() | self.scaler.is_enabled())
+        self.bad_step = torch.where((self.bad_step < 0) & ~finite, index, self.bad_step)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.position.step = index + 1
+        return loss, norm, lr
+
+    def check_finite(self) -> None:
+        """Raise `RunError` if a step since the start was not finite; nothing that follows it has been saved."""
+        if int(self.bad_step) >= 0:
+            raise RunError(f"loss or gradient is not finite at step {int(self.bad_step)}; the last checkpoint is sound")
+
+    def state(self) -> dict[str, Any]:
+        """Return all that resuming needs, as tensors and plain values."""
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "data_digest": self.data.digest,
+            "model": official_state(self.objective.model),
+            "target": self.objective.target.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.position.step,
+            "seconds": self.position.seconds,
+            "random": checkpoints.random_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        load_official_state(self.objective.model, state["model"])
+        self.objective.target.load_state_dict(state["target"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.position = Position(state["step"], state["seconds"])
+        checkpoints.restore_random_state(state["random"])
+
+
+def pretrain(
+    config: Config, data: ImageData, run: RunDirectory, device: torch.device, progress: Progress, stop: StopRequest
+) -> dict[str, Any]:
+    """Pretrain to the end, from the last checkpoint if there is one; return what goes into `result.json`."""
+    work = Pretraining(config, data, device)
+    if (saved := checkpoints.latest(run.checkpoints)) is not None:
+        work.restore(saved)
+        progress.say(f"continuing at step {work.position.step} of {work.total_steps}")
+    run.forget_metrics_after(work.position.step)
+    with progress.task("pretraining", work.total_steps, work.position.step) as task:
+        clock = _Clock(work.position.seconds)
+        for epoch in range(work.position.step // work.steps_per_epoch, config.train.epochs):
+            for index, images in _epoch_batches(work, epoch):
+                loss, norm, lr = work.step(images, index)
+                clock.add(loss, norm)
+                last_of_epoch = work.position.step % work.steps_per_epoch == 0
+                if work.position.step % config.run.log_every == 0 or last_of_epoch:
+                    work.check_finite()
+                    metrics = clock.metrics(config.train.batch_size) | {"train/lr": lr, "train/epoch": epoch}
+                    if last_of_epoch and _due(config.run.knn_every, epoch + 1, config.train.epochs):
+                        metrics["online/knn_top1"] = online_accuracy(work.objective.encoder, config, data, device)
+                    run.append_metrics(work.position.step, metrics | _memory(device))
+                    note = f"loss {metrics['train/loss']:.4f}  {metrics['train/images_per_second']:.0f} images/s"
+                task.advance(1, note if work.position.step % config.run.log_every == 0 or last_of_epoch else "")
+                if last_of_epoch and _due(config.run.picture_every, epoch + 1, config.train.epochs):
+                    save_picture(work.objective, config, data, run.pictures / f"epoch-{epoch + 1:04d}.png", device)
+                if stop.number or clock.since_saved() >= config.run.checkpoint_seconds:
+                    _save(work, run, clock)
+                    stop.check()
+    if not (run.checkpoints / f"step-{work.position.step:08d}.pt").exists():
+        _save(work, run, clock)
+    return _finish(work, run, device)
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split parameters into decayed and not: biases and norms (vectors) are not, matrices and tokens are."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _epoch_batches(work: Pretraining, epoch: int) -> Any:
+    """Yield (step, images) for what is left of an epoch; the order is a function of (seed, epoch)."""
+    batch, steps = work.config.train.batch_size, work.steps_per_epoch
+    order = torch.randperm(len(work.data.train.labels), generator=generator(work.config.train.seed, "order", epoch))
+    first = work.position.step - epoch * steps
+    pieces = [order[index * batch : (index + 1) * batch] for index in range(first, steps)]
+    return enumerate(work.data.train.images.batches(pieces), start=epoch * steps + first)
+
+
+def _save(work: Pretraining, run: RunDirectory, clock: "_Clock") -> None:
+    work.check_finite()
+    work.position.seconds = clock.seconds()
+    checkpoints.save(run.checkpoints, work.position.step, work.state())
+    clock.saved = time.monotonic()
+
+
+def _finish(work: Pretraining, run: RunDirectory, device: torch.device) -> dict[str, Any]:
+    encoder = {name: value.detach().cpu().contiguous() for name, value in work.objective.encoder.state_dict().items()}
+    with replacing(run.path / "encoder.safetensors") as temporary:
+        save_file(encoder, temporary)
+    points = [point["metrics"] for point in run.read_metrics()]
+    return {
+        "weights_sha256": weights_digest(official_state(work.objective.model)),
+        "metrics": {
+            "train/final_loss": points[-1]["train/loss"],
+            "cost/seconds": work.position.seconds,
+            "cost/steps": work.position.step,
+            "cost/parameters_encoder": parameter_count(work.objective.encoder),
+            "cost/parameters": parameter_count(work.objective.model),
+            "cost/peak_memory_mb": max(point["system/peak_memory_mb"] for point in points),
+        },
+    }
+
+
+def weights_digest(state: dict[str, Tensor]) -> str:
+    """Return a SHA-256 over names and bytes of all weights: equal exactly if every bit is."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _sample_patches(config: Config, data: ImageData) -> Tensor:
+    """Return patches (n, P) of a seeded sample of training images, normalised; for targets that are fitted."""
+    count = min(TARGET_IMAGES, len(data.train.labels))
+    chosen = torch.randperm(len(data.train.labels), generator=generator(config.train.seed, "target"))[:count]
+    images = next(iter(data.train.images.batches([chosen.sort().values])))
+    return patchify(normalise(centre(images, config.data), data), config.model.patch_size).flatten(0, 1)
+
+
+def _autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def _due(every: int, epoch: int, epochs: int) -> bool:
+    """Every `every` epochs and at the last one; 0 means only at the last."""
+    return epoch == epochs or (every > 0 and epoch % every == 0)
+
+
+def _memory(device: torch.device) -> dict[str, float]:
+    if device.type == "cuda":
+        return {"system/peak_memory_mb": torch.cuda.max_memory_allocated(device) / 1e6}
+    return {"system/peak_memory_mb": psutil.Process().memory_info().rss / 1e6}
+
+
+class _Clock:
+    """Means and speed since the last point of the curves; reading it is the only wait for the device."""
+
+    def __init__(self, seconds_before: float):
+        self.started = time.monotonic() - seconds_before
+        self.saved = time.monotonic()
+        self._reset()
+
+    def _reset(self) -> None:
+        self.losses: list[Tensor] = []
+        self.norms: list[Tensor] = []
+        self.since = time.monotonic()
+
+    def add(self, loss: Tensor, norm: Tensor) -> None:
+        self.losses.append(loss)
+        self.norms.append(norm)
+
+    def metrics(self, batch_size: int) -> dict[str, float]:
+        steps, loss = len(self.losses), torch.stack(self.losses).mean().item()
+        norm = torch.nan_to_num(torch.stack(self.norms), posinf=0.0).mean().item()  # steps that fp16 skipped
+        speed = steps * batch_size / (time.monotonic() - self.since)
+        self._reset()
+        return {"train/loss": loss, "train/gradient_norm": norm, "train/images_per_second": speed}
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def since_saved(self) -> float:
+        return time.monotonic() - self.saved

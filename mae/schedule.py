@@ -1,0 +1,17 @@
+"""Learning rate: linear scaling by batch size, linear warm-up, half-cosine decay to 0 (appendix A.1)."""
+
+import math
+
+
+def peak_lr(base_lr: float, batch_size: int) -> float:
+    """Return base_lr * batch_size / 256."""
+    return base_lr * batch_size / 256
+
+
+def lr_at(epoch: float, peak: float, warmup_epochs: float, epochs: float) -> float:
+    """Return the learning rate at a fractional epoch, 0 <= epoch <= epochs."""
+    if epoch < warmup_epochs:
+        return peak * epoch / warmup_epochs
+    if warmup_epochs >= epochs:
+        return peak
+    return peak * 0.5 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / (epochs - warmup_epochs)))
