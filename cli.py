@@ -188,10 +188,10 @@ def _probe_and_print(run: Any, config: Any, work: "Workplace", output: Output) -
         metrics |= run_probe(run, kind, config, work)["metrics"]
     table = Table("probe", "pretrained", "untrained", "raw pixels", title="test top-1, % (95 % interval)")
     for kind in config.probe.kinds:
-        cells = [
-            f"{metrics[f'{kind}/{who}top1']:.2f} ({metrics[f'{kind}/{who}low']:.2f} to {metrics[f'{kind}/{who}high']:.2f})"
-            for who in ("", "untrained_", "pixels_")
-        ]
+        cells = []
+        for who in ("", "untrained_", "pixels_"):
+            top1, low, high = (metrics[f"{kind}/{who}{name}"] for name in ("top1", "low", "high"))
+            cells.append(f"{top1:.2f} ({low:.2f} to {high:.2f})")
         table.add_row(kind, *cells)
     output.console.print(table)
     output.result({"run": run.path.name, "metrics": metrics})

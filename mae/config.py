@@ -211,8 +211,8 @@ class RunConfig(Section):
     log_every: Positive = Field(20, description="optimiser steps between points of the curves")
     knn_every: int = Field(10, ge=0, description="epochs between online k-NN evaluations; 0: none")
     picture_every: int = Field(25, ge=0, description="epochs between reconstruction pictures; 0: only at the end")
-    loader_workers: Positive = Field(2, description="processes that decode images")
-    cache_limit_gb: float = Field(16.0, ge=0, description="larger decoded data sets are streamed instead, GB")
+    loader_workers: Positive = Field(2, description="threads that decode images")
+    cache_limit_gb: float = Field(16.0, ge=0, description="largest decoded data set that is cached, GB")
 
 
 class Config(Section):

@@ -23,7 +23,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.number = 0
 
-    def receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
+    def receive(self, number: int, frame: FrameType | None) -> None:
         if self.number:
             os._exit(130 if number == signal.SIGINT else 143)
         self.number = number

@@ -17,7 +17,7 @@ BLOCKS = 64
 """Rectangles drawn per image by block sampling; far more than it takes to cover any share of a grid."""
 
 
-def random_order(generator: torch.Generator, count: int, grid: tuple[int, int], kept: int) -> Tensor:  # noqa: ARG001
+def random_order(generator: torch.Generator, count: int, grid: tuple[int, int], kept: int) -> Tensor:
     """Every set of patches is equally likely. Returns (count, patches) int64."""
     return torch.rand(count, math.prod(grid), generator=generator).argsort(dim=1)
 
@@ -50,7 +50,7 @@ def block_order(generator: torch.Generator, count: int, grid: tuple[int, int], k
     return (first * rows * columns + within).argsort(dim=1, descending=True)
 
 
-def grid_order(generator: torch.Generator, count: int, grid: tuple[int, int], kept: int) -> Tensor:  # noqa: ARG001
+def grid_order(generator: torch.Generator, count: int, grid: tuple[int, int], kept: int) -> Tensor:
     """Keep patches on a regular lattice: one of every 2 x 2 at a ratio of 75 %. Returns (count, patches) int64.
 
     Other ratios follow an ordered-dither (Bayer) ranking, which spreads any number of patches evenly. The lattice is

@@ -91,7 +91,7 @@ class Encoder(nn.Module):
         return self._transform(tokens)
 
     def forward_with_mask_tokens(self, patches: Tensor, order: Tensor, kept: int) -> Tensor:
-        """Return tokens (B, 1 + N, D) in `order` (B, N), a mask token standing for each patch past `kept` (Table 1c)."""
+        """Return tokens (B, 1 + N, D) in `order` (B, N), mask tokens past the first `kept` (Table 1c)."""
         visible = self._embed(gather_tokens(patches, order[:, :kept]))
         hidden = self.encoder_mask_token.expand(len(order), order.shape[1] - kept, -1)
         tokens = torch.cat([visible, hidden.to(visible.dtype)], dim=1)  # (B, N, D)

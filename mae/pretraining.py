@@ -48,7 +48,8 @@ class Pretraining:
         self.steps_per_epoch = len(data.train.labels) // config.train.batch_size
         if self.steps_per_epoch == 0:
             raise UserError(
-                f"train.batch_size={config.train.batch_size}: expected at most the {len(data.train.labels)} training images"
+                f"train.batch_size={config.train.batch_size}: expected at most {len(data.train.labels)}, "
+                "the number of training images"
             )
         torch.manual_seed(config.train.seed)
         self.objective = MaskedReconstruction(config, _sample_patches(config, data)).to(device)
@@ -153,7 +154,7 @@ def pretrain(
                     stop.check()
     if not (run.checkpoints / f"step-{work.position.step:08d}.pt").exists():
         _save(work, run, clock)
-    return _finish(work, run, device)
+    return _finish(work, run)
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -181,7 +182,7 @@ def _save(work: Pretraining, run: RunDirectory, clock: "_Clock") -> None:
     clock.saved = time.monotonic()
 
 
-def _finish(work: Pretraining, run: RunDirectory, device: torch.device) -> dict[str, Any]:
+def _finish(work: Pretraining, run: RunDirectory) -> dict[str, Any]:
     encoder = {name: value.detach().cpu().contiguous() for name, value in work.objective.encoder.state_dict().items()}
     with replacing(run.path / "encoder.safetensors") as temporary:
         save_file(encoder, temporary)

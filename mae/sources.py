@@ -59,7 +59,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mae-cli"
 
 
-def _digits(data: DataConfig, location: str, progress: Progress) -> Source:  # noqa: ARG001 - all sources are called alike
+def _digits(data: DataConfig, location: str, progress: Progress) -> Source:
     """scikit-learn's 1,797 real handwritten digits of 8 x 8 pixels."""
     from PIL import Image
     from sklearn.datasets import load_digits

@@ -1,0 +1,51 @@
+"""Shared settings: one thread, a cache of its own, tiny pipelines."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mae.config import Config
+from mae.config_sources import build
+from mae.data import ImageData, load_data
+from mae.progress import Silent
+
+TINY = {
+    "model.encoder.dim": 16,
+    "model.encoder.depth": 2,
+    "model.encoder.heads": 2,
+    "model.decoder.dim": 8,
+    "model.decoder.depth": 1,
+    "model.decoder.heads": 2,
+    "train.epochs": 2,
+    "train.warmup_epochs": 1.0,
+    "run.log_every": 2,
+}
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAE_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny() -> Config:
+    """A pipeline of seconds on the embedded digits."""
+    return build(TINY)
+
+
+@pytest.fixture
+def digits(tiny: Config) -> ImageData:
+    return load_data(tiny.data, tiny.run, Silent())
+
+
+@pytest.fixture
+def tiny_settings() -> list[str]:
+    """The same as `--set` arguments."""
+    return [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture
+def runs_dir(tmp_path: Path) -> Path:
+    return tmp_path / "runs"

@@ -1,0 +1,96 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mae.config import Config
+from mae.config_sources import build, config_fields, flatten, name_run, resolve, to_toml
+from mae.errors import UserError
+from mae.fingerprint import pretrain_fingerprint
+from mae.presets import PRESETS
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_stored_config_resolves_to_itself(preset: str, tmp_path: Path) -> None:
+    config = resolve(preset)
+    (tmp_path / "config.toml").write_text(to_toml(config))
+    assert resolve(file=tmp_path / "config.toml") == config
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("[mask]\nratio = 0.5\n[train]\nseed = 3\n")
+    config = resolve("cifar10-tiny", tmp_path / "c.toml", ["mask.ratio=0.25"])
+    assert (config.mask.ratio, config.train.seed, config.data.channels) == (0.25, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ("mask.ratoi=0.5", ["mask.ratoi", "mask.ratio"]),
+        ("ratio=0.5", ["'ratio'", "mask.ratio"]),
+        ("mask.ratio=1.5", ["mask.ratio=1.5", "less than 1"]),
+        ("mask.ratio=0.99", ["mask.ratio=0.99", "keeps 0 of 16"]),
+        ("mask.ratio=0.01", ["mask.ratio=0.01", "keeps 16 of 16"]),
+        ("model.patch_size=3", ["model.patch_size=3", "divisor"]),
+        ("model.encoder.heads=5", ["model.encoder.heads=5", "divisor of dim=64"]),
+        ("model.encoder.depth=0", ["model.encoder.depth=0", "1"]),
+        ("train.epochs=true", ["train.epochs=True", "integer"]),
+        ("train.base_lr=nan", ["train.base_lr=nan", "finite"]),
+        ("mask=1", ["mask is a table", "mask.ratio"]),
+        ("loss.visible_weight=0.2", ["loss.visible_weight", "loss.region=weighted"]),
+        ("mask.ratio", ["dotted.key=value"]),
+    ],
+)
+def test_a_bad_setting_names_key_value_and_rule(setting: str, parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        resolve(settings=[setting])
+    message = str(caught.value)
+    assert all(part in message for part in parts), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("key", [key for key, _ in config_fields()])
+def test_a_mistyped_key_is_refused_with_the_right_one(key: str) -> None:
+    with pytest.raises(UserError, match="did you mean"):
+        build({key[:-1]: 1})
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0.01, 0.99))
+def test_an_accepted_mask_keeps_and_hides_at_least_one_patch(rows: int, columns: int, ratio: float) -> None:
+    settings = {"data.image_size": [2 * rows, 2 * columns], "mask.ratio": ratio}
+    try:
+        config = build(settings)
+    except UserError:
+        kept = round(rows * columns * (1 - ratio))
+        assert kept in (0, rows * columns)
+    else:
+        assert 1 <= config.kept_patches < config.patches
+
+
+def test_the_name_says_what_differs_from_the_preset() -> None:
+    assert name_run(resolve("cifar10-tiny", settings=["mask.ratio=0.9"])) == "cifar10-tiny mask.ratio=0.9 seed=0"
+
+
+@pytest.mark.parametrize("key", ["mask.ratio", "train.seed", "model.decoder.depth", "data.flip"])
+def test_what_changes_weights_changes_the_fingerprint(key: str) -> None:
+    value = {"mask.ratio": 0.5, "train.seed": 1, "model.decoder.depth": 3, "data.flip": True}[key]
+    assert pretrain_fingerprint(build({key: value}), "d") != pretrain_fingerprint(Config(), "d")
+
+
+@pytest.mark.parametrize("key", [key for key, _ in config_fields() if key.startswith(("run.", "probe.knn"))])
+def test_what_changes_no_weight_changes_no_fingerprint(key: str) -> None:
+    value = flatten(Config().model_dump())[key] * 2 + 1
+    assert pretrain_fingerprint(build({key: value}), "d") == pretrain_fingerprint(Config(), "d")
+
+
+def test_where_the_images_lie_changes_no_fingerprint() -> None:
+    here, there = (build({"data.source": f"folder:/{place}"}) for place in ("here", "there"))
+    assert pretrain_fingerprint(here, "d") == pretrain_fingerprint(there, "d")
+
+
+def test_toml_is_valid_and_complete() -> None:
+    keys = flatten(tomllib.loads(to_toml(Config()))).keys()
+    optional = {"data.stored_size", "data.mean", "data.std", "train.clip_norm"}
+    assert {key for key, _ in config_fields()} - keys == optional

@@ -1,0 +1,145 @@
+import math
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.nn import functional as F
+
+from mae.config import Config
+from mae.config_sources import build
+from mae.model import MaskedAutoencoder, build_encoder, official_state, patchify, sincos_positions, unpatchify
+from mae.objective import MaskedReconstruction, reconstruction_loss
+
+
+def plain_block(x: Tensor, state: dict[str, Tensor], name: str, heads: int) -> Tensor:
+    """A pre-norm ViT block by the textbook, on (T, D)."""
+
+    def norm(y: Tensor, which: str) -> Tensor:
+        centred = y - y.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        return scaled * state[f"{name}.{which}.weight"] + state[f"{name}.{which}.bias"]
+
+    def linear(y: Tensor, which: str) -> Tensor:
+        return y @ state[f"{name}.{which}.weight"].T + state[f"{name}.{which}.bias"]
+
+    query, key, value = linear(norm(x, "norm1"), "attn.qkv").chunk(3, dim=-1)
+    size = x.shape[1] // heads
+    parts = []
+    for head in range(heads):
+        part = slice(head * size, (head + 1) * size)
+        weights = (query[:, part] @ key[:, part].T / math.sqrt(size)).softmax(-1)
+        parts.append(weights @ value[:, part])
+    x = x + linear(torch.cat(parts, 1), "attn.proj")
+    hidden = linear(norm(x, "norm2"), "mlp.fc1")
+    return x + linear(hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))), "mlp.fc2")
+
+
+def plain_loss(config: Config, state: dict[str, Tensor], images: Tensor, order: Tensor) -> Tensor:
+    """The official forward pass written out: one image at a time, all positions in place, nothing gathered."""
+    (rows, columns), (height, width) = config.grid, config.model.patch_size
+    total = torch.zeros(())
+    for image, ranks in zip(images, order, strict=True):
+        visible = sorted(ranks[: config.kept_patches].tolist())
+        cuts = [
+            image[:, r * height : (r + 1) * height, c * width : (c + 1) * width]
+            for r in range(rows)
+            for c in range(columns)
+        ]
+        positions, class_position = state["pos_embed"][0, 1:], state["pos_embed"][0, :1]
+        kernel, bias = state["patch_embed.proj.weight"], state["patch_embed.proj.bias"]
+        tokens = [(kernel * cuts[i]).sum(dim=(1, 2, 3)) + bias + positions[i] for i in visible]
+        x = torch.stack([state["cls_token"][0, 0] + class_position[0], *tokens])
+        for i in range(config.model.encoder.depth):
+            x = plain_block(x, state, f"blocks.{i}", config.model.encoder.heads)
+        x = F.layer_norm(x, x.shape[-1:], state["norm.weight"], state["norm.bias"], 1e-6)
+        x = x @ state["decoder_embed.weight"].T + state["decoder_embed.bias"]
+        full = state["mask_token"][0].repeat(rows * columns, 1)
+        for token, i in zip(x[1:], visible, strict=True):
+            full[i] = token
+        x = torch.cat([x[:1], full]) + state["decoder_pos_embed"][0]
+        for i in range(config.model.decoder.depth):
+            x = plain_block(x, state, f"decoder_blocks.{i}", config.model.decoder.heads)
+        x = F.layer_norm(x, x.shape[-1:], state["decoder_norm.weight"], state["decoder_norm.bias"], 1e-6)
+        x = x @ state["decoder_pred.weight"].T + state["decoder_pred.bias"]
+        hidden = [i for i in range(rows * columns) if i not in visible]
+        errors = [(x[1 + i] - cuts[i].permute(1, 2, 0).flatten()).square().mean() for i in hidden]
+        total = total + torch.stack(errors).mean()
+    return total / len(images)
+
+
+@pytest.fixture
+def rectangular() -> Config:
+    return build(
+        {
+            "data.channels": 3,
+            "data.image_size": [12, 8],
+            "model.patch_size": [4, 2],
+            "model.encoder.dim": 16,
+            "model.encoder.depth": 2,
+            "model.decoder.dim": 8,
+            "model.decoder.depth": 2,
+            "mask.ratio": 0.6,
+        }
+    )
+
+
+def test_the_loss_equals_a_plain_dense_computation(rectangular: Config) -> None:
+    torch.manual_seed(0)
+    objective = MaskedReconstruction(rectangular, torch.randn(10, 24))
+    for parameter in objective.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)  # biases and norms too, so that each one counts
+    images, order = torch.randn(3, 3, 12, 8), objective.sample(torch.Generator().manual_seed(1), 3)
+    expected = plain_loss(rectangular, official_state(objective.model), images, order)
+    assert objective(images, order).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_encoder_weights_load_strictly_in_timm_and_compute_the_same(rectangular: Config) -> None:
+    encoder = build_encoder(rectangular)
+    timm = VisionTransformer((12, 8), (4, 2), embed_dim=16, depth=2, num_heads=4, num_classes=0)
+    timm.load_state_dict(encoder.state_dict())
+    images = torch.randn(2, 3, 12, 8)
+    assert torch.allclose(timm.forward_features(images), encoder(images), atol=1e-5)
+
+
+def test_all_visible_equals_the_whole_image_up_to_order(rectangular: Config) -> None:
+    encoder, images = build_encoder(rectangular), torch.randn(2, 3, 12, 8)
+    order = torch.stack([torch.randperm(12), torch.randperm(12)])
+    tokens = encoder.forward_visible(patchify(images, (4, 2)), order)
+    whole = encoder(images)[:, 1:].gather(1, order[..., None].expand(-1, -1, 16))
+    assert torch.allclose(tokens[:, 1:], whole, atol=1e-5)
+
+
+def test_hidden_pixels_do_not_reach_the_encoder(rectangular: Config) -> None:
+    model = MaskedAutoencoder(rectangular, 24)
+    patches, order = torch.randn(1, 12, 24), torch.randperm(12)[None]
+    changed = patches.clone()
+    changed[0, order[0, model.kept :]] = 100.0
+    assert model(patches, order).equal(model(changed, order))
+
+
+def test_an_encoder_with_mask_tokens_sees_every_position(rectangular: Config) -> None:
+    section = rectangular.model.model_copy(update={"encoder_mask_tokens": True})
+    config = rectangular.model_copy(update={"model": section})
+    model, lengths = MaskedAutoencoder(config, 24), []
+    model.encoder.blocks[0].register_forward_hook(lambda block, inputs, output: lengths.append(inputs[0].shape[1]))
+    model(torch.randn(1, 12, 24), torch.randperm(12)[None])
+    assert lengths == [13]
+
+
+def test_unpatchify_undoes_patchify() -> None:
+    images = torch.randn(2, 3, 12, 8)
+    assert unpatchify(patchify(images, (4, 2)), (4, 2), (3, 4)).equal(images)
+
+
+def test_positions_start_with_the_column_as_in_the_official_release() -> None:
+    positions = sincos_positions(8, (2, 3))[0, 1:].view(2, 3, 8)
+    assert positions[1, 2, 0].item() == pytest.approx(math.sin(2))  # first channel: sine of the column
+    assert positions[1, 2, 4].item() == pytest.approx(math.sin(1))  # middle channel: sine of the row
+
+
+@pytest.mark.parametrize(("visible", "expected"), [(0.0, 4.0), (1.0, 3.0), (0.5, 3.4)])
+def test_the_loss_is_a_weighted_mean_over_patches(visible: float, expected: float) -> None:
+    prediction = torch.tensor([[[1.0], [2.0], [2.0]]])  # squared errors 1, 4, 4; the first patch is visible
+    loss = reconstruction_loss(prediction, torch.zeros(1, 3, 1), torch.tensor([visible, 1.0, 1.0]))
+    assert loss.item() == pytest.approx(expected)

@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from mae.targets import NormalizedPixels, fit_principal_components
+
+
+def test_normalised_patches_have_mean_0_and_variance_1() -> None:
+    patches = NormalizedPixels(48)(torch.rand(4, 9, 48) * 7 + 3)
+    assert torch.allclose(patches.mean(-1), torch.zeros(4, 9), atol=1e-5)
+    assert torch.allclose(patches.var(-1), torch.ones(4, 9), atol=1e-4)
+
+
+def test_a_constant_patch_normalises_to_zero() -> None:
+    assert NormalizedPixels(48)(torch.full((1, 48), 0.3)).abs().max() < 1e-3
+
+
+def test_all_components_give_back_the_patch() -> None:
+    patches = torch.randn(500, 12) @ torch.randn(12, 12)
+    target = fit_principal_components(patches, 1.0)
+    assert torch.allclose(target.pixels(target(patches)), patches, atol=1e-3)
+
+
+@pytest.mark.parametrize("variance", [0.5, 0.9, 0.99])
+def test_the_fewest_components_that_explain_the_variance_are_kept(variance: float) -> None:
+    patches = torch.randn(2000, 12) * torch.linspace(3, 0.1, 12)
+    target = fit_principal_components(patches, variance)
+    centred = patches - patches.mean(0)
+    explained = target(patches).square().sum(0) / centred.square().sum()
+    assert explained.sum() >= variance - 1e-4
+    assert explained[:-1].sum() < variance
