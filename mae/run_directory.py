@@ -101,7 +101,7 @@ class RunDirectory:
         """Return the content of a JSON file, or None where there is none."""
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write_record(self, record: Record) -> None:

@@ -1,0 +1,83 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli import app
+
+runner = CliRunner()
+
+
+def last_json(output: str) -> dict[str, object]:
+    parsed = json.loads(output.strip().splitlines()[-1])
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, cli; print([m for m in ('torch', 'mlflow', 'pandas', 'timm') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--set", "mask.ratoi=1"],
+        ["run", "--preset", "cifar"],
+        ["pretrain", "--config", "missing.toml"],
+        ["pretrain", "--device", "abacus"],
+        ["pretrain", "--set", "data.source=folder:/nowhere"],
+        ["pretrain", "--set", "train.batch_size=100000"],
+        ["probe", "../../etc"],
+        ["probe", "abc123"],
+        ["run", "--kind", "cubic"],
+    ],
+)
+def test_a_users_mistake_exits_2_with_one_line_and_nothing_written(arguments: list[str], runs_dir: Path) -> None:
+    result = runner.invoke(app, [*arguments, "--runs-dir", str(runs_dir)])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.output
+    assert not list(runs_dir.glob("*/checkpoints"))
+
+
+def test_a_runs_folder_that_cannot_be_written_is_said_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = runner.invoke(app, ["pretrain", "--runs-dir", str(tmp_path / "file" / "runs")])
+    assert result.exit_code == 2
+    assert "cannot write" in result.stderr
+
+
+def test_the_pipeline_runs_once_and_is_reused(tiny_settings: list[str], runs_dir: Path) -> None:
+    command = ["run", *tiny_settings, "--runs-dir", str(runs_dir), "--json"]
+    first = last_json(runner.invoke(app, command).stdout)
+    written = {path: path.stat().st_mtime_ns for path in runs_dir.rglob("*.json")}
+    assert last_json(runner.invoke(app, command).stdout) == first
+    assert {path: path.stat().st_mtime_ns for path in runs_dir.rglob("*.json")} == written
+    listed = last_json(runner.invoke(app, ["runs", "--runs-dir", str(runs_dir), "--json"]).stdout)
+    assert [row["run"] for row in listed["runs"]] == [first["run"]]  # type: ignore[index,union-attr]
+
+
+def test_a_stored_config_gives_the_same_run(tiny_settings: list[str], runs_dir: Path) -> None:
+    folder = ["--runs-dir", str(runs_dir), "--json"]
+    first = last_json(runner.invoke(app, ["pretrain", *tiny_settings, *folder]).stdout)
+    stored = runs_dir / str(first["run"]) / "config.toml"
+    assert last_json(runner.invoke(app, ["pretrain", "--config", str(stored), *folder]).stdout)["run"] == first["run"]
+
+
+def test_a_run_leaves_a_picture_and_an_encoder(tiny_settings: list[str], runs_dir: Path) -> None:
+    runner.invoke(app, ["pretrain", *tiny_settings, "--runs-dir", str(runs_dir)])
+    run = next(runs_dir.iterdir())
+    assert (run / "pictures" / "epoch-0002.png").stat().st_size > 1000
+    assert (run / "encoder.safetensors").exists()
+
+
+def test_a_probe_refuses_settings_of_the_pretraining(tiny_settings: list[str], runs_dir: Path) -> None:
+    folder = ["--runs-dir", str(runs_dir)]
+    first = last_json(runner.invoke(app, ["pretrain", *tiny_settings, *folder, "--json"]).stdout)
+    result = runner.invoke(app, ["probe", str(first["run"]), "--set", "mask.ratio=0.5", *folder])
+    assert result.exit_code == 2
+    assert "only probe" in result.stderr

@@ -1,0 +1,155 @@
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mae.config import Config
+from mae.config_sources import build
+from mae.data import ImageData
+from mae.errors import RunError, UserError
+from mae.interruption import Interrupted, StopRequest
+from mae.pretraining import Pretraining, parameter_groups, pretrain
+from mae.progress import Silent
+from mae.run_directory import RunDirectory, find_runs
+from mae.schedule import lr_at
+from tests.conftest import TINY
+
+CPU = torch.device("cpu")
+
+
+def train(config: Config, data: ImageData, folder: Path, stop: StopRequest | None = None) -> dict[str, Any]:
+    return pretrain(config, data, RunDirectory(folder), CPU, Silent(), stop or StopRequest())
+
+
+class StopAfter(StopRequest):
+    """Asks to stop once `checks` steps have looked."""
+
+    def __init__(self, checks: int):
+        self.left = checks
+
+    @property
+    def number(self) -> int:  # type: ignore[override]
+        self.left -= 1
+        return signal.SIGTERM if self.left < 0 else 0
+
+
+@pytest.mark.parametrize("target", ["pixels", "pca"])
+def test_a_run_stopped_in_mid_epoch_ends_with_the_same_bits(target: str, digits: ImageData, tmp_path: Path) -> None:
+    config = build({**TINY, "target.kind": target})
+    whole = train(config, digits, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(config, digits, tmp_path / "parts", StopAfter(3))
+    assert train(config, digits, tmp_path / "parts")["weights_sha256"] == whole["weights_sha256"]
+
+
+def test_another_seed_ends_with_other_bits(digits: ImageData, tmp_path: Path) -> None:
+    first = train(build(TINY), digits, tmp_path / "0")
+    second = train(build({**TINY, "train.seed": 1}), digits, tmp_path / "1")
+    assert first["weights_sha256"] != second["weights_sha256"]
+
+
+def test_curves_of_a_stopped_run_have_each_step_once(tiny: Config, digits: ImageData, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(tiny, digits, tmp_path, StopAfter(3))
+    train(tiny, digits, tmp_path)
+    steps = [point["step"] for point in RunDirectory(tmp_path).read_metrics()]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 10
+
+
+def test_the_loss_falls(digits: ImageData, tmp_path: Path) -> None:
+    train(build({**TINY, "train.epochs": 12}), digits, tmp_path)
+    losses = [point["metrics"]["train/loss"] for point in RunDirectory(tmp_path).read_metrics()]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch(digits: ImageData) -> None:
+    images = next(iter(digits.train.images.batches([torch.arange(256)])))
+    norms = []
+    for pieces in (1, 4):
+        work = Pretraining(build({**TINY, "train.micro_batches": pieces}), digits, CPU)
+        norms.append(work.step(images, 0)[1].item())
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_fails_the_run_and_is_not_saved(digits: ImageData, tmp_path: Path) -> None:
+    config = build({**TINY, "data.mean": [0.0], "data.std": [1e-38], "run.checkpoint_seconds": 0.0})
+    poisoned = ImageData(**{**digits.__dict__, "mean": (0.0,), "std": (1e-38,)})
+    with pytest.raises(RunError, match="not finite at step 0"):
+        train(config, poisoned, tmp_path)
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_a_batch_larger_than_the_data_is_refused(digits: ImageData) -> None:
+    with pytest.raises(UserError, match="1437"):
+        Pretraining(build({**TINY, "train.batch_size": 2048}), digits, CPU)
+
+
+def test_biases_and_norms_are_not_decayed(tiny: Config, digits: ImageData) -> None:
+    objective = Pretraining(tiny, digits, CPU).objective
+    decayed = {id(parameter) for parameter in parameter_groups(objective, 0.05)[0]["params"]}
+    names = {name for name, parameter in objective.named_parameters() if id(parameter) in decayed}
+    assert not any("norm" in name or name.endswith("bias") for name in names)
+    assert "model.encoder.blocks.0.attn.qkv.weight" in names
+
+
+def test_the_learning_rate_warms_up_peaks_and_ends_at_zero() -> None:
+    rates = [lr_at(epoch, 1.0, 10, 110) for epoch in (0, 5, 10, 60, 110)]
+    assert rates == pytest.approx([0, 0.5, 1, 0.5, 0], abs=1e-9)
+    assert math.isclose(lr_at(1, 1.0, 0, 1), 0, abs_tol=1e-9)
+
+
+def start(runs_dir: Path, settings: list[str]) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "cli", "pretrain", "--runs-dir", str(runs_dir), "--device", "cpu", *settings]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for_a_checkpoint(runs_dir: Path, process: "subprocess.Popen[str]", after: int = 0) -> int:
+    """Return the step of the first checkpoint past `after`."""
+    while process.poll() is None:
+        steps = [int(path.stem.split("-")[1]) for path in runs_dir.glob("*/checkpoints/step-*.pt")]
+        if steps and max(steps) > after:
+            return max(steps)
+        time.sleep(0.005)
+    raise AssertionError(process.communicate()[1])
+
+
+def test_a_run_killed_twice_ends_with_the_same_bits(tiny_settings: list[str], tmp_path: Path) -> None:
+    often = [*tiny_settings, "--set", "run.checkpoint_seconds=0", "--set", "train.epochs=30"]
+    whole = start(tmp_path / "whole", often)
+    step = 0
+    for _ in range(2):
+        process = start(tmp_path / "killed", often)
+        step = wait_for_a_checkpoint(tmp_path / "killed", process, step)
+        process.kill()
+        process.wait()
+    assert find_runs(tmp_path / "killed")[0].result() is None
+    last = start(tmp_path / "killed", often)
+    assert "continuing at step" in last.communicate()[0]
+    assert whole.wait() == last.returncode == 0
+    results = [find_runs(tmp_path / name)[0].result() for name in ("whole", "killed")]
+    assert results[0]["weights_sha256"] == results[1]["weights_sha256"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
+def test_a_signal_saves_and_ends_the_run(number: int, code: int, tiny_settings: list[str], tmp_path: Path) -> None:
+    settings = [*tiny_settings, "--set", "train.epochs=5000", "--set", "run.checkpoint_seconds=0.2"]
+    process = start(tmp_path, settings)
+    step = wait_for_a_checkpoint(tmp_path, process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "the same command continues" in errors
+    run = find_runs(tmp_path)[0]
+    record = run.read_record()
+    assert record is not None
+    assert record.status == "killed"
+    assert max(int(path.stem.split("-")[1]) for path in run.checkpoints.iterdir()) >= step

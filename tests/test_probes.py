@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from torch.nn import functional as F
+
+from mae.config import Config, LinearProbeConfig
+from mae.data import ImageData
+from mae.features import extract, normalise, pool
+from mae.knn import knn_predict
+from mae.linear_probe import fit_logistic, lars_predict, lbfgs_predict, standardise
+from mae.model import build_encoder
+from mae.probing import bootstrap_interval
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def blobs() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three overlapping classes in 5 dimensions, unevenly scaled."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(600) % 3
+    centres = 1.5 * torch.randn(3, 5, generator=generator)
+    noise = torch.randn(600, 5, generator=generator)
+    return (centres[labels] + noise) * torch.tensor([1.0, 10.0, 0.1, 1.0, 5.0]) + 3, labels
+
+
+def test_logistic_regression_equals_scikit_learns(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
+    (features,), labels = standardise(blobs[0]), blobs[1]
+    ours = fit_logistic(features, labels, 3, penalty=1e-2)
+    theirs = LogisticRegression(C=1 / (1e-2 * 600), tol=1e-8, max_iter=1000).fit(features.numpy(), labels.numpy())
+    assert np.allclose(ours[:, :-1], theirs.coef_, atol=2e-3)
+
+
+def test_standardised_training_features_have_mean_0_and_deviation_1(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
+    train, shifted = standardise(blobs[0], blobs[0] + blobs[0].std(0, unbiased=False))
+    assert torch.allclose(train.std(0, unbiased=False), torch.ones(5), atol=1e-3)
+    assert torch.allclose(shifted.mean(0), torch.ones(5), atol=1e-3)
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "lars"])
+def test_linear_probes_find_a_linear_rule(solver: str, blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
+    features, labels = blobs
+    train, test = features[:400], features[400:]
+    config = LinearProbeConfig(lars_batch_size=100, lars_epochs=30, lars_warmup_epochs=1.0, lars_base_lr=20.0)
+    if solver == "lbfgs":
+        predicted, _ = lbfgs_predict(train, labels[:400], test, 3, config, seed=0)
+    else:
+        predicted, _ = lars_predict(lambda epoch: train, labels[:400], test, 3, config, seed=0)
+    best = LogisticRegression().fit(standardise(train)[0].numpy(), labels[:400].numpy())
+    reference = best.score(standardise(train, test)[1].numpy(), labels[400:].numpy())
+    assert (predicted == labels[400:]).float().mean() > reference - 0.05
+
+
+def test_knn_equals_scikit_learns_weighted_vote() -> None:
+    generator = torch.Generator().manual_seed(0)
+    references, queries = (F.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (200, 50))
+    labels = torch.arange(200) % 4
+    theirs = KNeighborsClassifier(
+        20, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.07)
+    ).fit(references.numpy(), labels.numpy())
+    ours = knn_predict(references, labels, queries, 20, 0.07, 4)
+    assert ours.tolist() == theirs.predict(queries.numpy()).tolist()
+
+
+def test_knn_with_more_neighbours_than_references_asks_them_all() -> None:
+    assert knn_predict(torch.eye(2), torch.tensor([0, 1]), torch.eye(2), 20, 0.07, 2).tolist() == [0, 1]
+
+
+def test_the_bootstrap_interval_is_that_of_resampling() -> None:
+    resampled = np.random.default_rng(0).binomial(200, 0.8, 200_000) / 2
+    assert bootstrap_interval(160, 200) == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=0.51)
+
+
+def test_features_are_of_whole_unaugmented_images(tiny: Config, digits: ImageData) -> None:
+    encoder, index = build_encoder(tiny), torch.tensor([5, 2])
+    features = extract(encoder, digits.test.images, index, tiny.data, digits, "both", CPU)
+    images = normalise(digits.test.images.pixels[index].float() / 255, digits)
+    assert torch.allclose(features, pool(encoder(images), "both"), atol=1e-5)
+    assert features.shape == (2, 32)
+
+
+def test_a_class_token_and_a_patch_mean_are_read_where_they_are() -> None:
+    tokens = torch.tensor([[[1.0], [2.0], [4.0]]])
+    assert pool(tokens, "both").tolist() == [[1.0, 3.0]]
+
+
+def test_probing_changes_no_weight(tiny: Config, digits: ImageData, tmp_path: Path) -> None:
+    encoder = build_encoder(tiny)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    extract(encoder, digits.test.images, torch.arange(10), tiny.data, digits, "class_token", CPU)
+    assert all(before[name].equal(value) for name, value in encoder.state_dict().items())
+    assert encoder.training
