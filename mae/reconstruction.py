@@ -65,7 +65,8 @@ def draw_grid(
     axes = figure.subplots(3, len(images), squeeze=False)
     for row, (title, pictures) in enumerate(zip(("original", "masked", "reconstruction"), columns, strict=True)):
         for axis, picture in zip(axes[row], pictures.cpu(), strict=True):
-            axis.imshow(picture.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            pixels = picture.permute(1, 2, 0).squeeze(-1).numpy()
+            axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
         axes[row][0].set_ylabel(title)
     with replacing(path) as temporary:
