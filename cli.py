@@ -1,6 +1,7 @@
 """`mae-cli`: parse, call one function, print. Heavy imports happen inside commands."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ Preset = Annotated[str | None, typer.Option("--preset", help="Starting point; se
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; wins over the preset.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value; wins over all. Repeatable.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
+TrackingUri = Annotated[
+    str | None, typer.Option("--tracking-uri", help="MLflow store; `none` for none. By default in the runs folder.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
 Kinds = Annotated[list[str] | None, typer.Option("--kind", help="linear or knn. Repeatable.")]
@@ -59,13 +63,16 @@ def _reporting(as_json: bool) -> Iterator[Output]:
 
 
 @contextmanager
-def _workplace(output: Output, runs_dir: Path, device: str) -> Iterator["Workplace"]:
+def _workplace(output: Output, runs_dir: Path, tracking_uri: str | None, device: str) -> Iterator["Workplace"]:
     from mae.interruption import stop_on_signals
     from mae.pipeline import Workplace, choose_device
     from mae.progress import ConsoleProgress
+    from mae.tracking import default_uri, delivering_what_is_owed
 
-    with stop_on_signals() as stop:
-        yield Workplace(runs_dir, choose_device(device), ConsoleProgress(output.console), stop)
+    uri = tracking_uri or default_uri(runs_dir)
+    chosen = choose_device(device)
+    with stop_on_signals() as stop, delivering_what_is_owed(runs_dir, uri):
+        yield Workplace(runs_dir, uri, chosen, ConsoleProgress(output.console), stop)
 
 
 @app.command()
@@ -74,6 +81,7 @@ def pretrain(
     config: ConfigFile = None,
     settings: Settings = None,
     runs_dir: RunsDir = Path("runs"),
+    tracking_uri: TrackingUri = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -84,7 +92,7 @@ def pretrain(
         resolved = resolve(preset, config, settings or ())
         from mae.pipeline import run_pretraining
 
-        with _workplace(output, runs_dir, device) as work:
+        with _workplace(output, runs_dir, tracking_uri, device) as work:
             run = run_pretraining(resolved, work)
         output.console.print(f"run {run.path.name} is finished: {run.path}", highlight=False)
         output.result({"run": run.path.name, **run.result()})
@@ -96,6 +104,7 @@ def probe(
     kind: Kinds = None,
     settings: Settings = None,
     runs_dir: RunsDir = Path("runs"),
+    tracking_uri: TrackingUri = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -107,7 +116,7 @@ def probe(
         found = find_run(runs_dir, run)
         wanted = [*(settings or ()), *([f"probe.kinds={json.dumps(kind)}"] if kind else ())]
         resolved = stored_config(found, tuple(wanted))
-        with _workplace(output, runs_dir, device) as work:
+        with _workplace(output, runs_dir, tracking_uri, device) as work:
             _probe_and_print(found, resolved, work, output)
 
 
@@ -118,6 +127,7 @@ def run_pipeline(
     settings: Settings = None,
     kind: Kinds = None,
     runs_dir: RunsDir = Path("runs"),
+    tracking_uri: TrackingUri = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -129,7 +139,7 @@ def run_pipeline(
         resolved = resolve(preset, config, wanted)
         from mae.pipeline import run_pretraining
 
-        with _workplace(output, runs_dir, device) as work:
+        with _workplace(output, runs_dir, tracking_uri, device) as work:
             _probe_and_print(run_pretraining(resolved, work), resolved, work, output)
 
 
@@ -178,6 +188,24 @@ def runs(runs_dir: RunsDir = Path("runs"), as_json: Json = False) -> None:
             table.add_row(row["run"], row["status"], row["name"], *numbers, f"{row['seconds'] / 60:.1f}")
         output.console.print(table)
         output.result({"runs": rows})
+
+
+@app.command()
+def ui(
+    runs_dir: RunsDir = Path("runs"),
+    tracking_uri: TrackingUri = None,
+    port: Annotated[int, typer.Option("--port", help="Port on this machine.")] = 5000,
+) -> None:
+    """Serve the MLflow page of the runs on this machine, until Ctrl-C."""
+    with _reporting(as_json=False) as output:
+        from mae.tracking import default_uri, deliver_all, experiment_page
+
+        uri = tracking_uri or default_uri(runs_dir)
+        deliver_all(runs_dir, uri)
+        output.console.print(f"http://127.0.0.1:{port}/{experiment_page(uri, runs_dir)}", highlight=False)
+        os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven more processes that nobody needs here
+        server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+        os.execv(sys.executable, [*server, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"])
 
 
 def _probe_and_print(run: Any, config: Any, work: "Workplace", output: Output) -> None:

@@ -21,17 +21,19 @@ from mae.errors import RunError, UserError
 from mae.fingerprint import pretrain_fingerprint, probe_fingerprint
 from mae.interruption import Interrupted, StopRequest
 from mae.model import build_encoder
-from mae.pretraining import pretrain
+from mae.pretraining import pretrain, steps_per_epoch
 from mae.probing import probe_all
 from mae.progress import Progress
 from mae.run_directory import Record, RunDirectory
+from mae.tracking import tracked
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where and how stages run: folder of all runs, device, progress, request to stop."""
+    """Where and how stages run: folder of all runs, MLflow store, device, progress, request to stop."""
 
     runs_dir: Path
+    tracking_uri: str
     device: torch.device
     progress: Progress
     stop: StopRequest
@@ -58,13 +60,12 @@ def run_pretraining(config: Config, work: Workplace) -> RunDirectory:
     if run.result() is not None:
         work.progress.say(f"{fingerprint} is finished already: {name_run(config)}")
         return run
+    steps_per_epoch(config, data)  # refuses an impossible batch size before anything is written
     if config.train.deterministic:
         torch.use_deterministic_algorithms(True)
     record = Record(stage="pretrain", name=name_run(config), fingerprint=fingerprint, data=data.describe())
     work.progress.say(f"{fingerprint}: {record.name}, on {work.device}")
-    with run.locked(), _recorded(run, record):
-        run.write_text("config.toml", to_toml(config))
-        run.write_json("environment.json", environment(work.device))
+    with _stage(run, record, config, work):
         run.write_json("result.json", pretrain(config, data, run, work.device, work.progress, work.stop))
     return run
 
@@ -83,8 +84,7 @@ def run_probe(run: RunDirectory, kind: ProbeKind, config: Config, work: Workplac
         parent=run.path.name,
         data=data.describe(),
     )
-    with place.locked(), _recorded(place, record):
-        place.write_text("config.toml", to_toml(config))
+    with _stage(place, record, config, work):
         work.stop.check()
         metrics = probe_all(kind, config, data, encoder, work.runs_dir, work.device, work.progress)
         place.write_json("result.json", {"metrics": metrics})
@@ -151,6 +151,19 @@ def _git_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return output.stdout.strip()
+
+
+@contextmanager
+def _stage(run: RunDirectory, record: Record, config: Config, work: Workplace) -> Iterator[None]:
+    """Hold a stage's directory, say in it what it is, and track it; the record ends before the last delivery."""
+    surroundings = environment(work.device)
+    tags = {f"mae.{name}": str(surroundings[name]) for name in ("git_commit", "device_name", "torch", "host")}
+    record = record.model_copy(update={"tags": tags})
+    with run.locked():
+        run.write_text("config.toml", to_toml(config))
+        run.write_json("environment.json", surroundings)
+        with tracked(run, work.tracking_uri, work.runs_dir, work.progress.say), _recorded(run, record):
+            yield
 
 
 @contextmanager

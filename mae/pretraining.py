@@ -45,12 +45,7 @@ class Pretraining:
 
     def __init__(self, config: Config, data: ImageData, device: torch.device):
         self.config, self.data, self.device = config, data, device
-        self.steps_per_epoch = len(data.train.labels) // config.train.batch_size
-        if self.steps_per_epoch == 0:
-            raise UserError(
-                f"train.batch_size={config.train.batch_size}: expected at most {len(data.train.labels)}, "
-                "the number of training images"
-            )
+        self.steps_per_epoch = steps_per_epoch(config, data)
         torch.manual_seed(config.train.seed)
         self.objective = MaskedReconstruction(config, _sample_patches(config, data)).to(device)
         self.compiled: nn.Module = torch.compile(self.objective) if config.train.compile else self.objective  # type: ignore[assignment]
@@ -155,6 +150,14 @@ def pretrain(
     if not (run.checkpoints / f"step-{work.position.step:08d}.pt").exists():
         _save(work, run, clock)
     return _finish(work, run)
+
+
+def steps_per_epoch(config: Config, data: ImageData) -> int:
+    """Return the optimiser steps of an epoch, a last incomplete batch left out; `UserError` if there is none."""
+    images, batch = len(data.train.labels), config.train.batch_size
+    if images < batch:
+        raise UserError(f"train.batch_size={batch}: expected at most {images}, the number of training images")
+    return images // batch
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

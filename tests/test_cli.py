@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from cli import app
 
 runner = CliRunner()
+UNTRACKED = ["--tracking-uri", "none"]
 
 
 def last_json(output: str) -> dict[str, object]:
@@ -33,6 +35,7 @@ def test_help_imports_nothing_heavy() -> None:
         ["pretrain", "--set", "train.batch_size=100000"],
         ["probe", "../../etc"],
         ["probe", "abc123"],
+        ["probe", "abc123", "--kind", "cubic"],
         ["run", "--kind", "cubic"],
     ],
 )
@@ -41,7 +44,7 @@ def test_a_users_mistake_exits_2_with_one_line_and_nothing_written(arguments: li
     assert result.exit_code == 2, result.output
     assert result.stderr.startswith("error: ")
     assert "Traceback" not in result.output
-    assert not list(runs_dir.glob("*/checkpoints"))
+    assert not list(runs_dir.glob("*/*"))
 
 
 def test_a_runs_folder_that_cannot_be_written_is_said_before_training(tmp_path: Path) -> None:
@@ -52,7 +55,7 @@ def test_a_runs_folder_that_cannot_be_written_is_said_before_training(tmp_path: 
 
 
 def test_the_pipeline_runs_once_and_is_reused(tiny_settings: list[str], runs_dir: Path) -> None:
-    command = ["run", *tiny_settings, "--runs-dir", str(runs_dir), "--json"]
+    command = ["run", *tiny_settings, "--runs-dir", str(runs_dir), *UNTRACKED, "--json"]
     first = last_json(runner.invoke(app, command).stdout)
     written = {path: path.stat().st_mtime_ns for path in runs_dir.rglob("*.json")}
     assert last_json(runner.invoke(app, command).stdout) == first
@@ -62,22 +65,35 @@ def test_the_pipeline_runs_once_and_is_reused(tiny_settings: list[str], runs_dir
 
 
 def test_a_stored_config_gives_the_same_run(tiny_settings: list[str], runs_dir: Path) -> None:
-    folder = ["--runs-dir", str(runs_dir), "--json"]
+    folder = ["--runs-dir", str(runs_dir), *UNTRACKED, "--json"]
     first = last_json(runner.invoke(app, ["pretrain", *tiny_settings, *folder]).stdout)
     stored = runs_dir / str(first["run"]) / "config.toml"
     assert last_json(runner.invoke(app, ["pretrain", "--config", str(stored), *folder]).stdout)["run"] == first["run"]
 
 
 def test_a_run_leaves_a_picture_and_an_encoder(tiny_settings: list[str], runs_dir: Path) -> None:
-    runner.invoke(app, ["pretrain", *tiny_settings, "--runs-dir", str(runs_dir)])
+    runner.invoke(app, ["pretrain", *tiny_settings, "--runs-dir", str(runs_dir), *UNTRACKED])
     run = next(runs_dir.iterdir())
     assert (run / "pictures" / "epoch-0002.png").stat().st_size > 1000
     assert (run / "encoder.safetensors").exists()
 
 
 def test_a_probe_refuses_settings_of_the_pretraining(tiny_settings: list[str], runs_dir: Path) -> None:
-    folder = ["--runs-dir", str(runs_dir)]
+    folder = ["--runs-dir", str(runs_dir), *UNTRACKED]
     first = last_json(runner.invoke(app, ["pretrain", *tiny_settings, *folder, "--json"]).stdout)
     result = runner.invoke(app, ["probe", str(first["run"]), "--set", "mask.ratio=0.5", *folder])
     assert result.exit_code == 2
     assert "only probe" in result.stderr
+
+
+def test_stages_are_tracked_in_the_runs_folder(tiny_settings: list[str], runs_dir: Path) -> None:
+    command = ["run", *tiny_settings, "--kind", "knn", "--runs-dir", str(runs_dir), "--json"]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0, result.output
+    client = MlflowClient(f"sqlite:///{runs_dir}/mlflow.db")
+    experiment = client.get_experiment_by_name("mae")
+    assert experiment is not None
+    tracked = {run.data.tags["mae.stage"]: run for run in client.search_runs([experiment.experiment_id])}
+    assert tracked["pretrain"].info.status == tracked["probe"].info.status == "FINISHED"
+    assert tracked["probe"].data.tags["mlflow.parentRunId"] == tracked["pretrain"].info.run_id
+    assert tracked["probe"].data.metrics["knn/top1"] == last_json(result.stdout)["metrics"]["knn/top1"]  # type: ignore[index]

@@ -108,6 +108,7 @@ def test_the_learning_rate_warms_up_peaks_and_ends_at_zero() -> None:
 
 def start(runs_dir: Path, settings: list[str]) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "cli", "pretrain", "--runs-dir", str(runs_dir), "--device", "cpu", *settings]
+    command += ["--tracking-uri", "none"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

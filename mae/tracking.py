@@ -1,0 +1,277 @@
+"""MLflow: how people look at runs. The run directory is the truth; this brings a server up to date with it.
+
+`deliver` is idempotent: what a server has received is remembered in the directory, what it has not goes out with the
+next call, nothing goes out twice. `Tracker` calls it from a thread while a stage works, so training never waits for a
+server.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mae.run_directory import Record, RunDirectory, find_runs, probes_of
+
+NONE = "none"
+"""The tracking URI that switches tracking off."""
+
+EXPERIMENT = "mae"
+EVERY = 5.0
+"""Seconds between deliveries while a stage works."""
+
+LAST_WAIT = 10.0
+"""Most seconds that the last delivery may hold up the end of a stage."""
+
+POINTS_PER_CALL = 100
+PARAM_LENGTH = 6000
+STATUSES = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+
+
+def default_uri(runs_dir: Path) -> str:
+    """Return the SQLite store in the folder of all runs."""
+    return f"sqlite:///{runs_dir.resolve()}/mlflow.db"
+
+
+def without_secrets(uri: str) -> str:
+    """Return a URI that may be printed: user and password are left out."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+class Tracker:
+    """Delivers a stage's directory every few seconds, and once more at the end; never raises, never blocks for long."""
+
+    def __init__(self, run: RunDirectory, uri: str, runs_dir: Path, say: Callable[[str], None]):
+        self.run, self.uri, self.runs_dir, self.say = run, uri, runs_dir, say
+        self.error = ""
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+
+    def __enter__(self) -> "Tracker":
+        self.thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.ended.set()
+        self.thread.join(LAST_WAIT)
+        if self.thread.is_alive() or self.error:
+            reason = self.error or "no answer"
+            self.say(
+                f"tracking at {without_secrets(self.uri)}: {reason}; all is kept in {self.run.path} "
+                "and goes out with the next command"
+            )
+
+    def _work(self) -> None:
+        over = False
+        while not over:
+            over = self.ended.wait(EVERY)
+            try:
+                deliver(self.run, self.uri, self.runs_dir)
+                self.error = ""
+            except Exception as error:  # whatever a server does, the run goes on
+                self.error = without_secrets(str(error).splitlines()[0] if str(error) else type(error).__name__)
+
+
+def deliver_all(runs_dir: Path, uri: str) -> int:
+    """Bring every directory nobody works on up to date; return how many owed something. Raises what MLflow raises."""
+    count = 0
+    for run in find_runs(runs_dir):
+        for place in [run, *probes_of(run)]:
+            if not place.is_locked() and _state(place, uri).get("seen") != _content(place):
+                deliver(place, uri, runs_dir)
+                count += 1
+    return count
+
+
+@contextmanager
+def delivering_what_is_owed(runs_dir: Path, uri: str) -> Iterator[None]:
+    """Send what earlier commands could not, beside the block; a server that is still away is no error here."""
+
+    def send() -> None:
+        with suppress(Exception):  # it stays owed, and the stage at hand reports the server
+            deliver_all(runs_dir, uri)
+
+    thread = threading.Thread(target=send, name="owed", daemon=True)
+    if uri != NONE:
+        thread.start()
+    try:
+        yield
+    finally:
+        if uri != NONE:
+            thread.join(LAST_WAIT)
+
+
+def tracked(run: RunDirectory, uri: str, runs_dir: Path, say: Callable[[str], None]) -> AbstractContextManager[object]:
+    """Return a `Tracker`, or a block that does nothing where tracking is switched off."""
+    return nullcontext() if uri == NONE else Tracker(run, uri, runs_dir, say)
+
+
+def experiment_page(uri: str, runs_dir: Path) -> str:
+    """Return the fragment of the MLflow page that lists the runs, making the store if there is none yet."""
+    return f"#/experiments/{_connect(uri, runs_dir)[1]}/runs?workflowType=machine_learning"
+
+
+def deliver(run: RunDirectory, uri: str, runs_dir: Path) -> str:
+    """Bring the store at `uri` up to date with one directory; return its MLflow run id. Raises what MLflow raises."""
+    record = run.read_record()
+    if record is None:
+        return ""
+    seen = _content(run)
+    client, experiment = _connect(uri, runs_dir)
+    state = _state(run, uri)
+    if "run_id" not in state:
+        state = {"run_id": _create(client, experiment, record, run, uri, runs_dir), "sent": {}}
+        state["step"] = _last_step(client, state["run_id"])
+        _write_state(run, uri, state)
+    _send_points(client, run, uri, state)
+    if (result := run.result()) is not None and not state.get("result"):
+        for name, value in result["metrics"].items():
+            client.log_metric(state["run_id"], name, value)
+        state["result"] = True
+    _send_files(client, run, state)
+    _send_status(client, run, record, state["run_id"])
+    _write_state(run, uri, state | {"seen": seen})
+    return str(state["run_id"])
+
+
+def _connect(uri: str, runs_dir: Path) -> tuple[Any, str]:
+    """Return a client and the experiment's id, made if needed: by one process at a time, or a fresh store breaks."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table it makes
+    with _one_at_a_time(runs_dir):
+        client = MlflowClient(tracking_uri=uri)
+        if (experiment := client.get_experiment_by_name(EXPERIMENT)) is not None:
+            return client, experiment.experiment_id
+        # Left alone, artifacts of a database store would land in whatever folder the command ran in.
+        place = None if uri.startswith("http") else f"{runs_dir.resolve()}/mlflow-artifacts"
+        return client, client.create_experiment(EXPERIMENT, artifact_location=place)
+
+
+@contextmanager
+def _one_at_a_time(runs_dir: Path) -> Iterator[None]:
+    import fcntl
+
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    with open(runs_dir / ".mlflow.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _create(client: Any, experiment: str, record: Record, run: RunDirectory, uri: str, runs_dir: Path) -> str:
+    """Make the MLflow run, or find the one that a process killed at this very place has made."""
+    found = client.search_runs([experiment], f"tags.`mae.stage_id` = '{_stage_id(run)}'", max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    tags = {
+        "mae.stage_id": _stage_id(run),
+        "mae.stage": record.stage,
+        "mae.fingerprint": record.fingerprint,
+        "mae.data_digest": str(record.data.get("digest", "")),
+        "mae.directory": _printable(str(run.path.resolve())),
+        **{name: _printable(value) for name, value in record.tags.items()},
+    }
+    if record.parent is not None:
+        parent = RunDirectory(run.path.parent.parent)
+        tags |= {"mlflow.parentRunId": _state(parent, uri).get("run_id") or deliver(parent, uri, runs_dir)}
+    made = client.create_run(experiment, int(record.started * 1000), tags, run_name=_printable(record.name))
+    run_id = str(made.info.run_id)
+    _describe(client, run_id, record, run)
+    return run_id
+
+
+def _describe(client: Any, run_id: str, record: Record, run: RunDirectory) -> None:
+    import tomllib
+
+    from mlflow.entities import Dataset, DatasetInput, Param
+
+    from mae.config_sources import flatten
+
+    config = flatten(tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8")))
+    params = [Param(key, _printable(str(value))[:PARAM_LENGTH]) for key, value in config.items()]
+    client.log_batch(run_id, params=params)
+    source, digest = _printable(str(record.data.get("source", ""))), str(record.data.get("digest", ""))
+    if digest:
+        data = Dataset(source[-500:], digest[:36], "local", json.dumps({"uri": source}), None, json.dumps(record.data))
+        client.log_inputs(run_id, [DatasetInput(data)])
+
+
+def _last_step(client: Any, run_id: str) -> int:
+    """Return the last step the server has: what it got before its receipt was written here."""
+    return max((point.step for point in client.get_metric_history(run_id, "train/loss")), default=-1)
+
+
+def _send_points(client: Any, run: RunDirectory, uri: str, state: dict[str, Any]) -> None:
+    from mlflow.entities import Metric
+
+    points = [point for point in run.read_metrics() if point["step"] > state["step"]]
+    for first in range(0, len(points), POINTS_PER_CALL):
+        part = points[first : first + POINTS_PER_CALL]
+        metrics = [
+            Metric(name, value, int(point["time"] * 1000), point["step"])
+            for point in part
+            for name, value in point["metrics"].items()
+        ]
+        client.log_batch(state["run_id"], metrics=metrics)
+        state["step"] = part[-1]["step"]
+        _write_state(run, uri, state)
+
+
+def _send_files(client: Any, run: RunDirectory, state: dict[str, Any]) -> None:
+    names = ["config.toml", "environment.json", "result.json"]
+    files = [run.path / name for name in names if (run.path / name).exists()] + sorted(run.pictures.glob("*.png"))
+    for file in files:
+        name, changed = str(file.relative_to(run.path)), file.stat().st_mtime_ns
+        if state["sent"].get(name) != changed:
+            client.log_artifact(state["run_id"], str(file), "pictures" if file.parent == run.pictures else None)
+            state["sent"][name] = changed
+
+
+def _send_status(client: Any, run: RunDirectory, record: Record, run_id: str) -> None:
+    """A stage that says it runs while nobody holds its lock was killed."""
+    orphaned = record.status == "running" and not run.is_locked()
+    status = "KILLED" if orphaned else STATUSES[record.status]
+    if reason := "its process died" if orphaned else record.reason:
+        client.set_tag(run_id, "mae.reason", _printable(reason))
+    if status == "RUNNING":
+        client.update_run(run_id, status=status)
+    else:
+        client.set_terminated(run_id, status, int(record.ended * 1000) if record.ended else None)
+
+
+def _stage_id(run: RunDirectory) -> str:
+    return hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[:24]
+
+
+def _content(run: RunDirectory) -> dict[str, int]:
+    """Return what tells whether a directory has changed since it was delivered; cheap."""
+    names = ("record.json", "metrics.jsonl", "result.json")
+    return {name: (run.path / name).stat().st_mtime_ns for name in names if (run.path / name).exists()}
+
+
+def _state_name(uri: str) -> str:
+    return f"tracking-{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
+
+
+def _state(run: RunDirectory, uri: str) -> dict[str, Any]:
+    return run.read_json(_state_name(uri)) or {}
+
+
+def _write_state(run: RunDirectory, uri: str, state: dict[str, Any]) -> None:
+    run.write_json(_state_name(uri), state)
+
+
+def _printable(text: str) -> str:
+    """MLflow raises on names that are not valid Unicode."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
