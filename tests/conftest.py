@@ -18,6 +18,8 @@ TINY = {
     "model.decoder.depth": 1,
     "model.decoder.heads": 2,
     "train.epochs": 2,
+    "train.batch_size": 256,
+    "train.base_lr": 1e-3,
     "train.warmup_epochs": 1.0,
     "run.log_every": 2,
 }
