@@ -19,6 +19,7 @@ from mae.data import ImageData
 from mae.draws import generator
 from mae.errors import RunError, UserError
 from mae.features import normalise
+from mae.flops import encoder_flops, training_flops
 from mae.interruption import StopRequest
 from mae.knn import online_accuracy
 from mae.model import load_official_state, official_state, parameter_count, patchify
@@ -64,9 +65,8 @@ class Pretraining:
         """Take optimiser step `index` on uint8 images (B, C, h, w); return loss and gradient norm, still on the device,
         and the learning rate."""
         train = self.config.train
-        lr = lr_at(
-            index / self.steps_per_epoch, peak_lr(train.base_lr, train.batch_size), train.warmup_epochs, train.epochs
-        )
+        peak = peak_lr(train.base_lr, train.batch_size)
+        lr = lr_at(index / self.steps_per_epoch, peak, train.warmup, train.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         views = augment(images.to(self.device), self.config.data, generator(train.seed, "augmentation", index))
@@ -198,6 +198,8 @@ def _finish(work: Pretraining, run: RunDirectory) -> dict[str, Any]:
             "cost/steps": work.position.step,
             "cost/parameters_encoder": parameter_count(work.objective.encoder),
             "cost/parameters": parameter_count(work.objective.model),
+            "cost/gflops_per_image": training_flops(work.config, work.objective.target.outputs) / 1e9,
+            "cost/gflops_encoder": encoder_flops(work.config) / 1e9,
             "cost/peak_memory_mb": max(point["system/peak_memory_mb"] for point in points),
         },
     }
