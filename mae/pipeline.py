@@ -131,7 +131,7 @@ def draw_reconstructions(run: RunDirectory, config: Config, files: list[Path], t
     data = _data_of(run, config, work)
     if (saved := checkpoints.latest(run.checkpoints)) is None:
         raise RunError(f"{run.path} has no checkpoint, and the encoder alone cannot reconstruct; pretrain again")
-    images = [torch.from_numpy(decode(file, config.data.stored, config.data.channels)) for file in files]
+    images = [torch.tensor(decode(file, config.data.stored, config.data.channels)) for file in files]
     pretraining = Pretraining(config, data, work.device)
     pretraining.restore(saved)
     if not to.parent.is_dir():
