@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -107,7 +108,10 @@ def _reporting(as_json: bool) -> Iterator[Output]:
     from mae.interruption import Interrupted
 
     try:
-        yield Output(Console(stderr=as_json), as_json)
+        console = Console(stderr=as_json)
+        if not console.is_terminal:
+            console.width = 140  # a log has no edge that a table must fit
+        yield Output(console, as_json)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
@@ -167,6 +171,35 @@ def run_pipeline(options: Options, output: Output, kind: Kinds = None) -> None:
 
     with _workplace(options, output) as work:
         _probe_and_print(run_pretraining(config, work), config, work, output)
+
+
+@_command("ablate")
+def ablate(
+    options: Options,
+    output: Output,
+    name: Annotated[str | None, typer.Argument(help="A study, `paper` for all of them, or `list`.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="TOML file with a study of your own.")] = None,
+    axis: Annotated[list[str] | None, typer.Option("--axis", help="key=value,value; several: their product.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings per cell; 3 or more are recommended.")] = 1,
+    probes: Annotated[str | None, typer.Option("--probe", help="linear, knn or both with a comma.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Trainings at a time.")] = None,
+    per_gpu: Annotated[int, typer.Option("--per-gpu", min=1, help="Trainings at a time on one GPU.")] = 1,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Train this cell only. Repeatable.")] = None,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")] = False,
+) -> None:
+    """Run an ablation study: train and probe what is missing, print its table beside the paper's figures."""
+    from ablations.run_studies import choose_studies, make_plans, run_plans
+
+    base = options.resolve(*_kinds(probes.split(",") if probes else None))
+    if name == "list":
+        _list_studies(options, output, base, seeds)
+        return
+    studies = choose_studies(name, file, axis or [])
+    plans = make_plans(studies, base, seeds, options.runs_dir, only or [], _progress(output))
+    failures = run_plans(plans, options.device, workers, per_gpu, fail_fast, output.console)
+    _print_studies(plans, options.runs_dir, output)
+    if failures:
+        raise typer.Exit(1)
 
 
 @_command("reconstruct")
@@ -261,6 +294,50 @@ def ui(
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven more processes that nobody needs here
     server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     os.execv(sys.executable, [*server, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"])
+
+
+def _progress(output: Output) -> Any:
+    from mae.progress import ConsoleProgress
+
+    return ConsoleProgress(output.console)
+
+
+def _list_studies(options: Options, output: Output, base: "Config", seeds: int) -> None:
+    from ablations.run_studies import make_plans
+    from ablations.studies import STUDIES
+
+    plans = make_plans(list(STUDIES.values()), base, seeds, options.runs_dir, [], _progress(output))
+    table = Table("study", "paper", "question", "cells", "to train")
+    rows = []
+    for plan in plans:
+        record, missing = plan.record, len(plan.missing(options.runs_dir))
+        table.add_row(record.name, record.source, record.question, str(len(record.cells)), str(missing))
+        cells = [cell.name for cell in record.cells]
+        rows.append({"study": record.name, "question": record.question, "cells": cells, "missing": missing})
+    output.console.print(table)
+    output.result({"studies": rows})
+
+
+def _print_studies(plans: Any, runs_dir: Path, output: Output) -> None:
+    from analysis.frame import study_frame
+    from analysis.study_files import write_study
+    from analysis.tables import NOTE, agreement, display
+
+    results = []
+    for plan in plans:
+        summary = write_study(plan.directory, plan.record, study_frame(plan.record, runs_dir))
+        shown = display(summary)
+        title = f"{plan.record.question} ({plan.record.base})"
+        table = Table(*shown.columns, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for row in shown.itertuples(index=False):
+            table.add_row(*row)
+        output.console.print(table)
+        for line in [*agreement(summary), f"table and figure: {plan.directory.path}"]:
+            output.console.print(line, highlight=False, soft_wrap=True)
+        rows = json.loads(summary.to_json(orient="records"))
+        results.append({"study": plan.record.name, "directory": str(plan.directory.path), "rows": rows})
+    output.console.print(NOTE, highlight=False, style="dim")
+    output.result({"studies": results})
 
 
 def _probe_and_print(run: Any, config: Any, work: "Workplace", output: Output) -> None:

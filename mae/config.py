@@ -77,8 +77,6 @@ class DataConfig(Section):
             raise ValueError("std: expected values above 0")
         if self.stored[0] < self.image_size[0] or self.stored[1] < self.image_size[1]:
             raise ValueError("stored_size: expected at least image_size in both directions")
-        if self.augmentation == "color_jitter" and self.channels == 1:
-            raise ValueError("augmentation: color_jitter needs channels=3")
         return self
 
 

@@ -65,8 +65,7 @@ def run_pretraining(config: Config, work: Workplace) -> RunDirectory:
         work.progress.say(f"{fingerprint} is finished already: {name_run(config)}")
         return run
     steps_per_epoch(config, data)  # refuses an impossible batch size before anything is written
-    if config.train.deterministic:
-        torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(config.train.deterministic)
     record = Record(stage="pretrain", name=name_run(config), fingerprint=fingerprint, data=data.describe())
     work.progress.say(f"{fingerprint}: {record.name}, on {work.device}")
     with _stage(run, record, config, work):
