@@ -110,7 +110,7 @@ def _reporting(as_json: bool) -> Iterator[Output]:
     try:
         console = Console(stderr=as_json)
         if not console.is_terminal:
-            console.width = 140  # a log has no edge that a table must fit
+            console.width = 120  # a log has no edge that a table must fit
         yield Output(console, as_json)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -321,23 +321,29 @@ def _list_studies(options: Options, output: Output, base: "Config", seeds: int) 
 def _print_studies(plans: Any, runs_dir: Path, output: Output) -> None:
     from analysis.frame import study_frame
     from analysis.study_files import write_study
-    from analysis.tables import NOTE, agreement, display
+    from analysis.tables import COST_COLUMNS, NOTE, agreement, baselines, display
 
     results = []
     for plan in plans:
-        summary = write_study(plan.directory, plan.record, study_frame(plan.record, runs_dir))
+        frame = study_frame(plan.record, runs_dir)
+        summary = write_study(plan.directory, plan.record, frame)
         shown = display(summary)
-        title = f"{plan.record.question} ({plan.record.base})"
-        table = Table(*shown.columns, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for row in shown.itertuples(index=False):
-            table.add_row(*row)
-        output.console.print(table)
-        for line in [*agreement(summary), f"table and figure: {plan.directory.path}"]:
+        output.console.rule(f"{plan.record.question} ({plan.record.base})", align="left")
+        _print_frame(shown.drop(columns=list(COST_COLUMNS), errors="ignore"), output)
+        _print_frame(shown[[name for name in shown.columns if name in ("cell", *COST_COLUMNS)]], output)
+        for line in [*agreement(summary), *baselines(frame), f"table and figure: {plan.directory.path}"]:
             output.console.print(line, highlight=False, soft_wrap=True)
         rows = json.loads(summary.to_json(orient="records"))
         results.append({"study": plan.record.name, "directory": str(plan.directory.path), "rows": rows})
     output.console.print(NOTE, highlight=False, style="dim")
     output.result({"studies": results})
+
+
+def _print_frame(frame: Any, output: Output) -> None:
+    table = Table(*frame.columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for row in frame.itertuples(index=False):
+        table.add_row(*row)
+    output.console.print(table)
 
 
 def _probe_and_print(run: Any, config: Any, work: "Workplace", output: Output) -> None:

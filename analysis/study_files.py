@@ -5,9 +5,18 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures import study_figure
-from analysis.tables import NOTE, agreement, display, summarise
+from analysis.tables import NOTE, agreement, baselines, display, summarise
 from mae.run_directory import RunDirectory, replacing
 from mae.study_record import StudyRecord
+
+LATEX_SIGNS = {
+    "▲": r"$\blacktriangle$",
+    "▼": r"$\blacktriangledown$",
+    "≈": r"$\approx$",
+    "±": r"$\pm$",
+    "Δ": r"$\Delta$",
+    "%": r"\%",
+}
 
 
 def write_study(directory: RunDirectory, record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
@@ -16,7 +25,7 @@ def write_study(directory: RunDirectory, record: StudyRecord, frame: pd.DataFram
     shown = display(summary)
     directory.write_text("results.csv", frame.to_csv(index=False))
     directory.write_text("table.csv", summary.to_csv(index=False))
-    directory.write_text("table.md", _markdown(record, shown, summary))
+    directory.write_text("table.md", _markdown(record, shown, [*agreement(summary), *baselines(frame)]))
     directory.write_text("table.tex", _latex(record, shown))
     if frame["top1"].notna().any():
         figure = study_figure(frame, record.axis, record.log_axis)
@@ -32,9 +41,9 @@ def table_files(directory: Path) -> list[Path]:
     return [directory / name for name in names if (directory / name).exists()]
 
 
-def _markdown(record: StudyRecord, shown: pd.DataFrame, summary: pd.DataFrame) -> str:
+def _markdown(record: StudyRecord, shown: pd.DataFrame, remarks: list[str]) -> str:
     parts = [f"**{record.question}** ({', '.join(filter(None, [record.name, record.source, record.base]))})"]
-    parts += [shown.to_markdown(index=False, disable_numparse=True), *agreement(summary), NOTE]
+    parts += [shown.to_markdown(index=False, disable_numparse=True), *remarks, NOTE]
     return "\n\n".join(parts) + "\n"
 
 
@@ -47,7 +56,14 @@ def _latex(record: StudyRecord, shown: pd.DataFrame) -> str:
 
 
 def _escape(text: str) -> str:
-    signs = {"▲": r"$\blacktriangle$", "▼": r"$\blacktriangledown$", "≈": r"$\approx$", "±": r"$\pm$", "%": r"\%"}
+    signs = {
+        "▲": r"$\blacktriangle$",
+        "▼": r"$\blacktriangledown$",
+        "≈": r"$\approx$",
+        "±": r"$\pm$",
+        "Δ": r"$\Delta$",
+        "%": r"\%",
+    }
     for sign, command in signs.items():
         text = text.replace(sign, command)
     return text

@@ -84,6 +84,15 @@ def agreement(summary: pd.DataFrame) -> list[str]:
     return lines
 
 
+def baselines(frame: pd.DataFrame) -> list[str]:
+    """Return a sentence per probe: what the untrained encoder and raw pixels reach, as means over all trials."""
+    means = frame.dropna(subset=["pixels"]).groupby("probe", sort=False)[["untrained", "pixels"]].mean()
+    return [
+        f"{PROBES.get(str(probe), probe)}: untrained encoder {row['untrained']:.1f}, raw pixels {row['pixels']:.1f}"
+        for probe, row in means.iterrows()
+    ]
+
+
 def display(summary: pd.DataFrame) -> pd.DataFrame:
     """Return the table as people read it: a row of text per cell, the default marked with *, empty columns left out."""
     rows = []
@@ -110,27 +119,30 @@ def _estimate(row: dict[str, Any]) -> str:
     if pd.isna(row["mean"]):
         return "-"
     if row["runs"] == 1:
-        return f"{row['mean']:.2f} ({row['low']:.1f}-{row['high']:.1f})"
-    return f"{row['mean']:.2f} ± {row['high'] - row['mean']:.2f}"
+        return f"{row['mean']:.1f} ({row['low']:.1f}-{row['high']:.1f})"
+    return f"{row['mean']:.1f} ± {row['high'] - row['mean']:.1f}"
 
 
 def _difference(row: dict[str, Any]) -> str:
     if row["is_default"] or pd.isna(row["difference"]):
         return ""
     if pd.isna(row["p"]):
-        return f"{row['difference']:+.2f}"
+        return f"{row['difference']:+.1f}"
     p = "<.001" if row["p"] < 0.001 else f"{row['p']:.3f}".removeprefix("0")
     sign = {"higher": "▲", "lower": "▼", "within noise": "≈"}[row["verdict"]]
-    return f"{row['difference']:+.2f} {sign} p {p}"
+    return f"{row['difference']:+.1f} {sign} p {p}"
 
 
 def _number(value: float, style: str) -> str:
     return "" if pd.isna(value) else format(value, style)
 
 
+COST_COLUMNS = ("GFLOPs", "time", "MB", "runs", "failed")
+"""Columns of `display` that fit better in a second table on a terminal."""
+
 NOTE = (
-    "* the default. Top-1 in %; ±: 95 % interval over seeds (Student t); (-): of one seed, 95 % bootstrap interval over "
-    "test images. Δ: difference from the default in points; ▲ ▼ significant at 0.05, ≈ within noise (Welch, p "
+    "* the default. Top-1 in %; ±: 95 % interval over seeds (Student t); (-): of one seed, 95 % bootstrap interval "
+    "over test images. Δ: difference from the default in points; ▲ ▼ significant at 0.05, ≈ within noise (Welch, p "
     "Holm-corrected over the cells), no test with one seed. GFLOPs per image and training step; time of pretraining "
     "relative to the default; MB at its peak."
 )
