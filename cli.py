@@ -185,6 +185,7 @@ def ablate(
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Trainings at a time.")] = None,
     per_gpu: Annotated[int, typer.Option("--per-gpu", min=1, help="Trainings at a time on one GPU.")] = 1,
     only: Annotated[list[str] | None, typer.Option("--only", help="Train this cell only. Repeatable.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what it would cost, and train nothing.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")] = False,
 ) -> None:
     """Run an ablation study: train and probe what is missing, print its table beside the paper's figures."""
@@ -196,6 +197,9 @@ def ablate(
         return
     studies = choose_studies(name, file, axis or [])
     plans = make_plans(studies, base, seeds, options.runs_dir, only or [], _progress(output))
+    if dry_run:
+        _print_forecast(plans, options, workers, per_gpu, output)
+        return
     failures = run_plans(plans, options.device, workers, per_gpu, fail_fast, output.console)
     _print_studies(plans, options.runs_dir, output)
     if failures:
@@ -316,6 +320,29 @@ def _list_studies(options: Options, output: Output, base: "Config", seeds: int) 
         rows.append({"study": record.name, "question": record.question, "cells": cells, "missing": missing})
     output.console.print(table)
     output.result({"studies": rows})
+
+
+def _print_forecast(plans: Any, options: Options, workers: int | None, per_gpu: int, output: Output) -> None:
+    from ablations.driver import places
+    from ablations.forecast import forecast
+    from ablations.plan import all_jobs
+    from mae.pipeline import choose_device
+    from mae.progress import duration
+
+    jobs = all_jobs(plans)
+    missing = [job for job in jobs if not job.is_done(options.runs_dir)]
+    where = places(options.device, workers, per_gpu, options.runs_dir)
+    costs = forecast(missing, choose_device(where[0].device), where[0].threads, _progress(output))
+    table = Table("training", "GFLOPs", "time", "disk MB", box=SIMPLE_HEAD)
+    for cost in costs:
+        table.add_row(cost.label, f"{cost.gflops:.3g}", duration(cost.seconds), f"{cost.disk / 1e6:.0f}")
+    output.console.print(table)
+    seconds, disk = sum(cost.seconds for cost in costs) / len(where), sum(cost.disk for cost in costs)
+    summary = f"{len(jobs)} trainings, {len(jobs) - len(missing)} done already; about {duration(seconds)} of steps "
+    output.console.print(
+        f"{summary}with {len(where)} worker(s), probes not counted; {disk / 1e9:.2g} GB", highlight=False
+    )
+    output.result({"trainings": [cost.__dict__ for cost in costs], "seconds": seconds, "disk": disk})
 
 
 def _print_studies(plans: Any, runs_dir: Path, output: Output) -> None:
