@@ -3,6 +3,7 @@
 import resource
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -16,8 +17,7 @@ def system_metrics(device: torch.device) -> dict[str, float]:
     `system/gpu_utilization`, percent of about the last second in which a kernel ran; left out where there is no NVML.
     """
     if device.type != "cuda":
-        unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
-        return {"system/peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
+        return {"system/peak_memory_mb": _peak_resident() / 1e6}
     free, total = torch.cuda.mem_get_info(device)
     metrics = {
         "system/peak_memory_mb": torch.cuda.max_memory_allocated(device) / 1e6,
@@ -26,3 +26,11 @@ def system_metrics(device: torch.device) -> dict[str, float]:
     with suppress(Exception):  # no NVML, or one that knows no utilisation (a MIG slice)
         metrics["system/gpu_utilization"] = float(torch.cuda.utilization(device))
     return metrics
+
+
+def _peak_resident() -> int:
+    """Return the process's peak resident memory, bytes."""
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = Path("/proc/self/status").read_text()  # on Linux ru_maxrss begins with the peak of the parent process
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
