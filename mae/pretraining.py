@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ from mae.progress import Progress
 from mae.reconstruction import save_picture
 from mae.run_directory import RunDirectory, replacing
 from mae.schedule import lr_at, peak_lr
+from mae.system_metrics import system_metrics
 
 TARGET_IMAGES = 2048
 """Training images whose patches a fitted target is fitted on."""
@@ -139,7 +139,7 @@ def pretrain(
                     metrics = clock.metrics(config.train.batch_size) | {"train/lr": lr, "train/epoch": epoch}
                     if last_of_epoch and _due(config.run.knn_every, epoch + 1, config.train.epochs):
                         metrics["online/knn_top1"] = online_accuracy(work.objective.encoder, config, data, device)
-                    run.append_metrics(work.position.step, metrics | _memory(device))
+                    run.append_metrics(work.position.step, metrics | system_metrics(device))
                     note = f"loss {metrics['train/loss']:.4f}  {metrics['train/images_per_second']:.0f} images/s"
                 task.advance(1, note if work.position.step % config.run.log_every == 0 or last_of_epoch else "")
                 if last_of_epoch and _due(config.run.picture_every, epoch + 1, config.train.epochs):
@@ -231,12 +231,6 @@ def _autocast(precision: str, device: torch.device) -> AbstractContextManager[An
 def _due(every: int, epoch: int, epochs: int) -> bool:
     """Every `every` epochs and at the last one; 0 means only at the last."""
     return epoch == epochs or (every > 0 and epoch % every == 0)
-
-
-def _memory(device: torch.device) -> dict[str, float]:
-    if device.type == "cuda":
-        return {"system/peak_memory_mb": torch.cuda.max_memory_allocated(device) / 1e6}
-    return {"system/peak_memory_mb": psutil.Process().memory_info().rss / 1e6}
 
 
 class _Clock:

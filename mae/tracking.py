@@ -1,10 +1,11 @@
 """MLflow: how people look at runs. The run directory is the truth; this brings a server up to date with it.
 
 `deliver` is idempotent: what a server has received is remembered in the directory, what it has not goes out with the
-next call, nothing goes out twice. `Tracker` calls it from a thread while a stage works, so training never waits for a
-server.
+next call, nothing goes out twice. After a delivery that was cut off it asks the server what arrived; a store that was
+emptied is filled again. `Tracker` calls it from a thread while a stage works, so training never waits for a server.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -82,10 +83,11 @@ class Tracker:
 
 def deliver_all(runs_dir: Path, uri: str) -> int:
     """Bring every directory nobody works on up to date; return how many owed something. Raises what MLflow raises."""
+    _, experiment = _connect(uri, runs_dir)
     count = 0
     for run in find_runs(runs_dir):
         for place in [run, *probes_of(run)]:
-            if not place.is_locked() and _state(place, uri).get("seen") != _content(place):
+            if not place.is_locked() and _state(place, uri, experiment).get("seen") != _content(place):
                 deliver(place, uri, runs_dir)
                 count += 1
     return count
@@ -116,62 +118,74 @@ def tracked(run: RunDirectory, uri: str, runs_dir: Path, say: Callable[[str], No
 
 def experiment_page(uri: str, runs_dir: Path) -> str:
     """Return the fragment of the MLflow page that lists the runs, making the store if there is none yet."""
-    return f"#/experiments/{_connect(uri, runs_dir)[1]}/runs?workflowType=machine_learning"
+    return f"#/experiments/{_connect(uri, runs_dir)[1].experiment_id}/runs?workflowType=machine_learning"
 
 
 def deliver(run: RunDirectory, uri: str, runs_dir: Path) -> str:
     """Bring the store at `uri` up to date with one directory; return its MLflow run id. Raises what MLflow raises."""
-    record = run.read_record()
-    if record is None:
-        return ""
-    seen = _content(run)
     client, experiment = _connect(uri, runs_dir)
-    state = _state(run, uri)
-    if "run_id" not in state:
-        state = {"run_id": _create(client, experiment, record, run, uri, runs_dir), "sent": {}}
-        state["step"] = _last_step(client, state["run_id"])
+    with _one_at_a_time(run.path):  # a stage's own thread and another command may come together
+        record, seen, state = run.read_record(), _content(run), _state(run, uri, experiment)
+        if record is None:
+            return ""
+        if state.pop("seen", None) is None:  # new, or cut off: only the store knows what it has
+            if not _exists(client, state["run_id"]):
+                state |= {
+                    "run_id": _create(client, experiment, record, run, uri, runs_dir),
+                    "sent": {},
+                    "result": False,
+                }
+            _describe(client, state["run_id"], record, run)
+            state["step"] = _last_step(client, state["run_id"])
         _write_state(run, uri, state)
-    _send_points(client, run, uri, state)
-    if (result := run.result()) is not None and not state.get("result"):
-        for name, value in result["metrics"].items():
-            client.log_metric(state["run_id"], name, value)
-        state["result"] = True
-    _send_files(client, run, state)
-    _send_status(client, run, record, state["run_id"])
-    _write_state(run, uri, state | {"seen": seen})
+        _send_points(client, run, uri, state)
+        _send_result(client, run, state)
+        _send_files(client, run, state)
+        _send_status(client, run, record, state["run_id"])
+        _write_state(run, uri, state | {"seen": seen})
     return str(state["run_id"])
 
 
-def _connect(uri: str, runs_dir: Path) -> tuple[Any, str]:
-    """Return a client and the experiment's id, made if needed: by one process at a time, or a fresh store breaks."""
+def _connect(uri: str, runs_dir: Path) -> tuple[Any, Any]:
+    """Return a client and the experiment, made if needed: by one process at a time, or a fresh store breaks."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the next delivery is the retry
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table it makes
     with _one_at_a_time(runs_dir):
         client = MlflowClient(tracking_uri=uri)
         if (experiment := client.get_experiment_by_name(EXPERIMENT)) is not None:
-            return client, experiment.experiment_id
+            return client, experiment
         # Left alone, artifacts of a database store would land in whatever folder the command ran in.
         place = None if uri.startswith("http") else f"{runs_dir.resolve()}/mlflow-artifacts"
-        return client, client.create_experiment(EXPERIMENT, artifact_location=place)
+        return client, client.get_experiment(client.create_experiment(EXPERIMENT, artifact_location=place))
 
 
 @contextmanager
-def _one_at_a_time(runs_dir: Path) -> Iterator[None]:
-    import fcntl
-
-    runs_dir.mkdir(parents=True, exist_ok=True)
-    with open(runs_dir / ".mlflow.lock", "w") as handle:
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".mlflow.lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
-def _create(client: Any, experiment: str, record: Record, run: RunDirectory, uri: str, runs_dir: Path) -> str:
+def _exists(client: Any, run_id: str | None) -> bool:
+    """Say whether the store has this run still: somebody may have deleted it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return run_id is not None and client.get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+
+
+def _create(client: Any, experiment: Any, record: Record, run: RunDirectory, uri: str, runs_dir: Path) -> str:
     """Make the MLflow run, or find the one that a process killed at this very place has made."""
-    found = client.search_runs([experiment], f"tags.`mae.stage_id` = '{_stage_id(run)}'", max_results=1)
+    found = client.search_runs([experiment.experiment_id], f"tags.`mae.stage_id` = '{_stage_id(run)}'", max_results=1)
     if found:
         return str(found[0].info.run_id)
     tags = {
@@ -183,15 +197,14 @@ def _create(client: Any, experiment: str, record: Record, run: RunDirectory, uri
         **{name: _printable(value) for name, value in record.tags.items()},
     }
     if record.parent is not None:
-        parent = RunDirectory(run.path.parent.parent)
-        tags |= {"mlflow.parentRunId": _state(parent, uri).get("run_id") or deliver(parent, uri, runs_dir)}
-    made = client.create_run(experiment, int(record.started * 1000), tags, run_name=_printable(record.name))
-    run_id = str(made.info.run_id)
-    _describe(client, run_id, record, run)
-    return run_id
+        tags |= {"mlflow.parentRunId": deliver(RunDirectory(run.path.parent.parent), uri, runs_dir)}
+    started = int(record.started * 1000)
+    made = client.create_run(experiment.experiment_id, started, tags, run_name=_printable(record.name))
+    return str(made.info.run_id)
 
 
 def _describe(client: Any, run_id: str, record: Record, run: RunDirectory) -> None:
+    """Send config and data. MLflow refuses to change a parameter, and `run.*` may change when a run is continued."""
     import tomllib
 
     from mlflow.entities import Dataset, DatasetInput, Param
@@ -199,7 +212,8 @@ def _describe(client: Any, run_id: str, record: Record, run: RunDirectory) -> No
     from mae.config_sources import flatten
 
     config = flatten(tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8")))
-    params = [Param(key, _printable(str(value))[:PARAM_LENGTH]) for key, value in config.items()]
+    known = client.get_run(run_id).data.params
+    params = [Param(key, _printable(str(value))[:PARAM_LENGTH]) for key, value in config.items() if key not in known]
     client.log_batch(run_id, params=params)
     source, digest = _printable(str(record.data.get("source", ""))), str(record.data.get("digest", ""))
     if digest:
@@ -208,7 +222,7 @@ def _describe(client: Any, run_id: str, record: Record, run: RunDirectory) -> No
 
 
 def _last_step(client: Any, run_id: str) -> int:
-    """Return the last step the server has: what it got before its receipt was written here."""
+    """Return the last step the server has, -1 if none: what it got before its receipt was written here."""
     return max((point.step for point in client.get_metric_history(run_id, "train/loss")), default=-1)
 
 
@@ -226,6 +240,18 @@ def _send_points(client: Any, run: RunDirectory, uri: str, state: dict[str, Any]
         client.log_batch(state["run_id"], metrics=metrics)
         state["step"] = part[-1]["step"]
         _write_state(run, uri, state)
+
+
+def _send_result(client: Any, run: RunDirectory, state: dict[str, Any]) -> None:
+    from mlflow.entities import Metric
+
+    if (result := run.result()) is not None and not state["result"]:
+        # The same time at each attempt: a store keeps equal points once.
+        changed = int((run.path / "result.json").stat().st_mtime * 1000)
+        client.log_batch(
+            state["run_id"], [Metric(name, value, changed, 0) for name, value in result["metrics"].items()]
+        )
+        state["result"] = True
 
 
 def _send_files(client: Any, run: RunDirectory, state: dict[str, Any]) -> None:
@@ -264,8 +290,11 @@ def _state_name(uri: str) -> str:
     return f"tracking-{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
 
 
-def _state(run: RunDirectory, uri: str) -> dict[str, Any]:
-    return run.read_json(_state_name(uri)) or {}
+def _state(run: RunDirectory, uri: str, experiment: Any) -> dict[str, Any]:
+    """Return what this store has received; nothing, if the receipt is of the store that was at `uri` before."""
+    store = [experiment.experiment_id, experiment.creation_time]
+    state: dict[str, Any] = run.read_json(_state_name(uri)) or {}
+    return state if state.get("store") == store else {"store": store, "run_id": None}
 
 
 def _write_state(run: RunDirectory, uri: str, state: dict[str, Any]) -> None:

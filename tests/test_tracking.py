@@ -1,10 +1,12 @@
 import multiprocessing
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from mae import tracking
 from mae.config import Config
@@ -76,6 +78,37 @@ def test_a_lost_receipt_doubles_nothing(run: RunDirectory, runs_dir: Path) -> No
     first = deliver(run, uri, runs_dir)
     next(run.path.glob("tracking-*.json")).unlink()
     assert deliver(run, uri, runs_dir) == first
+    assert len(history(run, uri, runs_dir)) == 3
+
+
+def test_a_store_that_was_emptied_is_filled_again(tmp_path: Path, runs_dir: Path) -> None:
+    uri = default_uri(runs_dir)
+    directory = make_run(tmp_path / "runs" / "refilled")
+    first = deliver(directory, uri, tmp_path / "runs")
+    receipt = next(directory.path.glob("tracking-*.json"))
+    MlflowClient(uri).delete_run(first)
+    receipt.write_text(receipt.read_text().replace('"store": [', '"store": [1, '))  # of the store that was there before
+    assert deliver_all(tmp_path / "runs", uri) == 1
+    assert len(history(directory, uri, tmp_path / "runs")) == 3
+
+
+def test_news_of_a_run_deleted_in_mlflow_arrive_in_a_new_one(run: RunDirectory, runs_dir: Path) -> None:
+    uri = default_uri(runs_dir)
+    first = deliver(run, uri, runs_dir)
+    MlflowClient(uri).delete_run(first)
+    run.append_metrics(4, {"train/loss": 0.25})
+    with pytest.raises(MlflowException):
+        deliver(run, uri, runs_dir)
+    assert deliver(run, uri, runs_dir) != first
+    assert len(history(run, uri, runs_dir)) == 4
+
+
+def test_deliveries_at_once_make_one_run(run: RunDirectory, runs_dir: Path) -> None:
+    uri = default_uri(runs_dir)
+    deliver(make_run(runs_dir / "first"), uri, runs_dir)  # makes the store
+    with ThreadPoolExecutor(4) as pool:
+        made = [pool.submit(deliver, run, uri, runs_dir) for _ in range(4)]
+    assert len({future.result() for future in made}) == 1
     assert len(history(run, uri, runs_dir)) == 3
 
 
