@@ -36,7 +36,7 @@ def extract(
     was_training = encoder.training
     encoder.eval()
     parts = [
-        pool(encoder(normalise(centre(batch.to(device), config), data)), kind).float().cpu()
+        pool(encoder(normalise(centre(batch.to(device, non_blocking=True), config), data)), kind).float().cpu()
         for batch in images.batches(indexes.split(BATCH))
     ]
     encoder.train(was_training)

@@ -69,7 +69,8 @@ class Pretraining:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        views = augment(images.to(self.device), self.config.data, generator(train.seed, "augmentation", index))
+        images = images.to(self.device, non_blocking=True)
+        views = augment(images, self.config.data, generator(train.seed, "augmentation", index))
         views = normalise(views, self.data)
         order = self.objective.sample(generator(train.seed, "mask", index), len(images)).to(self.device)
         loss = torch.zeros((), device=self.device)

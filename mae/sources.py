@@ -6,12 +6,15 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from mae.config import DataConfig
+from mae.decoding import Decoder
 from mae.errors import RunError, UserError
 from mae.image_files import Pixels, decode, shown, to_pixels
 from mae.progress import Progress
@@ -20,8 +23,6 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp",
 TEST_FOLDERS = ("test", "val", "validation")
 HASHED_BYTES = 4 << 30
 """Folders up to this size are identified by every byte in them, larger ones by names and sizes."""
-
-Decoder = Callable[[int], Pixels]
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,12 @@ def cache_folder() -> Path:
 
 def _digits(data: DataConfig, location: str, progress: Progress) -> Source:
     """scikit-learn's 1,797 real handwritten digits of 8 x 8 pixels."""
-    from PIL import Image
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
 
-    def decode_at(index: int) -> Pixels:
-        return to_pixels(Image.fromarray(pixels[index]), data.stored, data.channels)
-
+    decode_at = partial(_decode_array, pixels, data)
     labels = digits.target.astype(np.int64)
     train, test = _stratified(labels, data)
     digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
@@ -125,7 +123,7 @@ def _torchvision(name: str, train: dict[str, Any], test: dict[str, Any]) -> Call
             line = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RunError(f"{name} is not to be had in {root}: {line}; or give images as folder:PATH") from error
         names = getattr(parts[0], "classes", None) or sorted({str(label) for label in _labels(parts[0])})
-        splits = [SourceSplit(_labels(part), _item_decoder(part, data)) for part in parts]
+        splits = [SourceSplit(_labels(part), partial(_decode_item, part, data)) for part in parts]
         digest = hashlib.sha256(f"torchvision:{name}:{len(parts[0])}:{len(parts[1])}".encode()).hexdigest()
         return Source(splits[0], splits[1], tuple(str(each) for each in names), digest)
 
@@ -139,16 +137,31 @@ def _labels(dataset: Any) -> np.ndarray:
     raise RunError(f"{type(dataset).__name__} of this torchvision version does not tell its labels")
 
 
-def _item_decoder(dataset: Any, data: DataConfig) -> Decoder:
-    return lambda index: to_pixels(dataset[index][0], data.stored, data.channels)
+# Decoders are partial applications of these: they go to worker processes. Files are strings, which pickle fast.
+
+
+def _decode_array(pixels: np.ndarray, data: DataConfig, index: int) -> Pixels:
+    return to_pixels(Image.fromarray(pixels[index]), data.stored, data.channels)
+
+
+def _decode_item(dataset: Any, data: DataConfig, index: int) -> Pixels:
+    return to_pixels(dataset[index][0], data.stored, data.channels)
+
+
+def _decode_file(files: list[str], data: DataConfig, index: int) -> Pixels:
+    return decode(Path(files[index]), data.stored, data.channels)
+
+
+def _decode_chosen(decode_at: Decoder, chosen: np.ndarray, index: int) -> Pixels:
+    return decode_at(int(chosen[index]))
 
 
 def _file_decoder(files: list[Path], data: DataConfig) -> Decoder:
-    return lambda index: decode(files[index], data.stored, data.channels)
+    return partial(_decode_file, [str(path) for path in files], data)
 
 
 def _part(labels: np.ndarray, decode_at: Decoder, chosen: np.ndarray) -> SourceSplit:
-    return SourceSplit(labels[chosen], lambda index: decode_at(int(chosen[index])))
+    return SourceSplit(labels[chosen], partial(_decode_chosen, decode_at, chosen))
 
 
 def _stratified(labels: np.ndarray, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -158,8 +158,3 @@ def test_a_name_that_is_not_utf8_can_be_read_and_shown(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\\xff.png|a\\udcff.png") as caught:
         decode(path, (8, 8), 1)
     str(caught.value).encode("utf-8")
-
-
-def test_data_too_large_for_the_cache_are_refused_with_the_key() -> None:
-    with pytest.raises(UserError, match=r"run\.cache_limit_gb"):
-        load_data(build({}).data, RunConfig(cache_limit_gb=0.0), Silent())
