@@ -5,10 +5,11 @@ import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -18,11 +19,15 @@ from mae.decoding import Decoder
 from mae.errors import RunError, UserError
 from mae.image_files import Pixels, decode, shown, to_pixels
 from mae.progress import Progress
+from mae.run_directory import replacing
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 TEST_FOLDERS = ("test", "val", "validation")
 HASHED_BYTES = 4 << 30
-"""Folders up to this size are identified by every byte in them, larger ones by names and sizes."""
+"""Folders up to this size are identified by every byte in them, larger ones by names and sizes: in these, an image put
+in the place of another of the same size goes unnoticed."""
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -201,16 +206,40 @@ def _list_files(root: Path, classes: tuple[str, ...], needed: bool = True) -> tu
 
 
 def _digest_files(root: Path, files: list[Path], progress: Progress) -> str:
-    """Return a SHA-256 over every file's relative path, size and, if all are small enough, bytes."""
-    sizes = [path.stat().st_size for path in files]
+    """Return what `_hash_files` does, remembered in the cache folder until a file's size or time of change differs."""
+    names = [os.fsencode(path.relative_to(root)) for path in files]
+    stats = [_reading(path, Path.stat) for path in files]
+    # ctime too, because tools that copy and unpack set mtime back; the folder, because another may have the same times.
+    seen = [(name, it.st_size, it.st_mtime_ns, it.st_ctime_ns) for name, it in zip(names, stats, strict=True)]
+    key = hashlib.sha256(repr((os.fsencode(root.resolve()), seen)).encode()).hexdigest()
+    memo = cache_folder() / "digests" / key
+    if memo.exists():
+        return memo.read_text()
+    digest = _hash_files(files, names, [it.st_size for it in stats], progress)
+    with suppress(OSError, RunError), replacing(memo) as temporary:  # without it only time is lost
+        temporary.write_text(digest)
+    return digest
+
+
+def _hash_files(files: list[Path], names: list[bytes], sizes: list[int], progress: Progress) -> str:
+    """Return a SHA-256 over every file's name, size and, up to `HASHED_BYTES` in all, bytes."""
     whole = sum(sizes) <= HASHED_BYTES
     digest = hashlib.sha256()
     with progress.task("identifying images", len(files)) as task, ThreadPoolExecutor(8) as pool:
-        contents = pool.map(lambda path: hashlib.sha256(path.read_bytes()).digest() if whole else b"", files)
-        for path, size, content in zip(files, sizes, contents, strict=True):
-            digest.update(os.fsencode(path.relative_to(root)) + b"\0" + str(size).encode() + b"\0" + content)
+        contents = pool.map(
+            lambda path: hashlib.sha256(_reading(path, Path.read_bytes)).digest() if whole else b"", files
+        )
+        for name, size, content in zip(names, sizes, contents, strict=True):
+            digest.update(name + b"\0" + str(size).encode() + b"\0" + content)
             task.advance()
     return digest.hexdigest()
+
+
+def _reading(path: Path, read: Callable[[Path], Read]) -> Read:
+    try:
+        return read(path)
+    except OSError as error:
+        raise UserError(f"image {shown(path)} cannot be read: {error.strerror}") from None
 
 
 SOURCES: dict[str, Callable[[DataConfig, str, Progress], Source]] = {

@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -61,6 +62,27 @@ def test_content_not_place_identifies_the_data(tmp_path: Path) -> None:
     assert data_digest(moved, Silent()) == digest
     Image.fromarray(np.zeros((12, 10, 3), np.uint8)).save(first / "train" / "a" / "0.png")
     assert data_digest(config, Silent()) != digest
+
+
+def test_files_are_hashed_again_only_when_one_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_tree(tmp_path / "set")
+    config, image = build({"data.source": f"folder:{root}"}).data, root / "train" / "a" / "0.png"
+    digest = data_digest(config, Silent())
+    with monkeypatch.context() as patched:
+        patched.setattr("mae.sources._hash_files", None)
+        assert data_digest(config, Silent()) == digest
+    times, changed = image.stat(), bytearray(image.read_bytes())
+    changed[-1] ^= 1
+    image.write_bytes(changed)
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))  # same size and modification time
+    assert data_digest(config, Silent()) != digest
+
+
+def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "set")
+    (root / "train" / "a" / "link.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"link\.png cannot be read"):
+        load(root)
 
 
 @pytest.mark.parametrize(
