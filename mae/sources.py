@@ -98,11 +98,13 @@ def _folder(data: DataConfig, location: str, progress: Progress) -> Source:
     test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if test_root is None:
         raise UserError(f"{shown(root)} has train/ but none of {', '.join(TEST_FOLDERS)}; add one, or give PATH/train")
-    unknown = set(_class_names(test_root)) - set(classes)
+    unknown = set(_class_names(test_root, least=0)) - set(classes)
     if unknown:
         raise UserError(f"{shown(test_root)} has classes that train/ lacks: {', '.join(sorted(unknown))}")
     train_files, train_labels = _list_files(root / "train", classes)
     test_files, test_labels = _list_files(test_root, classes, needed=False)
+    if not test_files:
+        raise UserError(f"{shown(test_root)} holds no image, and probes need test images; add some, or give PATH/train")
     digest = _digest_files(root, train_files + test_files, progress)
     return Source(
         SourceSplit(train_labels, _file_decoder(train_files, data)),
@@ -112,25 +114,40 @@ def _folder(data: DataConfig, location: str, progress: Progress) -> Source:
     )
 
 
-def _torchvision(name: str, train: dict[str, Any], test: dict[str, Any]) -> Callable[..., Source]:
-    """Return a source for a torchvision class; `train` and `test` are its arguments for the two splits."""
+def _torchvision(name: str, train: list[dict[str, Any]], test: dict[str, Any]) -> Callable[..., Source]:
+    """Return a source for a torchvision class; `train`, joined, and `test` are its arguments for the two splits.
+
+    Its digest is over names, labels and, where the class holds all pixels as an array (CIFAR, STL-10), the pixels. Of
+    classes that read files (Flowers102, Food101, ImageNet) the pixels are taken to be the published ones.
+    """
 
     def open_it(data: DataConfig, location: str, progress: Progress) -> Source:
+        from torch.utils.data import ConcatDataset
         from torchvision import datasets
 
         root = Path(location).expanduser() if location else cache_folder() / "downloads"
-        if "download" in train:
-            progress.say(f"{name}: using {root}, downloading what is missing")
-            root.mkdir(parents=True, exist_ok=True)
         try:
-            parts = [getattr(datasets, name)(str(root), **arguments) for arguments in (train, test)]
+            if "download" in test:
+                progress.say(f"{name}: using {root}, downloading what is missing")
+                root.mkdir(parents=True, exist_ok=True)
+            parts = [getattr(datasets, name)(str(root), **arguments) for arguments in (*train, test)]
         except Exception as error:  # each class fails in its own way
             line = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RunError(f"{name} is not to be had in {root}: {line}; or give images as folder:PATH") from error
-        names = getattr(parts[0], "classes", None) or sorted({str(label) for label in _labels(parts[0])})
-        splits = [SourceSplit(_labels(part), partial(_decode_item, part, data)) for part in parts]
-        digest = hashlib.sha256(f"torchvision:{name}:{len(parts[0])}:{len(parts[1])}".encode()).hexdigest()
-        return Source(splits[0], splits[1], tuple(str(each) for each in names), digest)
+        labels = [_labels(part) for part in parts]
+        names = getattr(parts[0], "classes", None) or range(max(each.max() for each in labels) + 1)
+        digest = hashlib.sha256(name.encode())
+        for part, part_labels in zip(parts, labels, strict=True):
+            digest.update(b"%d" % len(part) + part_labels.tobytes())
+            if isinstance(pixels := getattr(part, "data", None), np.ndarray):
+                for image in pixels:
+                    digest.update(np.ascontiguousarray(image).data)
+        return Source(
+            SourceSplit(np.concatenate(labels[:-1]), partial(_decode_item, ConcatDataset(parts[:-1]), data)),
+            SourceSplit(labels[-1], partial(_decode_item, parts[-1], data)),
+            tuple(str(each) for each in names),
+            digest.hexdigest(),
+        )
 
     return open_it
 
@@ -182,10 +199,10 @@ def _stratified(labels: np.ndarray, data: DataConfig) -> tuple[np.ndarray, np.nd
     return np.sort(train), np.sort(test)
 
 
-def _class_names(root: Path) -> tuple[str, ...]:
+def _class_names(root: Path, least: int = 2) -> tuple[str, ...]:
     names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(names) < 2:
-        raise UserError(f"{shown(root)} holds {len(names)} class folder(s); expected at least 2")
+    if len(names) < least:
+        raise UserError(f"{shown(root)} holds {len(names)} class folder(s); expected at least {least}")
     return tuple(names)
 
 
@@ -242,13 +259,17 @@ def _reading(path: Path, read: Callable[[Path], Read]) -> Read:
         raise UserError(f"image {shown(path)} cannot be read: {error.strerror}") from None
 
 
+_DOWNLOAD = {"download": True}
+
 SOURCES: dict[str, Callable[[DataConfig, str, Progress], Source]] = {
     "digits": _digits,
     "folder": _folder,
-    "cifar10": _torchvision("CIFAR10", {"train": True, "download": True}, {"train": False, "download": True}),
-    "cifar100": _torchvision("CIFAR100", {"train": True, "download": True}, {"train": False, "download": True}),
-    "stl10": _torchvision("STL10", {"split": "train+unlabeled", "download": True}, {"split": "test", "download": True}),
-    "flowers102": _torchvision("Flowers102", {"split": "train", "download": True}, {"split": "test", "download": True}),
-    "food101": _torchvision("Food101", {"split": "train", "download": True}, {"split": "test", "download": True}),
-    "imagenet": _torchvision("ImageNet", {"split": "train"}, {"split": "val"}),
+    "cifar10": _torchvision("CIFAR10", [{"train": True, **_DOWNLOAD}], {"train": False, **_DOWNLOAD}),
+    "cifar100": _torchvision("CIFAR100", [{"train": True, **_DOWNLOAD}], {"train": False, **_DOWNLOAD}),
+    "stl10": _torchvision("STL10", [{"split": "train+unlabeled", **_DOWNLOAD}], {"split": "test", **_DOWNLOAD}),
+    "flowers102": _torchvision(
+        "Flowers102", [{"split": "train", **_DOWNLOAD}, {"split": "val", **_DOWNLOAD}], {"split": "test", **_DOWNLOAD}
+    ),
+    "food101": _torchvision("Food101", [{"split": "train", **_DOWNLOAD}], {"split": "test", **_DOWNLOAD}),
+    "imagenet": _torchvision("ImageNet", [{"split": "train"}], {"split": "val"}),
 }

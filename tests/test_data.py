@@ -127,6 +127,28 @@ def test_a_test_class_that_train_lacks_is_an_error(tmp_path: Path) -> None:
         load(root)
 
 
+def test_a_class_that_test_lacks_keeps_the_labels_of_train(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "set")
+    shutil.rmtree(root / "test" / "a")
+    assert load(root).test.labels.tolist() == [1] * 4
+
+
+def test_a_test_folder_without_images_is_an_error(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "set")
+    for image in (root / "test").rglob("*.png"):
+        image.unlink()
+    with pytest.raises(UserError, match="test holds no image"):
+        load(root)
+
+
+def test_a_split_of_which_no_image_can_be_read_is_an_error(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "set")
+    for image in (root / "test").rglob("*.png"):
+        image.write_bytes(b"")
+    with pytest.raises(UserError, match="no test image can be read"):
+        load(root, skip_bad_images=True)
+
+
 @pytest.mark.parametrize("source", ["digitz", "folder:/nowhere", "folder:"])
 def test_a_source_that_is_not_there_is_the_users_mistake(source: str) -> None:
     with pytest.raises(UserError, match=r"data\.source"):
