@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,13 +31,13 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class CachedImages:
-    """Images kept decoded: `pixels` is uint8 (N, C, H, W), memory-mapped."""
+    """Images kept decoded: `pixels` is uint8 (N, C, H, W), memory-mapped or on a GPU, where batches then are too."""
 
     pixels: Tensor
 
     def batches(self, indexes: Sequence[Tensor]) -> Iterator[Tensor]:
         for chosen in indexes:
-            yield self.pixels[chosen]
+            yield self.pixels[chosen.to(self.pixels.device)]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,16 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     skipped: int
+
+    def on(self, device: torch.device) -> "ImageData":
+        """Return the data with the training images on a GPU if they take less than half of its free memory.
+
+        Else, and on a CPU, they stay where they are. A batch gathered on a GPU need not come from disk or memory.
+        """
+        images = self.train.images
+        if not isinstance(images, CachedImages) or images.pixels.nbytes >= _free_bytes(device) / 2:
+            return self
+        return replace(self, train=replace(self.train, images=CachedImages(images.pixels.to(device))))
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies the data, for a run's record."""
@@ -114,6 +124,10 @@ def load_data(data: DataConfig, run: RunConfig, progress: Progress) -> ImageData
 def data_digest(data: DataConfig, progress: Progress) -> str:
     """Return what identifies the content of a data set, without decoding it."""
     return open_source(data, progress).digest
+
+
+def _free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 def _shape(data: DataConfig) -> tuple[int, int, int]:

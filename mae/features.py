@@ -44,7 +44,7 @@ def extract(
 
 
 def raw_pixels(images: Images, indexes: Tensor, config: DataConfig, data: ImageData) -> Tensor:
-    """Return the normalised pixels (n, C * H * W) of the images at `indexes` (n,): a probe's baseline."""
+    """Return the normalised pixels (n, C * H * W) of the images at `indexes` (n,), on the CPU: a probe's baseline."""
     return torch.cat(
-        [normalise(centre(batch, config), data).flatten(1) for batch in images.batches(indexes.split(BATCH))]
+        [normalise(centre(batch.cpu(), config), data).flatten(1) for batch in images.batches(indexes.split(BATCH))]
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mae.config import RunConfig
@@ -111,6 +112,22 @@ def test_an_image_with_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: p
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "x.png")
     with pytest.raises(UserError, match=r"x.png has more than 50 pixels"):
         decode(tmp_path / "x.png", (8, 8), 1)
+
+
+@pytest.mark.parametrize(("spare", "kept_at"), [(0, "cpu"), (2, "meta")])
+def test_training_images_move_to_a_device_of_more_than_twice_their_size(
+    spare: int, kept_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load(write_tree(tmp_path / "set"))
+    monkeypatch.setattr("mae.data._free_bytes", lambda device: 2 * data.train.images.pixels.nbytes + spare)
+    moved = data.on(torch.device("meta"))
+    batch = next(iter(moved.train.images.batches([torch.tensor([3, 0])])))
+    assert (batch.device.type, batch.shape) == (kept_at, (2, 3, 8, 8))
+
+
+def test_on_a_cpu_images_stay_mapped(tmp_path: Path) -> None:
+    data = load(write_tree(tmp_path / "set"))
+    assert data.on(torch.device("cpu")) is data
 
 
 def test_a_class_without_images_is_an_error(tmp_path: Path) -> None:
