@@ -212,7 +212,7 @@ class RunConfig(Section):
     knn_every: int = Field(10, ge=0, description="epochs between online k-NN evaluations; 0: none")
     picture_every: int = Field(25, ge=0, description="epochs between reconstruction pictures; 0: only at the end")
     loader_workers: Positive | None = Field(
-        None, description="threads, or processes if they are streamed, that decode images; one per core if unset"
+        None, description="threads that decode images (processes, if they are streamed); one per core if unset"
     )
     cache_limit_gb: float = Field(
         16.0, ge=0, description="largest decoded data set that is cached, GB; a larger one is decoded at each use"

@@ -1,9 +1,8 @@
-"""Decoding many images, in chunks and in order: by threads, or by processes of their own. Imports no torch.
+"""Decoding many images, in chunks and in order: by threads, or by processes of their own.
 
-Worker processes start in under a second because of that.
+Imports no torch, so that a worker process starts in about a second.
 """
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, TypeVar
 
 import numpy as np
@@ -89,7 +89,7 @@ class Workers:
 
     def __init__(self, decoders: dict[str, Decoder], count: int):
         self.count = count
-        context = multiprocessing.get_context("spawn")  # to fork a process that has threads can deadlock
+        context = _Context()
         # Nothing is ever sent: workers see the other end close, even when this process is killed.
         listening, self._lifeline = context.Pipe(duplex=False)
         with _signals_blocked():
@@ -107,7 +107,6 @@ class Workers:
         try:
             yield from _in_order(lambda piece: self._submit(work, *arguments, piece), pieces, ahead)
         except BrokenProcessPool:
-            self._lifeline.close()
             raise RunError(
                 "a process that decodes images died (killed, perhaps for memory; fewer run.loader_workers take less); "
                 "the same command continues"
@@ -131,6 +130,17 @@ def _in_order(submit: Callable[[Piece], "Future[Result]"], pieces: Iterable[Piec
     finally:
         for future in waiting:
             future.cancel()
+
+
+class _Process(SpawnProcess):
+    def terminate(self) -> None:
+        self.kill()  # SIGTERM is blocked, and the pool waits for the other workers after one has died
+
+
+class _Context(SpawnContext):
+    """Spawns: to fork a process that has threads can deadlock."""
+
+    Process = _Process
 
 
 @contextmanager
