@@ -221,8 +221,19 @@ class RunConfig(Section):
     log_every: Positive = Field(20, description="optimiser steps between points of the curves")
     knn_every: int = Field(10, ge=0, description="epochs between online k-NN evaluations; 0: none")
     picture_every: int = Field(25, ge=0, description="epochs between reconstruction pictures; 0: only at the end")
-    loader_workers: Positive = Field(2, description="threads that decode images")
-    cache_limit_gb: float = Field(16.0, ge=0, description="largest decoded data set that is cached, GB")
+    loader_workers: Positive | None = Field(
+        None, description="threads that decode images (processes, if they are streamed); one per core if unset"
+    )
+    cache_limit_gb: float = Field(
+        16.0, ge=0, description="largest decoded data set that is cached, GB; a larger one is decoded at each use"
+    )
+
+    @property
+    def workers(self) -> int:
+        """Threads or processes that decode images."""
+        from joblib import cpu_count  # heeds a container's share of the cores
+
+        return self.loader_workers or cpu_count()
 
 
 class Config(Section):

@@ -1,36 +1,43 @@
-"""Decoded images, ready for training: a memory-mapped uint8 cache keyed by content, built once."""
+"""Images ready for training: a memory-mapped uint8 cache keyed by content, built once; or streamed, if too large."""
 
 import fcntl
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mae.config import DataConfig, RunConfig
+from mae.decoding import Examined, Workers, examine_in_threads
 from mae.errors import RunError, UserError
-from mae.image_files import Pixels
 from mae.progress import Progress
 from mae.sources import Source, SourceSplit, cache_folder, open_source
+from mae.streaming import StreamedImages
+
+
+class Images(Protocol):
+    """uint8 images (N, C, H, W) of one split, at their stored size."""
+
+    def batches(self, indexes: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield uint8 (n, C, H, W) for each 1-D int64 tensor of indexes, in order."""
 
 
 @dataclass(frozen=True)
-class Images:
-    """uint8 images (N, C, H, W) of one split, at their stored size; memory-mapped."""
+class CachedImages:
+    """Images kept decoded: `pixels` is uint8 (N, C, H, W), memory-mapped or on a GPU, where batches then are too."""
 
     pixels: Tensor
 
     def batches(self, indexes: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield uint8 (n, C, H, W) for each 1-D int64 tensor of indexes, in order."""
         for chosen in indexes:
-            yield self.pixels[chosen]
+            yield self.pixels[chosen.to(self.pixels.device)]
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,16 @@ class ImageData:
     std: tuple[float, ...]
     skipped: int
 
+    def on(self, device: torch.device) -> "ImageData":
+        """Return the data with the training images on a GPU if they take less than half of its free memory.
+
+        Else, and on a CPU, they stay where they are. A batch gathered on a GPU need not come from disk or memory.
+        """
+        images = self.train.images
+        if not isinstance(images, CachedImages) or images.pixels.nbytes >= _free_bytes(device) / 2:
+            return self
+        return replace(self, train=replace(self.train, images=CachedImages(images.pixels.to(device))))
+
     def describe(self) -> dict[str, Any]:
         """Return what identifies the data, for a run's record."""
         return {
@@ -67,29 +84,40 @@ class ImageData:
 
 
 def load_data(data: DataConfig, run: RunConfig, progress: Progress) -> ImageData:
-    """Return the data set, decoding it into the cache on first use; one process decodes, others wait for it."""
+    """Return the data set; the first use decodes every image once, in one process, while others wait for it.
+
+    Pixels are kept in the cache folder if they take at most `run.cache_limit_gb`, otherwise decoded again at each use.
+    """
     source = open_source(data, progress)
-    folder = cache_folder() / f"images-{_cache_key(data, source)}"
-    _refuse_too_large(data, run, source)
+    splits = {"train": source.train, "test": source.test}
+    decoded_gb = sum(len(split.labels) for split in splits.values()) * math.prod(_shape(data)) / 1e9
+    workers = None
+    if decoded_gb > run.cache_limit_gb:
+        workers = Workers({name: split.decode for name, split in splits.items()}, run.workers)
+    folder = cache_folder() / f"{'pixels' if workers is None else 'survey'}-{_cache_key(data, source)}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with open(folder.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (folder / "meta.json").exists():
-                _build(folder, data, run, source, progress)
+                _build(folder, data, run, splits, workers, progress)
     except OSError as error:
         raise RunError(f"cannot write the image cache {folder}: {error.strerror}; set MAE_CACHE_DIR") from error
     meta = json.loads((folder / "meta.json").read_text())
-    train, test = (_open_split(folder, name) for name in ("train", "test"))
+    opened = {}
+    for name, split in splits.items():
+        readable = np.delete(np.arange(len(split.labels)), meta["bad"][name])
+        images = StreamedImages(workers, name, readable) if workers else _map(folder / name, len(readable), data)
+        opened[name] = Split(images, torch.from_numpy(split.labels[readable]))
     return ImageData(
         source=data.source,
-        train=train,
-        test=test,
+        train=opened["train"],
+        test=opened["test"],
         classes=source.classes,
         digest=source.digest,
         mean=data.mean or tuple(meta["mean"]),
         std=data.std or tuple(meta["std"]),
-        skipped=meta["skipped"],
+        skipped=sum(len(bad) for bad in meta["bad"].values()),
     )
 
 
@@ -98,87 +126,82 @@ def data_digest(data: DataConfig, progress: Progress) -> str:
     return open_source(data, progress).digest
 
 
+def _free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+def _shape(data: DataConfig) -> tuple[int, int, int]:
+    return data.channels, *data.stored
+
+
 def _cache_key(data: DataConfig, source: Source) -> str:
     parts = [source.digest, data.stored, data.channels, data.test_fraction, data.split_seed, data.skip_bad_images]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
-def _refuse_too_large(data: DataConfig, run: RunConfig, source: Source) -> None:
-    count = len(source.train.labels) + len(source.test.labels)
-    gigabytes = count * data.channels * data.stored[0] * data.stored[1] / 1e9
-    if gigabytes > run.cache_limit_gb:
-        raise UserError(
-            f"{data.source} takes {gigabytes:.1f} GB decoded, more than run.cache_limit_gb={run.cache_limit_gb}; "
-            "raise it, or lower data.stored_size"
-        )
+def _build(
+    folder: Path,
+    data: DataConfig,
+    run: RunConfig,
+    splits: dict[str, SourceSplit],
+    workers: Workers | None,
+    progress: Progress,
+) -> None:
+    """Decode all splits beside `folder`, then move them there: a build that was killed leaves nothing in use.
 
-
-def _build(folder: Path, data: DataConfig, run: RunConfig, source: Source, progress: Progress) -> None:
-    """Decode both splits beside `folder`, then move them there: a build that was killed leaves nothing in use."""
+    With workers, which are there to stream, no pixels are kept; all else is the same.
+    """
     building = folder.with_suffix(".building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
-    skipped = 0
-    for name, split in (("train", source.train), ("test", source.test)):
-        skipped += _decode_split(building, name, split, data, run.loader_workers, progress)
-    mean, std = _moments(_open_split(building, "train").images.pixels)
-    (building / "meta.json").write_text(json.dumps({"mean": mean, "std": std, "skipped": skipped}))
+    meta: dict[str, Any] = {"bad": {}}
+    for name, split in splits.items():
+        examined = (
+            workers.examine(name, len(split.labels), data.skip_bad_images)
+            if workers
+            else examine_in_threads(split.decode, len(split.labels), data.skip_bad_images, run.workers)
+        )
+        bad, sums = _examine(building / name, name, examined, len(split.labels), progress)
+        readable = len(split.labels) - len(bad)
+        if not readable:
+            raise UserError(f"data.source={data.source}: no {name} image can be read")
+        meta["bad"][name] = bad
+        if name == "train":
+            meta["mean"], meta["std"] = _moments(sums, readable * math.prod(data.stored))
+    (building / "meta.json").write_text(json.dumps(meta))
     shutil.rmtree(folder, ignore_errors=True)
     building.rename(folder)
 
 
-def _decode_split(
-    folder: Path, name: str, split: SourceSplit, data: DataConfig, workers: int, progress: Progress
-) -> int:
-    """Write NAME.npy and NAME-labels.npy; return how many images were left out. PIL decodes outside the GIL."""
-    shape = (len(split.labels), data.channels, *data.stored)
-    pixels = np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
+def _examine(
+    path: Path, name: str, examined: Iterator[Examined], count: int, progress: Progress
+) -> tuple[list[int], np.ndarray]:
+    """Write what pixels there are to `path`; return the indexes of bad images and the sums over all others."""
     bad: list[int] = []
-
-    def decode_at(index: int) -> Pixels | None:
-        try:
-            return split.decode(index)
-        except UserError:
-            if not data.skip_bad_images:
-                raise
-            return None
-
-    with progress.task(f"decoding {name} images", len(split.labels)) as task, ThreadPoolExecutor(workers) as pool:
-        try:
-            for index, image in enumerate(pool.map(decode_at, range(len(split.labels)))):
-                if image is None:
-                    bad.append(index)
-                else:
-                    pixels[index] = image
-                task.advance()
-        except UserError:
-            pool.shutdown(cancel_futures=True)
-            raise
-    pixels.flush()
-    labels = split.labels
+    sums: np.ndarray | int = 0
+    with progress.task(f"decoding {name} images", count) as task, open(path, "wb") as file:
+        for chunk in examined:
+            file.write(chunk.pixels.data)
+            bad += chunk.bad
+            sums = sums + chunk.sums
+            task.advance(chunk.count)
     if bad:
-        good = np.delete(np.arange(len(labels)), bad)
-        np.save(folder / f"{name}.npy", pixels[good])
-        labels = labels[good]
         progress.say(f"left out {len(bad)} unreadable {name} image(s)")
-    np.save(folder / f"{name}-labels.npy", labels)
-    return len(bad)
+    return bad, np.asarray(sums)
 
 
-def _open_split(folder: Path, name: str) -> Split:
+def _map(path: Path, count: int, data: DataConfig) -> CachedImages:
     # Mapped copy-on-write: torch wants writable memory, the file stays as it is.
-    pixels = torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c"))
-    return Split(Images(pixels), torch.from_numpy(np.load(folder / f"{name}-labels.npy")))
+    return CachedImages(torch.from_numpy(np.memmap(path, np.uint8, "c", shape=(count, *_shape(data)))))
 
 
-def _moments(pixels: Tensor) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation per channel of uint8 (N, C, H, W), of pixels in 0..1."""
-    count = pixels.numel() // pixels.shape[1]
-    total = torch.zeros(pixels.shape[1], dtype=torch.float64)
-    squares = total.clone()
-    for part in pixels.split(4096):
-        scaled = part.double() / 255
-        total += scaled.sum(dim=(0, 2, 3))
-        squares += scaled.square().sum(dim=(0, 2, 3))
-    mean = total / count
-    return mean.tolist(), (squares / count - mean.square()).clamp(min=1e-12).sqrt().tolist()
+def _moments(sums: np.ndarray, count: int) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation per channel, of pixels in 0..1, from `Examined.sums` over `count` pixels.
+
+    Whole numbers until the last division: the order of summation, and so the number of workers, changes no bit.
+    """
+    totals, squares = sums.tolist()
+    variances = [
+        (count * square - total**2) / (255 * count) ** 2 for total, square in zip(totals, squares, strict=True)
+    ]
+    return [total / (255 * count) for total in totals], [math.sqrt(max(variance, 1e-12)) for variance in variances]

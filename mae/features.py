@@ -36,7 +36,7 @@ def extract(
     was_training = encoder.training
     encoder.eval()
     parts = [
-        pool(encoder(normalise(centre(batch.to(device), config), data)), kind).float().cpu()
+        pool(encoder(normalise(centre(batch.to(device, non_blocking=True), config), data)), kind).float().cpu()
         for batch in images.batches(indexes.split(BATCH))
     ]
     encoder.train(was_training)
@@ -44,7 +44,7 @@ def extract(
 
 
 def raw_pixels(images: Images, indexes: Tensor, config: DataConfig, data: ImageData) -> Tensor:
-    """Return the normalised pixels (n, C * H * W) of the images at `indexes` (n,): a probe's baseline."""
+    """Return the normalised pixels (n, C * H * W) of the images at `indexes` (n,), on the CPU: a probe's baseline."""
     return torch.cat(
-        [normalise(centre(batch, config), data).flatten(1) for batch in images.batches(indexes.split(BATCH))]
+        [normalise(centre(batch.cpu(), config), data).flatten(1) for batch in images.batches(indexes.split(BATCH))]
     )

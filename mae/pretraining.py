@@ -45,7 +45,7 @@ class Pretraining:
     """Everything that a checkpoint has to hold, and the step."""
 
     def __init__(self, config: Config, data: ImageData, device: torch.device):
-        self.config, self.data, self.device = config, data, device
+        self.config, self.data, self.device = config, data.on(device), device
         self.steps_per_epoch = steps_per_epoch(config, data)
         torch.manual_seed(config.train.seed)
         self.objective = MaskedReconstruction(config, _sample_patches(config, data)).to(device)
@@ -69,7 +69,8 @@ class Pretraining:
         lr = lr_at(index / self.steps_per_epoch, peak, train.warmup, train.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        views = augment(images.to(self.device), self.config.data, generator(train.seed, "augmentation", index))
+        images = images.to(self.device, non_blocking=True)
+        views = augment(images, self.config.data, generator(train.seed, "augmentation", index))
         views = normalise(views, self.data)
         order = self.objective.sample(generator(train.seed, "mask", index), len(images)).to(self.device)
         loss = torch.zeros((), device=self.device)
@@ -138,7 +139,7 @@ def pretrain(
                     work.check_finite()
                     metrics = clock.metrics(config.train.batch_size) | {"train/lr": lr, "train/epoch": epoch}
                     if last_of_epoch and _due(config.run.knn_every, epoch + 1, config.train.epochs):
-                        metrics["online/knn_top1"] = online_accuracy(work.objective.encoder, config, data, device)
+                        metrics["online/knn_top1"] = online_accuracy(work.objective.encoder, config, work.data, device)
                     run.append_metrics(work.position.step, metrics | system_metrics(device))
                     note = f"loss {metrics['train/loss']:.4f}  {metrics['train/images_per_second']:.0f} images/s"
                 task.advance(1, note if work.position.step % config.run.log_every == 0 or last_of_epoch else "")

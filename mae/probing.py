@@ -103,6 +103,7 @@ def probe_all(
 ) -> dict[str, float]:
     """Probe the pretrained encoder and both baselines; return flat metrics such as `knn/top1`, `knn/pixels_top1`."""
     metrics: dict[str, float] = {}
+    data = data.on(device)
     pretrained, *baselines = subjects(config, data, encoder)
     with progress.task(f"{kind} probe", 1 + len(baselines)) as task:
         for name, value in probe(kind, config, data, pretrained, device).items():

@@ -1,8 +1,10 @@
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mae.config import RunConfig
@@ -63,6 +65,27 @@ def test_content_not_place_identifies_the_data(tmp_path: Path) -> None:
     assert data_digest(config, Silent()) != digest
 
 
+def test_files_are_hashed_again_only_when_one_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_tree(tmp_path / "set")
+    config, image = build({"data.source": f"folder:{root}"}).data, root / "train" / "a" / "0.png"
+    digest = data_digest(config, Silent())
+    with monkeypatch.context() as patched:
+        patched.setattr("mae.sources._hash_files", None)
+        assert data_digest(config, Silent()) == digest
+    times, changed = image.stat(), bytearray(image.read_bytes())
+    changed[-1] ^= 1
+    image.write_bytes(changed)
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))  # same size and modification time
+    assert data_digest(config, Silent()) != digest
+
+
+def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "set")
+    (root / "train" / "a" / "link.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"link\.png cannot be read"):
+        load(root)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"), [(b"", "empty"), (b"not an image", "not an image"), ("truncated", "cannot be read")]
 )
@@ -91,6 +114,22 @@ def test_an_image_with_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: p
         decode(tmp_path / "x.png", (8, 8), 1)
 
 
+@pytest.mark.parametrize(("spare", "kept_at"), [(0, "cpu"), (2, "meta")])
+def test_training_images_move_to_a_device_of_more_than_twice_their_size(
+    spare: int, kept_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load(write_tree(tmp_path / "set"))
+    monkeypatch.setattr("mae.data._free_bytes", lambda device: 2 * data.train.images.pixels.nbytes + spare)
+    moved = data.on(torch.device("meta"))
+    batch = next(iter(moved.train.images.batches([torch.tensor([3, 0])])))
+    assert (batch.device.type, batch.shape) == (kept_at, (2, 3, 8, 8))
+
+
+def test_on_a_cpu_images_stay_mapped(tmp_path: Path) -> None:
+    data = load(write_tree(tmp_path / "set"))
+    assert data.on(torch.device("cpu")) is data
+
+
 def test_a_class_without_images_is_an_error(tmp_path: Path) -> None:
     root = write_tree(tmp_path / "set")
     (root / "train" / "c").mkdir()
@@ -103,6 +142,28 @@ def test_a_test_class_that_train_lacks_is_an_error(tmp_path: Path) -> None:
     (root / "test" / "b").rename(root / "test" / "z")
     with pytest.raises(UserError, match=r"train/ lacks: z"):
         load(root)
+
+
+def test_a_class_that_test_lacks_keeps_the_labels_of_train(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "set")
+    shutil.rmtree(root / "test" / "a")
+    assert load(root).test.labels.tolist() == [1] * 4
+
+
+def test_a_test_folder_without_images_is_an_error(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "set")
+    for image in (root / "test").rglob("*.png"):
+        image.unlink()
+    with pytest.raises(UserError, match="test holds no image"):
+        load(root)
+
+
+def test_a_split_of_which_no_image_can_be_read_is_an_error(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "set")
+    for image in (root / "test").rglob("*.png"):
+        image.write_bytes(b"")
+    with pytest.raises(UserError, match="no test image can be read"):
+        load(root, skip_bad_images=True)
 
 
 @pytest.mark.parametrize("source", ["digitz", "folder:/nowhere", "folder:"])
@@ -158,8 +219,3 @@ def test_a_name_that_is_not_utf8_can_be_read_and_shown(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\\xff.png|a\\udcff.png") as caught:
         decode(path, (8, 8), 1)
     str(caught.value).encode("utf-8")
-
-
-def test_data_too_large_for_the_cache_are_refused_with_the_key() -> None:
-    with pytest.raises(UserError, match=r"run\.cache_limit_gb"):
-        load_data(build({}).data, RunConfig(cache_limit_gb=0.0), Silent())

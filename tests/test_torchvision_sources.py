@@ -1,0 +1,122 @@
+"""With small classes in the place of torchvision's, of the same constructors and attributes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import datasets
+
+from mae.config_sources import build
+from mae.data import ImageData, load_data
+from mae.errors import RunError
+from mae.probing import Subject, probe
+from mae.progress import Silent
+
+
+class Cifar:
+    """Twelve images whose value is their index, 100 more for testing; CIFAR10's interface."""
+
+    classes = ("cat", "dog", "owl")
+
+    def __init__(self, root: str, train: bool = True, download: bool = False):
+        self.data = np.zeros((12, 8, 8, 3), np.uint8) + np.arange(12, dtype=np.uint8)[:, None, None, None]
+        if not train:
+            self.data += 100
+        self.targets = [index % 3 for index in range(12)]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.data[index]), self.targets[index]
+
+
+class OtherCifar(Cifar):
+    def __init__(self, *arguments: Any, **more: Any):
+        super().__init__(*arguments, **more)
+        self.data[0, 0, 0, 0] += 1
+
+
+class Stl(Cifar):
+    """STL10's interface: a quarter of the training images has no label."""
+
+    def __init__(self, root: str, split: str = "train", download: bool = False):
+        super().__init__(root, split != "test", download)
+        self.labels = np.array(self.targets)
+        if split == "train+unlabeled":
+            self.labels[9:] = -1
+        del self.targets
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.data[index]), int(self.labels[index])
+
+
+class Flowers:
+    """Flowers102's interface: three splits, no array of pixels, no names of classes."""
+
+    def __init__(self, root: str, split: str = "train", download: bool = False):
+        self._values = {"train": (10, 11), "val": (20, 21), "test": (30, 31)}[split]
+        self._labels = [0, 10]
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.new("RGB", (8, 8), (self._values[index],) * 3), self._labels[index]
+
+
+def load(source: str, fake: type, monkeypatch: pytest.MonkeyPatch, **run: float) -> ImageData:
+    name = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10", "flowers102": "Flowers102"}[source]
+    monkeypatch.setattr(datasets, name, fake)
+    config = build({"data.source": source, "data.channels": 3} | {f"run.{key}": value for key, value in run.items()})
+    return load_data(config.data, config.run, Silent())
+
+
+def values(data: ImageData, split: str) -> list[int]:
+    part = getattr(data, split)
+    return next(iter(part.images.batches([torch.arange(len(part.labels))])))[:, 0, 0, 0].tolist()
+
+
+def test_both_splits_have_their_images_labels_and_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load("cifar10", Cifar, monkeypatch)
+    assert values(data, "train") == list(range(12))
+    assert values(data, "test") == list(range(100, 112))
+    assert data.train.labels.tolist() == data.test.labels.tolist() == [0, 1, 2] * 4
+    assert data.classes == ("cat", "dog", "owl")
+
+
+def test_a_torchvision_data_set_can_be_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load("cifar10", Cifar, monkeypatch, cache_limit_gb=0.0, loader_workers=1)
+    assert values(data, "train") == list(range(12))
+
+
+def test_flowers_train_on_their_two_small_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load("flowers102", Flowers, monkeypatch)
+    assert values(data, "train") == [10, 11, 20, 21]
+    assert data.train.labels.tolist() == [0, 10, 0, 10]
+    assert data.classes == tuple(str(label) for label in range(11))
+
+
+def test_images_without_label_are_trained_on_but_not_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load("stl10", Stl, monkeypatch)
+    assert data.train.labels.tolist() == [0, 1, 2] * 3 + [-1] * 3
+    assert values(data, "train") == list(range(12))
+    config = build({"data.source": "stl10", "data.channels": 3, "probe.knn.k": 12})
+    result = probe("knn", config, data, Subject("pixels", "", None), torch.device("cpu"))
+    assert 0 <= result["top1"] <= 100
+
+
+def test_the_digest_is_of_name_and_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = [("cifar10", Cifar), ("cifar100", Cifar), ("cifar10", OtherCifar)]
+    assert len({load(source, fake, monkeypatch).digest for source, fake in sets}) == 3
+
+
+def test_a_failed_download_fails_the_run_with_its_cause(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unreachable(root: str, train: bool, download: bool) -> None:
+        raise RuntimeError("<urlopen error: no route to host>")
+
+    with pytest.raises(RunError, match=r"CIFAR10 .*no route to host.*folder:PATH"):
+        load("cifar10", unreachable, monkeypatch)  # type: ignore[arg-type]
