@@ -44,6 +44,13 @@ class Options:
     device: Annotated[str, _shared("--device", "auto, cpu, cuda or cuda:N.")] = "auto"
     as_json: Annotated[bool, _shared("--json", "One JSON object as the last line of stdout.")] = False
 
+    @property
+    def store(self) -> str:
+        """The MLflow store's URI."""
+        from mae.tracking import default_uri
+
+        return self.tracking_uri or default_uri(self.runs_dir)
+
     def resolve(self, *more: str) -> "Config":
         """Return the config that preset, file, settings and `more` settings give."""
         from mae.config_sources import resolve
@@ -128,12 +135,11 @@ def _workplace(options: Options, output: Output) -> Iterator["Workplace"]:
     from mae.interruption import stop_on_signals
     from mae.pipeline import Workplace, choose_device
     from mae.progress import ConsoleProgress
-    from mae.tracking import default_uri, delivering_what_is_owed
+    from mae.tracking import delivering_what_is_owed
 
-    uri = options.tracking_uri or default_uri(options.runs_dir)
     device = choose_device(options.device)
-    with stop_on_signals() as stop, delivering_what_is_owed(options.runs_dir, uri):
-        yield Workplace(options.runs_dir, uri, device, ConsoleProgress(output.console), stop)
+    with stop_on_signals() as stop, delivering_what_is_owed(options.runs_dir, options.store):
+        yield Workplace(options.runs_dir, options.store, device, ConsoleProgress(output.console), stop)
 
 
 def _kinds(kind: list[str] | None) -> list[str]:
@@ -189,7 +195,7 @@ def ablate(
     fail_fast: Annotated[bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")] = False,
 ) -> None:
     """Run an ablation study: train and probe what is missing, print its table beside the paper's figures."""
-    from ablations.run_studies import choose_studies, make_plans, run_plans
+    from ablations.run_studies import choose_studies, make_plans, run_plans, underway
 
     base = options.resolve(*_kinds(probes.split(",") if probes else None))
     if name == "list":
@@ -200,8 +206,9 @@ def ablate(
     if dry_run:
         _print_forecast(plans, options, workers, per_gpu, output)
         return
-    failures = run_plans(plans, options.device, workers, per_gpu, fail_fast, output.console)
-    _print_studies(plans, options.runs_dir, output)
+    with underway(plans, options.store, output.console):
+        failures = run_plans(plans, options.device, workers, per_gpu, fail_fast, output.console)
+        _print_studies(plans, options.runs_dir, output)
     if failures:
         raise typer.Exit(1)
 
@@ -287,16 +294,15 @@ def ui(
     options: Options, output: Output, port: Annotated[int, typer.Option("--port", help="Port on this machine.")] = 5000
 ) -> None:
     """Serve the MLflow page of the runs on this machine, until Ctrl-C."""
-    from mae.tracking import default_uri, deliver_all, experiment_page
+    from mae.tracking import deliver_all, experiment_page
 
-    uri = options.tracking_uri or default_uri(options.runs_dir)
-    deliver_all(options.runs_dir, uri)
-    page = f"http://127.0.0.1:{port}/{experiment_page(uri, options.runs_dir)}"
+    deliver_all(options.runs_dir, options.store)
+    page = f"http://127.0.0.1:{port}/{experiment_page(options.store, options.runs_dir)}"
     output.console.print(page, highlight=False, soft_wrap=True)
     output.result({"page": page})
     sys.stdout.flush()
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven more processes that nobody needs here
-    server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", options.store]
     os.execv(sys.executable, [*server, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"])
 
 

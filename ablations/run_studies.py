@@ -1,6 +1,7 @@
 """Studies from a command: which ones, on what, and their work from plan to finished runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mae.config_sources import nearest
 from mae.errors import UserError
 from mae.progress import ConsoleProgress, Progress
 from mae.sources import open_source
+from mae.study_tracking import tracked_studies
 
 EVERYTHING = "paper"
 """The name that stands for all of the paper's studies in one plan."""
@@ -53,17 +55,23 @@ def make_plans(
     return [make_plan(study, base, seeds, digest_of, runs_dir, only) for study in studies]
 
 
+@contextmanager
+def underway(plans: Sequence[Plan], uri: str, console: Console) -> Iterator[None]:
+    """Work on studies within the block: they are on record from its start, and MLflow is kept up to date with them."""
+    for plan in plans:
+        plan.directory.write_text("study.json", plan.record.model_dump_json(indent=2) + "\n")
+    directories = [plan.directory for plan in plans]
+    with tracked_studies(directories, uri, _runs_dir(plans), ConsoleProgress(console).say), ExitStack() as stack:
+        for directory in directories:
+            stack.enter_context(directory.joined())
+        yield
+
+
 def run_plans(
     plans: Sequence[Plan], device: str, workers: int | None, per_gpu: int, fail_fast: bool, console: Console
 ) -> dict[str, str]:
-    """Train and probe what the plans miss; return the reasons of failed jobs by fingerprint.
-
-    A study is on record before its first training, so that an interrupted one can be looked at.
-    """
-    runs_dir = plans[0].directory.path.parent.parent
-    for plan in plans:
-        plan.directory.write_text("study.json", plan.record.model_dump_json(indent=2) + "\n")
-    jobs = all_jobs(plans)
+    """Train and probe what the plans miss; return the reasons of failed jobs by fingerprint."""
+    jobs, runs_dir = all_jobs(plans), _runs_dir(plans)
     missing = [job for job in jobs if not job.is_done(runs_dir)]
     console.print(f"{len(jobs)} trainings, {len(jobs) - len(missing)} of them done already", highlight=False)
     if not missing:
@@ -79,3 +87,7 @@ def run_plans(
     where = places(device, workers, per_gpu, runs_dir)
     with stop_on_signals() as stop, LiveView(console, len(missing), len(where)) as view:
         return work_off(missing, where, view, stop, fail_fast)
+
+
+def _runs_dir(plans: Sequence[Plan]) -> Path:
+    return plans[0].directory.path.parent.parent

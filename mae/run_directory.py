@@ -81,6 +81,14 @@ class RunDirectory:
             handle.flush()
             yield
 
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Work on this directory beside others who do the same; `is_locked` is true as long as any of them lives."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / "lock", "a+") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            yield
+
     def is_locked(self) -> bool:
         """Say whether a living process works on this directory."""
         try:

@@ -45,13 +45,18 @@ class StudyRecord(BaseModel):
     trials: list[TrialRecord]
 
 
+def read_study(directory: RunDirectory) -> StudyRecord:
+    """Return the record of a study's directory."""
+    return StudyRecord.model_validate_json((directory.path / "study.json").read_bytes())
+
+
 def find_studies(runs_dir: Path) -> list[tuple[RunDirectory, StudyRecord]]:
     """Return every study under `runs_dir` with its directory, newest first; unreadable ones are left out."""
     files = sorted(runs_dir.glob("studies/*/study.json"), key=lambda file: -file.stat().st_mtime)
     found = []
     for file in files:
         try:
-            found.append((RunDirectory(file.parent), StudyRecord.model_validate_json(file.read_bytes())))
+            found.append((RunDirectory(file.parent), read_study(RunDirectory(file.parent))))
         except ValidationError:
             continue
     return found

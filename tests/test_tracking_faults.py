@@ -144,7 +144,7 @@ import mlflow
 from mae import tracking
 from mae.run_directory import RunDirectory
 tracking.LAST_WAIT = 1
-with tracking.Tracker(RunDirectory(Path({str(tmp_path)!r})), {hanging!r}, Path({str(tmp_path)!r}), print):
+with tracking.tracked(RunDirectory(Path({str(tmp_path)!r})), {hanging!r}, Path({str(tmp_path)!r}), print):
     pass
 """
     environment = os.environ | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3600"}
