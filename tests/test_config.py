@@ -37,6 +37,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("model.encoder.heads=5", ["model.encoder.heads=5", "divisor of dim=64"]),
         ("model.encoder.depth=0", ["model.encoder.depth=0", "1"]),
         ("train.epochs=true", ["train.epochs=True", "integer"]),
+        ("train.warmup_epochs=200", ["train.warmup_epochs=200", "at most epochs=100"]),
         ("train.base_lr=nan", ["train.base_lr=nan", "finite"]),
         ("mask=1", ["mask is a table", "mask.ratio"]),
         ("loss.visible_weight=0.2", ["loss.visible_weight", "loss.region=weighted"]),
@@ -94,3 +95,17 @@ def test_toml_is_valid_and_complete() -> None:
     keys = flatten(tomllib.loads(to_toml(Config()))).keys()
     optional = {"data.stored_size", "data.mean", "data.std", "train.clip_norm", "train.warmup_epochs"}
     assert {key for key, _ in config_fields()} - keys == optional
+
+
+def test_a_table_given_in_part_keeps_the_rest_of_its_defaults() -> None:
+    assert build({"model.decoder.depth": 3}).model.decoder.dim == Config().model.decoder.dim
+
+
+def test_warm_up_follows_the_epochs_unless_it_is_set() -> None:
+    assert build({"train.epochs": 800}).train.warmup == 40
+    assert build({"train.epochs": 800, "train.warmup_epochs": 10.0}).train.warmup == 10
+
+
+def test_an_equal_warm_up_is_the_same_run() -> None:
+    implied, said = build({"train.epochs": 40}), build({"train.epochs": 40, "train.warmup_epochs": 2.0})
+    assert pretrain_fingerprint(implied, "d") == pretrain_fingerprint(said, "d")
