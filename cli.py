@@ -1,34 +1,70 @@
 """`mae-cli`: parse, call one function, print. Heavy imports happen inside commands."""
 
+import inspect
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from mae.config import Config
     from mae.pipeline import Workplace
 
 app = typer.Typer(help="Ablation studies of masked autoencoders.", no_args_is_help=True, pretty_exceptions_enable=False)
 
-Preset = Annotated[str | None, typer.Option("--preset", help="Starting point; see `mae-cli presets`.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; wins over the preset.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value; wins over all. Repeatable.")]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
-TrackingUri = Annotated[
-    str | None, typer.Option("--tracking-uri", help="MLflow store; `none` for none. By default in the runs folder.")
-]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
+SHARED = "Options of every command"
 Kinds = Annotated[list[str] | None, typer.Option("--kind", help="linear or knn. Repeatable.")]
 Run = Annotated[str, typer.Argument(help="(The start of) a run's fingerprint; see `mae-cli runs`.")]
+
+
+def _shared(flag: str, text: str) -> Any:
+    return typer.Option(flag, help=text, rich_help_panel=SHARED)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every command takes; one that a command has no use for changes nothing there."""
+
+    preset: Annotated[str | None, _shared("--preset", "Starting point; see `mae-cli presets`.")] = None
+    config: Annotated[Path | None, _shared("--config", "TOML file; wins over the preset.")] = None
+    settings: Annotated[list[str] | None, _shared("--set", "dotted.key=value; wins over all. Repeatable.")] = None
+    runs_dir: Annotated[Path, _shared("--runs-dir", "Where runs are kept.")] = Path("runs")
+    tracking_uri: Annotated[
+        str | None, _shared("--tracking-uri", "MLflow store; `none` for none. By default in the runs folder.")
+    ] = None
+    device: Annotated[str, _shared("--device", "auto, cpu, cuda or cuda:N.")] = "auto"
+    as_json: Annotated[bool, _shared("--json", "One JSON object as the last line of stdout.")] = False
+
+    @property
+    def store(self) -> str:
+        """The MLflow store's URI."""
+        from mae.tracking import default_uri
+
+        return self.tracking_uri or default_uri(self.runs_dir)
+
+    def resolve(self, *more: str) -> "Config":
+        """Return the config that preset, file, settings and `more` settings give."""
+        from mae.config_sources import resolve
+
+        return resolve(self.preset, self.config, [*(self.settings or ()), *more])
+
+    def resolve_for(self, run: Any, changeable: tuple[str, ...], *more: str) -> "Config":
+        """Return the config of a finished run, changed by settings in the `changeable` sections only."""
+        from mae.errors import UserError
+        from mae.pipeline import stored_config
+
+        if self.preset or self.config:
+            raise UserError("--preset and --config say how to pretrain; this command takes the settings of the run")
+        return stored_config(run, (*(self.settings or ()), *more), changeable)
 
 
 @dataclass(frozen=True)
@@ -43,6 +79,35 @@ class Output:
             print(json.dumps(value, allow_nan=False))
 
 
+def _command(name: str, on: typer.Typer = app) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register `function(options, output, ...)` as a command that also takes every field of `Options`."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(Options, include_extras=True)
+        shared = [
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
+            for field in fields(Options)
+        ]
+        own = list(inspect.signature(function).parameters.values())[2:]
+
+        def run(*arguments: Any, **values: Any) -> None:
+            options = Options(**{parameter.name: values.pop(parameter.name) for parameter in shared})
+            with _reporting(options.as_json) as output:
+                function(options, output, *arguments, **values)
+
+        parameters = [
+            parameter.replace(annotation=hints.get(parameter.name, parameter.annotation))
+            for parameter in [*(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own), *shared]
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__doc__ = function.__doc__
+        on.command(name)(run)
+        return function
+
+    return register
+
+
 @contextmanager
 def _reporting(as_json: bool) -> Iterator[Output]:
     """Turn what goes wrong into one line on stderr and an exit code."""
@@ -50,7 +115,10 @@ def _reporting(as_json: bool) -> Iterator[Output]:
     from mae.interruption import Interrupted
 
     try:
-        yield Output(Console(stderr=as_json), as_json)
+        console = Console(stderr=as_json)
+        if not console.is_terminal:
+            console.width = 120  # a log has no edge that a table must fit
+        yield Output(console, as_json)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
@@ -63,149 +131,252 @@ def _reporting(as_json: bool) -> Iterator[Output]:
 
 
 @contextmanager
-def _workplace(output: Output, runs_dir: Path, tracking_uri: str | None, device: str) -> Iterator["Workplace"]:
+def _workplace(options: Options, output: Output) -> Iterator["Workplace"]:
     from mae.interruption import stop_on_signals
     from mae.pipeline import Workplace, choose_device
     from mae.progress import ConsoleProgress
-    from mae.tracking import default_uri, delivering_what_is_owed
+    from mae.tracking import delivering_what_is_owed
 
-    uri = tracking_uri or default_uri(runs_dir)
-    chosen = choose_device(device)
-    with stop_on_signals() as stop, delivering_what_is_owed(runs_dir, uri):
-        yield Workplace(runs_dir, uri, chosen, ConsoleProgress(output.console), stop)
+    device = choose_device(options.device)
+    with stop_on_signals() as stop, delivering_what_is_owed(options.runs_dir, options.store):
+        yield Workplace(options.runs_dir, options.store, device, ConsoleProgress(output.console), stop)
 
 
-@app.command()
-def pretrain(
-    preset: Preset = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    runs_dir: RunsDir = Path("runs"),
-    tracking_uri: TrackingUri = None,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
+def _kinds(kind: list[str] | None) -> list[str]:
+    return [f"probe.kinds={json.dumps(kind)}"] if kind else []
+
+
+@_command("pretrain")
+def pretrain(options: Options, output: Output) -> None:
     """Pretrain an encoder; the same command continues an interrupted run and reuses a finished one."""
-    from mae.config_sources import resolve
+    config = options.resolve()
+    from mae.pipeline import run_pretraining
 
-    with _reporting(as_json) as output:
-        resolved = resolve(preset, config, settings or ())
-        from mae.pipeline import run_pretraining
-
-        with _workplace(output, runs_dir, tracking_uri, device) as work:
-            run = run_pretraining(resolved, work)
-        output.console.print(f"run {run.path.name} is finished: {run.path}", highlight=False)
-        output.result({"run": run.path.name, **run.result()})
+    with _workplace(options, output) as work:
+        run = run_pretraining(config, work)
+    output.console.print(f"run {run.path.name} is finished: {run.path}", highlight=False, soft_wrap=True)
+    output.result({"run": run.path.name, **run.result()})
 
 
-@app.command()
-def probe(
-    run: Run,
-    kind: Kinds = None,
-    settings: Settings = None,
-    runs_dir: RunsDir = Path("runs"),
-    tracking_uri: TrackingUri = None,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
+@_command("probe")
+def probe(options: Options, output: Output, run: Run, kind: Kinds = None) -> None:
     """Probe a finished pretraining, beside the untrained encoder and raw pixels."""
-    with _reporting(as_json) as output:
-        from mae.pipeline import stored_config
-        from mae.run_directory import find_run
+    from mae.run_directory import find_run
 
-        found = find_run(runs_dir, run)
-        wanted = [*(settings or ()), *([f"probe.kinds={json.dumps(kind)}"] if kind else ())]
-        resolved = stored_config(found, tuple(wanted))
-        with _workplace(output, runs_dir, tracking_uri, device) as work:
-            _probe_and_print(found, resolved, work, output)
+    found = find_run(options.runs_dir, run)
+    config = options.resolve_for(found, ("probe", "run"), *_kinds(kind))
+    with _workplace(options, output) as work:
+        _probe_and_print(found, config, work, output)
 
 
-@app.command("run")
-def run_pipeline(
-    preset: Preset = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    kind: Kinds = None,
-    runs_dir: RunsDir = Path("runs"),
-    tracking_uri: TrackingUri = None,
-    device: Device = "auto",
-    as_json: Json = False,
+@_command("run")
+def run_pipeline(options: Options, output: Output, kind: Kinds = None) -> None:
+    """Pretrain, then probe: the pipeline."""
+    config = options.resolve(*_kinds(kind))
+    from mae.pipeline import run_pretraining
+
+    with _workplace(options, output) as work:
+        _probe_and_print(run_pretraining(config, work), config, work, output)
+
+
+@_command("ablate")
+def ablate(
+    options: Options,
+    output: Output,
+    name: Annotated[str | None, typer.Argument(help="A study, `paper` for all of them, or `list`.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="TOML file with a study of your own.")] = None,
+    axis: Annotated[list[str] | None, typer.Option("--axis", help="key=value,value; several: their product.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings per cell; 3 or more are recommended.")] = 1,
+    probes: Annotated[str | None, typer.Option("--probe", help="linear, knn or both with a comma.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Trainings at a time.")] = None,
+    per_gpu: Annotated[int, typer.Option("--per-gpu", min=1, help="Trainings at a time on one GPU.")] = 1,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Train this cell only. Repeatable.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what it would cost, and train nothing.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")] = False,
 ) -> None:
-    """Pretrain, then probe."""
-    from mae.config_sources import resolve
+    """Run an ablation study: train and probe what is missing, print its table beside the paper's figures."""
+    from ablations.run_studies import choose_studies, make_plans, run_plans, underway
 
-    with _reporting(as_json) as output:
-        wanted = [*(settings or ()), *([f"probe.kinds={json.dumps(kind)}"] if kind else ())]
-        resolved = resolve(preset, config, wanted)
-        from mae.pipeline import run_pretraining
+    base = options.resolve(*_kinds(probes.split(",") if probes else None))
+    if name == "list":
+        _list_studies(options, output, base, seeds)
+        return
+    studies = choose_studies(name, file, axis or [])
+    plans = make_plans(studies, base, seeds, options.runs_dir, only or [], _progress(output))
+    if dry_run:
+        _print_forecast(plans, options, workers, per_gpu, output)
+        return
+    with underway(plans, options.store, output.console):
+        failures = run_plans(plans, options.device, workers, per_gpu, fail_fast, output.console)
+        _print_studies(plans, options.runs_dir, output)
+    if failures:
+        raise typer.Exit(1)
 
-        with _workplace(output, runs_dir, tracking_uri, device) as work:
-            _probe_and_print(run_pretraining(resolved, work), resolved, work, output)
+
+@_command("reconstruct")
+def reconstruct(
+    options: Options,
+    output: Output,
+    run: Run,
+    images: Annotated[list[Path] | None, typer.Argument(help="Image files; the first test images if none.")] = None,
+    to: Annotated[Path, typer.Option("--to", help="The PNG to write.")] = Path("reconstruction.png"),
+) -> None:
+    """Draw original, masked and reconstructed images; `--set mask.ratio=0.9` hides more than in training (Fig. 4)."""
+    from mae.run_directory import find_run
+
+    found = find_run(options.runs_dir, run)
+    config = options.resolve_for(found, ("mask", "run"))
+    from mae.pipeline import draw_reconstructions
+
+    with _workplace(options, output) as work:
+        draw_reconstructions(found, config, images or [], to, work)
+    output.console.print(f"drawn: {to}", highlight=False, soft_wrap=True)
+    output.result({"run": found.path.name, "picture": str(to)})
 
 
-@app.command("config")
+@_command("config")
 def show_config(
-    preset: Preset = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    schema: Annotated[bool, typer.Option("--schema", help="List every key with type, default and meaning.")] = False,
-    as_json: Json = False,
+    options: Options,
+    output: Output,
+    schema: Annotated[bool, typer.Option("--schema", help="List every key: type, range, default, meaning.")] = False,
 ) -> None:
-    """Print the resolved config as TOML, or every key there is."""
-    from mae.config_sources import config_fields, resolve, to_toml
+    """Print the resolved config as TOML and its fingerprint, or every key there is."""
+    if schema:
+        from mae.config_schema import schema as every_key
 
-    with _reporting(as_json) as output:
-        if schema:
-            for key, field in config_fields():
-                print(f"{key} = {field.default!r}\n    {field.description}")
-            return
-        resolved = resolve(preset, config, settings or ())
-        output.console.print(to_toml(resolved), highlight=False, markup=False)
-        output.result(resolved.model_dump(mode="json"))
+        rows = every_key()
+        table = Table("key", "type and range", "default", "meaning")
+        for row in rows:
+            table.add_row(row["key"], row["type"], json.dumps(row["default"]), row["description"])
+        output.console.print(table)
+        output.result({"keys": rows})
+        return
+    config = options.resolve()
+    from mae.config_sources import to_toml
+    from mae.fingerprint import pretrain_fingerprint
+    from mae.progress import ConsoleProgress
+    from mae.sources import open_source
+
+    digest = open_source(config.data, ConsoleProgress(Console(stderr=True))).digest
+    fingerprint = pretrain_fingerprint(config, digest)
+    output.console.print(f"# fingerprint {fingerprint}\n{to_toml(config)}", highlight=False, markup=False)
+    output.result({"fingerprint": fingerprint, "config": config.model_dump(mode="json")})
 
 
-@app.command()
-def presets() -> None:
+@_command("presets")
+def presets(options: Options, output: Output) -> None:
     """List the presets."""
     from mae.presets import PRESETS
 
     for name, preset in PRESETS.items():
-        print(f"{name:16} {preset.purpose}")
+        output.console.print(f"{name:16} {preset.purpose}", highlight=False, soft_wrap=True)
+    output.result({"presets": {name: preset.model_dump() for name, preset in PRESETS.items()}})
 
 
-@app.command()
-def runs(runs_dir: RunsDir = Path("runs"), as_json: Json = False) -> None:
+@_command("runs")
+def runs(options: Options, output: Output) -> None:
     """List the runs, newest first, with their probes."""
-    with _reporting(as_json) as output:
-        from mae.run_directory import list_runs
+    from mae.run_directory import list_runs
 
-        rows = list_runs(runs_dir)
-        table = Table("run", "status", "name", "linear", "k-NN", "loss", "min")
-        for row in rows:
-            metrics = row["metrics"]
-            shown = [metrics.get(key) for key in ("linear/top1", "knn/top1", "train/final_loss")]
-            numbers = ["" if value is None else f"{value:.4g}" for value in shown]
-            table.add_row(row["run"], row["status"], row["name"], *numbers, f"{row['seconds'] / 60:.1f}")
-        output.console.print(table)
-        output.result({"runs": rows})
+    rows = list_runs(options.runs_dir)
+    table = Table("run", "status", "name", "linear", "k-NN", "loss", "min")
+    for row in rows:
+        metrics = row["metrics"]
+        shown = [metrics.get(key) for key in ("linear/top1", "knn/top1", "train/final_loss")]
+        numbers = ["" if value is None else f"{value:.4g}" for value in shown]
+        table.add_row(row["run"], row["status"], row["name"], *numbers, f"{row['seconds'] / 60:.1f}")
+    output.console.print(table)
+    output.result({"runs": rows})
 
 
-@app.command()
+@_command("ui")
 def ui(
-    runs_dir: RunsDir = Path("runs"),
-    tracking_uri: TrackingUri = None,
-    port: Annotated[int, typer.Option("--port", help="Port on this machine.")] = 5000,
+    options: Options, output: Output, port: Annotated[int, typer.Option("--port", help="Port on this machine.")] = 5000
 ) -> None:
     """Serve the MLflow page of the runs on this machine, until Ctrl-C."""
-    with _reporting(as_json=False) as output:
-        from mae.tracking import default_uri, deliver_all, experiment_page
+    from mae.tracking import deliver_all, experiment_page
 
-        uri = tracking_uri or default_uri(runs_dir)
-        deliver_all(runs_dir, uri)
-        output.console.print(f"http://127.0.0.1:{port}/{experiment_page(uri, runs_dir)}", highlight=False)
-        os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven more processes that nobody needs here
-        server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-        os.execv(sys.executable, [*server, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"])
+    deliver_all(options.runs_dir, options.store)
+    page = f"http://127.0.0.1:{port}/{experiment_page(options.store, options.runs_dir)}"
+    output.console.print(page, highlight=False, soft_wrap=True)
+    output.result({"page": page})
+    sys.stdout.flush()
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven more processes that nobody needs here
+    server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", options.store]
+    os.execv(sys.executable, [*server, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"])
+
+
+def _progress(output: Output) -> Any:
+    from mae.progress import ConsoleProgress
+
+    return ConsoleProgress(output.console)
+
+
+def _list_studies(options: Options, output: Output, base: "Config", seeds: int) -> None:
+    from ablations.run_studies import make_plans
+    from ablations.studies import STUDIES
+
+    plans = make_plans(list(STUDIES.values()), base, seeds, options.runs_dir, [], _progress(output))
+    table = Table("study", "paper", "question", "cells", "to train")
+    rows = []
+    for plan in plans:
+        record, missing = plan.record, len(plan.missing(options.runs_dir))
+        table.add_row(record.name, record.source, record.question, str(len(record.cells)), str(missing))
+        cells = [cell.name for cell in record.cells]
+        rows.append({"study": record.name, "question": record.question, "cells": cells, "missing": missing})
+    output.console.print(table)
+    output.result({"studies": rows})
+
+
+def _print_forecast(plans: Any, options: Options, workers: int | None, per_gpu: int, output: Output) -> None:
+    from ablations.driver import places
+    from ablations.forecast import forecast
+    from ablations.plan import all_jobs
+    from mae.pipeline import choose_device
+    from mae.progress import duration
+
+    jobs = all_jobs(plans)
+    missing = [job for job in jobs if not job.is_done(options.runs_dir)]
+    where = places(options.device, workers, per_gpu, options.runs_dir)
+    costs = forecast(missing, choose_device(where[0].device), where[0].threads, _progress(output))
+    table = Table("training", "GFLOPs", "time", "disk MB", box=SIMPLE_HEAD)
+    for cost in costs:
+        table.add_row(cost.label, f"{cost.gflops:.3g}", duration(cost.seconds), f"{cost.disk / 1e6:.0f}")
+    output.console.print(table)
+    seconds, disk = sum(cost.seconds for cost in costs) / len(where), sum(cost.disk for cost in costs)
+    summary = f"{len(jobs)} trainings, {len(jobs) - len(missing)} done already; about {duration(seconds)} of steps "
+    output.console.print(
+        f"{summary}with {len(where)} worker(s), probes not counted; {disk / 1e9:.2g} GB", highlight=False
+    )
+    output.result({"trainings": [cost.__dict__ for cost in costs], "seconds": seconds, "disk": disk})
+
+
+def _print_studies(plans: Any, runs_dir: Path, output: Output) -> None:
+    from analysis.frame import study_frame
+    from analysis.study_files import write_study
+    from analysis.tables import COST_COLUMNS, NOTE, agreement, baselines, display
+
+    results = []
+    for plan in plans:
+        frame = study_frame(plan.record, runs_dir)
+        summary = write_study(plan.directory, plan.record, frame)
+        shown = display(summary)
+        output.console.rule(f"{plan.record.question} ({plan.record.base})", align="left")
+        _print_frame(shown.drop(columns=list(COST_COLUMNS), errors="ignore"), output)
+        _print_frame(shown[[name for name in shown.columns if name in ("cell", *COST_COLUMNS)]], output)
+        for line in [*agreement(summary), *baselines(frame), f"table and figure: {plan.directory.path}"]:
+            output.console.print(line, highlight=False, soft_wrap=True)
+        rows = json.loads(summary.to_json(orient="records"))
+        results.append({"study": plan.record.name, "directory": str(plan.directory.path), "rows": rows})
+    output.console.print(NOTE, highlight=False, style="dim")
+    output.result({"studies": results})
+
+
+def _print_frame(frame: Any, output: Output) -> None:
+    table = Table(*frame.columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for row in frame.itertuples(index=False):
+        table.add_row(*row)
+    output.console.print(table)
 
 
 def _probe_and_print(run: Any, config: Any, work: "Workplace", output: Output) -> None:

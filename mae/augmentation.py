@@ -118,15 +118,22 @@ def _cubic(distance: Tensor) -> Tensor:
 
 
 def color_jitter(images: Tensor, draws: Tensor) -> Tensor:
-    """Change brightness, contrast, saturation, then hue of RGB images (B, 3, H, W) in 0..1; draws (B, 4) in -1..1."""
+    """Change brightness, contrast, then saturation and hue where there is colour, of images (B, 1 or 3, H, W) in 0..1.
+
+    `draws` (B, 4) in -1..1 say how much, in that order.
+    """
     brightness, contrast, saturation = (1 + JITTER * draws[:, i].view(-1, 1, 1, 1) for i in range(3))
     images = (images * brightness).clamp(0, 1)
     images = _blend(images, _grey(images).mean(dim=(1, 2, 3), keepdim=True), contrast)
+    if images.shape[1] == 1:
+        return images
     images = _blend(images, _grey(images), saturation)
     return _shift_hue(images, HUE * draws[:, 3].view(-1, 1, 1))
 
 
 def _grey(images: Tensor) -> Tensor:
+    if images.shape[1] == 1:
+        return images
     return (images * images.new_tensor([0.2989, 0.587, 0.114]).view(3, 1, 1)).sum(dim=1, keepdim=True)
 
 

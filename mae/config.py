@@ -77,8 +77,6 @@ class DataConfig(Section):
             raise ValueError("std: expected values above 0")
         if self.stored[0] < self.image_size[0] or self.stored[1] < self.image_size[1]:
             raise ValueError("stored_size: expected at least image_size in both directions")
-        if self.augmentation == "color_jitter" and self.channels == 1:
-            raise ValueError("augmentation: color_jitter needs channels=3")
         return self
 
 
@@ -133,6 +131,11 @@ class LossConfig(Section):
         0.5, ge=0, le=1, description="weight of a visible patch, a masked one having 1; acts with region=weighted"
     )
 
+    @property
+    def weight_of_visible(self) -> float:
+        """Weight of a visible patch in the loss, a masked one having 1; at 0 the decoder predicts masked ones only."""
+        return {"masked": 0.0, "all": 1.0, "weighted": self.visible_weight}[self.region]
+
 
 class TrainConfig(Section):
     """Pretraining: AdamW (0.9, 0.95), linear warm-up, cosine decay to 0."""
@@ -142,18 +145,25 @@ class TrainConfig(Section):
     micro_batches: Positive = Field(1, description="pieces a batch is computed in, gradients accumulated; divides it")
     base_lr: float = Field(8e-3, gt=0, description="learning rate per 256 images: lr = base_lr * batch_size / 256")
     weight_decay: float = Field(0.05, ge=0, description="AdamW's, on weight matrices and tokens only")
-    warmup_epochs: float = Field(5.0, ge=0, description="epochs of linear warm-up; at most epochs")
+    warmup_epochs: float | None = Field(
+        None, ge=0, description="epochs of linear warm-up; a twentieth of epochs (the paper: 40 of 800) if unset"
+    )
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; no clipping if unset")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of matrix products; weights stay fp32")
     compile: bool = Field(False, description="use torch.compile")
     deterministic: bool = Field(False, description="deterministic CUDA kernels: same bits every time, slower")
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, data order, augmentation and masks")
 
+    @property
+    def warmup(self) -> float:
+        """Epochs of linear warm-up."""
+        return self.epochs / 20 if self.warmup_epochs is None else self.warmup_epochs
+
     @model_validator(mode="after")
     def _possible(self) -> "TrainConfig":
         if self.batch_size % self.micro_batches:
             raise ValueError(f"micro_batches: expected a divisor of batch_size={self.batch_size}")
-        if self.warmup_epochs > self.epochs:
+        if self.warmup > self.epochs:
             raise ValueError(f"warmup_epochs: expected at most epochs={self.epochs}")
         return self
 

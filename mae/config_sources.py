@@ -31,31 +31,41 @@ def resolve(preset: str | None = None, file: Path | None = None, settings: Seque
     return build(overrides)
 
 
-def build(overrides: Overrides) -> Config:
+def build(overrides: Overrides, refuse_inert: bool = True) -> Config:
     """Return the defaults with dotted `overrides` applied, or raise `UserError`."""
     fields = dict(config_fields())
-    tree: dict[str, Any] = {}
+    # From the whole default tree: a table given in part keeps the rest of its own defaults, not of its type's.
+    tree: dict[str, Any] = Config().model_dump()
     for key, value in overrides.items():
         if key not in fields:
             raise UserError(_unknown_key(key, list(fields)))
         *sections, leaf = key.split(".")
         table = tree
         for section in sections:
-            table = table.setdefault(section, {})
+            table = table[section]
         table[leaf] = value
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
         lines = {item["loc"][:2]: _explain(item, tree) for item in reversed(error.errors())}  # one per key, the first
         raise UserError("\n".join(reversed(lines.values()))) from None
-    _refuse_inert(config, overrides)
+    if refuse_inert:
+        _refuse_inert(config, overrides)
     return config
+
+
+def change(base: Config, overrides: Overrides) -> Config:
+    """Return `base` with dotted `overrides`; a setting that can no longer act goes back to its default."""
+    kept = differences(base, Config())
+    changed = build(kept | overrides, refuse_inert=False)
+    dropped = inert_keys(changed) & (kept.keys() - overrides.keys())
+    return build({key: value for key, value in (kept | overrides).items() if key not in dropped})
 
 
 def preset_overrides(name: str) -> Overrides:
     """Return the dotted overrides of a preset, or raise `UserError` with the nearest name."""
     if name not in PRESETS:
-        raise UserError(f"preset {name!r} is unknown{_nearest(name, list(PRESETS))}; presets: {', '.join(PRESETS)}")
+        raise UserError(f"preset {name!r} is unknown{nearest(name, list(PRESETS))}; presets: {', '.join(PRESETS)}")
     return PRESETS[name].overrides
 
 
@@ -156,11 +166,11 @@ def parse_value(text: str) -> Any:
 def _unknown_key(key: str, known: list[str]) -> str:
     if any(name.startswith(key + ".") for name in known):
         return f"{key} is a table, not a setting; its keys: {', '.join(n for n in known if n.startswith(key + '.'))}"
-    return f"unknown key {key!r}{_nearest(key, known)}; `mae-cli config --schema` lists every key"
+    return f"unknown key {key!r}{nearest(key, known)}; `mae-cli config --schema` lists every key"
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    """Match the whole dotted name first, then its last part alone (`ratio` finds `mask.ratio`)."""
+def nearest(name: str, known: list[str]) -> str:
+    """Return ", did you mean ...?" or nothing: the whole dotted name counts first, then its last part alone."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if not close:
         leaf = name.split(".")[-1]
@@ -176,5 +186,5 @@ def _explain(item: Any, tree: dict[str, Any]) -> str:
     if item["type"] == "value_error":  # rules across fields name their key themselves
         leaf, _, message = message.partition(": ")
         location = f"{location}.{leaf}" if location else leaf
-    given = flatten(tree).get(location, "its default")
+    given = flatten(tree).get(location, "")
     return f"{location}={given}: {message[0].lower()}{message[1:]}"

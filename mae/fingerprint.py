@@ -15,7 +15,7 @@ PRETRAIN_SECTIONS = ("data", "model", "mask", "target", "loss", "train")
 
 def pretrain_fingerprint(config: Config, data_digest: str) -> str:
     """Return 12 hex digits; where the data lie does not matter, only their content does."""
-    settings = _settings(config, PRETRAIN_SECTIONS)
+    settings = _settings(config, PRETRAIN_SECTIONS) | {"train.warmup_epochs": config.train.warmup}
     del settings["data.source"]
     return _digest(settings | {"data_digest": data_digest})
 

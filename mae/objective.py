@@ -41,15 +41,11 @@ class MaskedReconstruction(nn.Module):
     def forward(self, images: Tensor, order: Tensor) -> Tensor:
         """Return the loss, a scalar, of normalised images (B, C, H, W) under masks `order` (B, N)."""
         patches = patchify(images, self.model.patch)
-        hidden_only = self.visible_weight == 0
+        visible_weight = self.config.loss.weight_of_visible
+        hidden_only = visible_weight == 0
         prediction = self.model(patches, order, hidden_only)
         read = order[:, self.model.kept :] if hidden_only else order
         weights = torch.ones(read.shape[1], device=images.device)
         if not hidden_only:
-            weights[: self.model.kept] = self.visible_weight
+            weights[: self.model.kept] = visible_weight
         return reconstruction_loss(prediction, gather_tokens(self.target(patches), read), weights)
-
-    @property
-    def visible_weight(self) -> float:
-        """Weight of a visible patch in the loss, a hidden one having 1."""
-        return {"masked": 0.0, "all": 1.0, "weighted": self.config.loss.visible_weight}[self.config.loss.region]

@@ -14,16 +14,20 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from mae import checkpoints
+from mae.augmentation import centre
 from mae.config import Config, ProbeKind
-from mae.config_sources import name_run, resolve, to_toml
+from mae.config_sources import differences, name_run, resolve, to_toml
 from mae.data import ImageData, load_data
 from mae.errors import RunError, UserError
 from mae.fingerprint import pretrain_fingerprint, probe_fingerprint
+from mae.image_files import decode
 from mae.interruption import Interrupted, StopRequest
 from mae.model import build_encoder
-from mae.pretraining import pretrain, steps_per_epoch
+from mae.pretraining import Pretraining, pretrain, steps_per_epoch
 from mae.probing import probe_all
 from mae.progress import Progress
+from mae.reconstruction import draw_grid, shown_images
 from mae.run_directory import Record, RunDirectory
 from mae.tracking import tracked
 
@@ -61,8 +65,7 @@ def run_pretraining(config: Config, work: Workplace) -> RunDirectory:
         work.progress.say(f"{fingerprint} is finished already: {name_run(config)}")
         return run
     steps_per_epoch(config, data)  # refuses an impossible batch size before anything is written
-    if config.train.deterministic:
-        torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(config.train.deterministic)
     record = Record(stage="pretrain", name=name_run(config), fingerprint=fingerprint, data=data.describe())
     work.progress.say(f"{fingerprint}: {record.name}, on {work.device}")
     with _stage(run, record, config, work):
@@ -93,25 +96,47 @@ def run_probe(run: RunDirectory, kind: ProbeKind, config: Config, work: Workplac
 
 def load_encoder(run: RunDirectory, config: Config, work: Workplace) -> tuple[ImageData, torch.nn.Module]:
     """Return the data and the trained encoder of a finished pretraining; `UserError` if it is not finished."""
-    if run.result() is None:
-        record = run.read_record()
-        status = record.status if record else "unknown"
-        raise UserError(f"{run.path.name} is not finished (status {status}); continue it with `mae-cli pretrain` first")
-    data = load_data(config.data, config.run, work.progress)
-    if pretrain_fingerprint(config, data.digest) != run.path.name:
-        raise UserError(f"the images at {config.data.source} are no longer those that {run.path.name} was trained on")
+    data = _data_of(run, config, work)
     encoder = build_encoder(config)
     encoder.load_state_dict(load_file(run.path / "encoder.safetensors"))
     return data, encoder.to(work.device)
 
 
-def stored_config(run: RunDirectory, settings: tuple[str, ...] = ()) -> Config:
-    """Return the config a run was made with, changed by `settings` that do not make it another pretraining."""
-    config = resolve(file=run.path / "config.toml", settings=settings)
+def _data_of(run: RunDirectory, config: Config, work: Workplace) -> ImageData:
+    """Return the images a finished run was trained on; `UserError` if it is not finished or they have changed."""
+    record = run.read_record()
+    if run.result() is None or record is None:
+        status = record.status if record else "unknown"
+        raise UserError(f"{run.path.name} is not finished (status {status}); continue it with `mae-cli pretrain` first")
+    data = load_data(config.data, config.run, work.progress)
+    if data.digest != record.data["digest"]:
+        raise UserError(f"the images at {config.data.source} are no longer those that {run.path.name} was trained on")
+    return data
+
+
+def stored_config(run: RunDirectory, settings: tuple[str, ...], changeable: tuple[str, ...]) -> Config:
+    """Return the config a run was made with, changed by `settings` in `changeable` sections and data.source only."""
     original = resolve(file=run.path / "config.toml")
-    if pretrain_fingerprint(config, "") != pretrain_fingerprint(original, ""):
-        raise UserError("only probe.*, run.* and data.source can be changed for a finished pretraining")
+    config = resolve(file=run.path / "config.toml", settings=settings)
+    for key in differences(config, original):
+        if key != "data.source" and key.split(".")[0] not in changeable:
+            allowed = ", ".join(f"{section}.*" for section in changeable)
+            raise UserError(f"{key} cannot be changed for a finished pretraining; only {allowed} and data.source can")
     return config
+
+
+def draw_reconstructions(run: RunDirectory, config: Config, files: list[Path], to: Path, work: Workplace) -> None:
+    """Write a PNG of image files, or of the first test images, as a finished run reconstructs them under `config`."""
+    data = _data_of(run, config, work)
+    if (saved := checkpoints.latest(run.checkpoints)) is None:
+        raise RunError(f"{run.path} has no checkpoint, and the encoder alone cannot reconstruct; pretrain again")
+    images = [torch.tensor(decode(file, config.data.stored, config.data.channels)) for file in files]
+    pretraining = Pretraining(config, data, work.device)
+    pretraining.restore(saved)
+    if not to.parent.is_dir():
+        raise UserError(f"--to {to}: there is no folder {to.parent}")
+    chosen = torch.stack(images) if images else shown_images(data)
+    draw_grid(pretraining.objective, centre(chosen, config.data), data, to, work.device)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from mae.data import ImageData
 from mae.draws import generator
 from mae.errors import RunError, UserError
 from mae.features import normalise
+from mae.flops import encoder_flops, training_flops
 from mae.interruption import StopRequest
 from mae.knn import online_accuracy
 from mae.model import load_official_state, official_state, parameter_count, patchify
@@ -27,6 +27,7 @@ from mae.progress import Progress
 from mae.reconstruction import save_picture
 from mae.run_directory import RunDirectory, replacing
 from mae.schedule import lr_at, peak_lr
+from mae.system_metrics import system_metrics
 
 TARGET_IMAGES = 2048
 """Training images whose patches a fitted target is fitted on."""
@@ -64,9 +65,8 @@ class Pretraining:
         """Take optimiser step `index` on uint8 images (B, C, h, w); return loss and gradient norm, still on the device,
         and the learning rate."""
         train = self.config.train
-        lr = lr_at(
-            index / self.steps_per_epoch, peak_lr(train.base_lr, train.batch_size), train.warmup_epochs, train.epochs
-        )
+        peak = peak_lr(train.base_lr, train.batch_size)
+        lr = lr_at(index / self.steps_per_epoch, peak, train.warmup, train.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         images = images.to(self.device, non_blocking=True)
@@ -140,7 +140,7 @@ def pretrain(
                     metrics = clock.metrics(config.train.batch_size) | {"train/lr": lr, "train/epoch": epoch}
                     if last_of_epoch and _due(config.run.knn_every, epoch + 1, config.train.epochs):
                         metrics["online/knn_top1"] = online_accuracy(work.objective.encoder, config, work.data, device)
-                    run.append_metrics(work.position.step, metrics | _memory(device))
+                    run.append_metrics(work.position.step, metrics | system_metrics(device))
                     note = f"loss {metrics['train/loss']:.4f}  {metrics['train/images_per_second']:.0f} images/s"
                 task.advance(1, note if work.position.step % config.run.log_every == 0 or last_of_epoch else "")
                 if last_of_epoch and _due(config.run.picture_every, epoch + 1, config.train.epochs):
@@ -199,6 +199,8 @@ def _finish(work: Pretraining, run: RunDirectory) -> dict[str, Any]:
             "cost/steps": work.position.step,
             "cost/parameters_encoder": parameter_count(work.objective.encoder),
             "cost/parameters": parameter_count(work.objective.model),
+            "cost/gflops_per_image": training_flops(work.config, work.objective.target.outputs) / 1e9,
+            "cost/gflops_encoder": encoder_flops(work.config) / 1e9,
             "cost/peak_memory_mb": max(point["system/peak_memory_mb"] for point in points),
         },
     }
@@ -230,12 +232,6 @@ def _autocast(precision: str, device: torch.device) -> AbstractContextManager[An
 def _due(every: int, epoch: int, epochs: int) -> bool:
     """Every `every` epochs and at the last one; 0 means only at the last."""
     return epoch == epochs or (every > 0 and epoch % every == 0)
-
-
-def _memory(device: torch.device) -> dict[str, float]:
-    if device.type == "cuda":
-        return {"system/peak_memory_mb": torch.cuda.max_memory_allocated(device) / 1e6}
-    return {"system/peak_memory_mb": psutil.Process().memory_info().rss / 1e6}
 
 
 class _Clock:

@@ -105,15 +105,15 @@ class _Lines:
         self.reported = time.monotonic()
         worked, fresh = self.reported - self.started, self.done - self.done_before
         left = (
-            f", {_duration(worked / fresh * (self.total - self.done))} left"
+            f", {duration(worked / fresh * (self.total - self.done))} left"
             if fresh > 0 and self.done < self.total
             else ""
         )
         note = f"  {self.note}" if self.note else ""
-        self.progress.say(f"{self.description}: {self.done}/{self.total} in {_duration(worked)}{left}{note}")
+        self.progress.say(f"{self.description}: {self.done}/{self.total} in {duration(worked)}{left}{note}")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return seconds as 5s, 3m05s or 2h07m."""
     whole = round(seconds)
     if whole < 60:

@@ -44,12 +44,17 @@ def reconstruct(
     return images * seen + 0.5 * (1 - seen), (filled * std + mean).clamp(0, 1)
 
 
+def shown_images(data: ImageData) -> Tensor:
+    """Return the test images of the pictures, uint8 (n, C, h, w): always the same ones."""
+    chosen = torch.linspace(0, len(data.test.labels) - 1, SHOWN).long()
+    return next(iter(data.test.images.batches([chosen])))
+
+
 def save_picture(
     objective: MaskedReconstruction, config: Config, data: ImageData, path: Path, device: torch.device
 ) -> None:
-    """Draw the first test images, the same ones with the same masks every time, as a PNG."""
-    images = next(iter(data.test.images.batches([torch.linspace(0, len(data.test.labels) - 1, SHOWN).long()])))
-    draw_grid(objective, centre(images, config.data), data, path, device)
+    """Draw a few test images, the same ones with the same masks every time, as a PNG."""
+    draw_grid(objective, centre(shown_images(data), config.data), data, path, device)
 
 
 def draw_grid(

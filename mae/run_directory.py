@@ -29,6 +29,11 @@ from pydantic import BaseModel, Field, ValidationError
 
 from mae.errors import RunError, UserError
 
+
+class Busy(UserError):
+    """Another living process works on the directory."""
+
+
 Status = Literal["running", "finished", "failed", "killed"]
 
 
@@ -58,7 +63,7 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold this directory, making it if needed; `UserError` if another process works on it."""
+        """Hold this directory, making it if needed; `Busy` if another process works on it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = open(self.path / "lock", "a+")  # noqa: SIM115 - held for the whole block, closed below
@@ -69,12 +74,19 @@ class RunDirectory:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 handle.seek(0)
-                raise UserError(
-                    f"{self.path} is being worked on by process {handle.read().strip() or 'unknown'}; wait for it"
-                ) from None
+                holder = handle.read().strip() or "unknown"
+                raise Busy(f"{self.path} is being worked on by process {holder}; wait for it") from None
             handle.truncate(0)
             handle.write(f"{os.getpid()} on {os.uname().nodename}")
             handle.flush()
+            yield
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Work on this directory beside others who do the same; `is_locked` is true as long as any of them lives."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / "lock", "a+") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH)
             yield
 
     def is_locked(self) -> bool:
@@ -174,6 +186,16 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def status_of(run: RunDirectory) -> tuple[str, str]:
+    """Return a stage's status and its reason: `killed` if its process died, `missing` if it was never begun."""
+    record = run.read_record()
+    if record is None:
+        return "missing", ""
+    if record.status == "running" and not run.is_locked():
+        return "killed", "its process died"
+    return record.status, record.reason
+
+
 def find_runs(runs_dir: Path) -> list[RunDirectory]:
     """Return every pretraining under `runs_dir`, newest first."""
     found = [RunDirectory(path.parent) for path in runs_dir.glob("*/record.json")]
@@ -208,8 +230,7 @@ def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
         metrics: dict[str, float] = {}
         for place in [run, *probes_of(run)]:
             metrics |= (place.result() or {}).get("metrics", {})
-        orphaned = record.status == "running" and not run.is_locked()
-        status = "killed" if orphaned else record.status
+        status = status_of(run)[0]
         rows.append(
             {"run": run.path.name, "name": record.name, "status": status, "seconds": record.seconds, "metrics": metrics}
         )

@@ -1,10 +1,11 @@
 """MLflow: how people look at runs. The run directory is the truth; this brings a server up to date with it.
 
 `deliver` is idempotent: what a server has received is remembered in the directory, what it has not goes out with the
-next call, nothing goes out twice. `Tracker` calls it from a thread while a stage works, so training never waits for a
-server.
+next call, nothing goes out twice. After a delivery that was cut off it asks the server what arrived; a store that was
+emptied is filled again. `Tracker` calls it from a thread while a stage works, so training never waits for a server.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -45,10 +46,21 @@ def without_secrets(uri: str) -> str:
 
 
 class Tracker:
-    """Delivers a stage's directory every few seconds, and once more at the end; never raises, never blocks for long."""
+    """Calls `send` every few seconds, and once more at the end; never raises, never blocks for long.
 
-    def __init__(self, run: RunDirectory, uri: str, runs_dir: Path, say: Callable[[str], None]):
-        self.run, self.uri, self.runs_dir, self.say = run, uri, runs_dir, say
+    `kept_in` is the directory that `send` delivers: where everything still is if the server at `uri` fails.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[], object],
+        uri: str,
+        kept_in: Path,
+        say: Callable[[str], None],
+        last_wait: float | None = None,
+    ):
+        self.send, self.uri, self.kept_in, self.say = send, uri, kept_in, say
+        self.last_wait = LAST_WAIT if last_wait is None else last_wait
         self.error = ""
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._work, name="tracking", daemon=True)
@@ -61,11 +73,11 @@ class Tracker:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.ended.set()
-        self.thread.join(LAST_WAIT)
+        self.thread.join(self.last_wait)
         if self.thread.is_alive() or self.error:
             reason = self.error or "no answer"
             self.say(
-                f"tracking at {without_secrets(self.uri)}: {reason}; all is kept in {self.run.path} "
+                f"tracking at {without_secrets(self.uri)}: {reason}; all is kept in {self.kept_in} "
                 "and goes out with the next command"
             )
 
@@ -74,21 +86,24 @@ class Tracker:
         while not over:
             over = self.ended.wait(EVERY)
             try:
-                deliver(self.run, self.uri, self.runs_dir)
+                self.send()
                 self.error = ""
             except Exception as error:  # whatever a server does, the run goes on
                 self.error = without_secrets(str(error).splitlines()[0] if str(error) else type(error).__name__)
 
 
 def deliver_all(runs_dir: Path, uri: str) -> int:
-    """Bring every directory nobody works on up to date; return how many owed something. Raises what MLflow raises."""
+    """Bring every stage and study nobody works on up to date; return how many owed something. Raises as MLflow does."""
+    _, experiment = connect(uri, runs_dir)
     count = 0
     for run in find_runs(runs_dir):
         for place in [run, *probes_of(run)]:
-            if not place.is_locked() and _state(place, uri).get("seen") != _content(place):
+            if not place.is_locked() and receipt(place, uri, experiment).get("seen") != content_of(place):
                 deliver(place, uri, runs_dir)
                 count += 1
-    return count
+    from mae.study_tracking import deliver_studies  # which stands on this module
+
+    return count + deliver_studies(runs_dir, uri)
 
 
 @contextmanager
@@ -111,67 +126,79 @@ def delivering_what_is_owed(runs_dir: Path, uri: str) -> Iterator[None]:
 
 def tracked(run: RunDirectory, uri: str, runs_dir: Path, say: Callable[[str], None]) -> AbstractContextManager[object]:
     """Return a `Tracker`, or a block that does nothing where tracking is switched off."""
-    return nullcontext() if uri == NONE else Tracker(run, uri, runs_dir, say)
+    return nullcontext() if uri == NONE else Tracker(lambda: deliver(run, uri, runs_dir), uri, run.path, say)
 
 
-def experiment_page(uri: str, runs_dir: Path) -> str:
-    """Return the fragment of the MLflow page that lists the runs, making the store if there is none yet."""
-    return f"#/experiments/{_connect(uri, runs_dir)[1]}/runs?workflowType=machine_learning"
+def experiment_page(uri: str, runs_dir: Path, name: str = EXPERIMENT) -> str:
+    """Return the fragment of the MLflow page that lists an experiment's runs, making it if there is none yet."""
+    return f"#/experiments/{connect(uri, runs_dir, name)[1].experiment_id}/runs?workflowType=machine_learning"
 
 
 def deliver(run: RunDirectory, uri: str, runs_dir: Path) -> str:
     """Bring the store at `uri` up to date with one directory; return its MLflow run id. Raises what MLflow raises."""
-    record = run.read_record()
-    if record is None:
-        return ""
-    seen = _content(run)
-    client, experiment = _connect(uri, runs_dir)
-    state = _state(run, uri)
-    if "run_id" not in state:
-        state = {"run_id": _create(client, experiment, record, run, uri, runs_dir), "sent": {}}
-        state["step"] = _last_step(client, state["run_id"])
-        _write_state(run, uri, state)
-    _send_points(client, run, uri, state)
-    if (result := run.result()) is not None and not state.get("result"):
-        for name, value in result["metrics"].items():
-            client.log_metric(state["run_id"], name, value)
-        state["result"] = True
-    _send_files(client, run, state)
-    _send_status(client, run, record, state["run_id"])
-    _write_state(run, uri, state | {"seen": seen})
+    client, experiment = connect(uri, runs_dir)
+    with one_at_a_time(run.path):  # a stage's own thread and another command may come together
+        record, seen, state = run.read_record(), content_of(run), receipt(run, uri, experiment)
+        if record is None:
+            return ""
+        if state.pop("seen", None) is None:  # new, or cut off: only the store knows what it has
+            if not run_exists(client, state["run_id"]):
+                state |= {
+                    "run_id": _create(client, experiment, record, run, uri, runs_dir),
+                    "sent": {},
+                    "result": False,
+                }
+            describe(client, state["run_id"], record, run)
+            state["step"] = _last_step(client, state["run_id"])
+        write_receipt(run, uri, state)
+        _send_points(client, run, uri, state)
+        _send_result(client, run, state)
+        _send_files(client, run, state)
+        _send_status(client, run, record, state["run_id"])
+        write_receipt(run, uri, state | {"seen": seen})
     return str(state["run_id"])
 
 
-def _connect(uri: str, runs_dir: Path) -> tuple[Any, str]:
-    """Return a client and the experiment's id, made if needed: by one process at a time, or a fresh store breaks."""
+def connect(uri: str, runs_dir: Path, name: str = EXPERIMENT) -> tuple[Any, Any]:
+    """Return a client and the experiment `name`, made if needed: by one process at a time, or a fresh store breaks."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the next delivery is the retry
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table it makes
-    with _one_at_a_time(runs_dir):
+    with one_at_a_time(runs_dir):
         client = MlflowClient(tracking_uri=uri)
-        if (experiment := client.get_experiment_by_name(EXPERIMENT)) is not None:
-            return client, experiment.experiment_id
+        if (experiment := client.get_experiment_by_name(name)) is not None:
+            return client, experiment
         # Left alone, artifacts of a database store would land in whatever folder the command ran in.
         place = None if uri.startswith("http") else f"{runs_dir.resolve()}/mlflow-artifacts"
-        return client, client.create_experiment(EXPERIMENT, artifact_location=place)
+        return client, client.get_experiment(client.create_experiment(name, artifact_location=place))
 
 
 @contextmanager
-def _one_at_a_time(runs_dir: Path) -> Iterator[None]:
-    import fcntl
-
-    runs_dir.mkdir(parents=True, exist_ok=True)
-    with open(runs_dir / ".mlflow.lock", "w") as handle:
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".mlflow.lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
-def _create(client: Any, experiment: str, record: Record, run: RunDirectory, uri: str, runs_dir: Path) -> str:
+def run_exists(client: Any, run_id: str | None) -> bool:
+    """Say whether the store has this run still: somebody may have deleted it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return run_id is not None and client.get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+
+
+def _create(client: Any, experiment: Any, record: Record, run: RunDirectory, uri: str, runs_dir: Path) -> str:
     """Make the MLflow run, or find the one that a process killed at this very place has made."""
-    found = client.search_runs([experiment], f"tags.`mae.stage_id` = '{_stage_id(run)}'", max_results=1)
+    found = client.search_runs([experiment.experiment_id], f"tags.`mae.stage_id` = '{_stage_id(run)}'", max_results=1)
     if found:
         return str(found[0].info.run_id)
     tags = {
@@ -179,19 +206,18 @@ def _create(client: Any, experiment: str, record: Record, run: RunDirectory, uri
         "mae.stage": record.stage,
         "mae.fingerprint": record.fingerprint,
         "mae.data_digest": str(record.data.get("digest", "")),
-        "mae.directory": _printable(str(run.path.resolve())),
-        **{name: _printable(value) for name, value in record.tags.items()},
+        "mae.directory": printable(str(run.path.resolve())),
+        **{name: printable(value) for name, value in record.tags.items()},
     }
     if record.parent is not None:
-        parent = RunDirectory(run.path.parent.parent)
-        tags |= {"mlflow.parentRunId": _state(parent, uri).get("run_id") or deliver(parent, uri, runs_dir)}
-    made = client.create_run(experiment, int(record.started * 1000), tags, run_name=_printable(record.name))
-    run_id = str(made.info.run_id)
-    _describe(client, run_id, record, run)
-    return run_id
+        tags |= {"mlflow.parentRunId": deliver(RunDirectory(run.path.parent.parent), uri, runs_dir)}
+    started = int(record.started * 1000)
+    made = client.create_run(experiment.experiment_id, started, tags, run_name=printable(record.name))
+    return str(made.info.run_id)
 
 
-def _describe(client: Any, run_id: str, record: Record, run: RunDirectory) -> None:
+def describe(client: Any, run_id: str, record: Record, run: RunDirectory) -> None:
+    """Send a stage's config and data, but no parameter twice: MLflow refuses to change one, and `run.*` may change."""
     import tomllib
 
     from mlflow.entities import Dataset, DatasetInput, Param
@@ -199,23 +225,31 @@ def _describe(client: Any, run_id: str, record: Record, run: RunDirectory) -> No
     from mae.config_sources import flatten
 
     config = flatten(tomllib.loads((run.path / "config.toml").read_text(encoding="utf-8")))
-    params = [Param(key, _printable(str(value))[:PARAM_LENGTH]) for key, value in config.items()]
+    known = client.get_run(run_id).data.params
+    params = [Param(key, printable(str(value))[:PARAM_LENGTH]) for key, value in config.items() if key not in known]
     client.log_batch(run_id, params=params)
-    source, digest = _printable(str(record.data.get("source", ""))), str(record.data.get("digest", ""))
+    source, digest = printable(str(record.data.get("source", ""))), str(record.data.get("digest", ""))
     if digest:
         data = Dataset(source[-500:], digest[:36], "local", json.dumps({"uri": source}), None, json.dumps(record.data))
         client.log_inputs(run_id, [DatasetInput(data)])
 
 
 def _last_step(client: Any, run_id: str) -> int:
-    """Return the last step the server has: what it got before its receipt was written here."""
+    """Return the last step the server has, -1 if none: what it got before its receipt was written here."""
     return max((point.step for point in client.get_metric_history(run_id, "train/loss")), default=-1)
 
 
 def _send_points(client: Any, run: RunDirectory, uri: str, state: dict[str, Any]) -> None:
+    for last in send_curves(client, run, state["run_id"], after=state["step"]):
+        state["step"] = last
+        write_receipt(run, uri, state)
+
+
+def send_curves(client: Any, run: RunDirectory, run_id: str, after: int = -1) -> Iterator[int]:
+    """Send the points past step `after` in batches; yield the last step of each batch that has arrived."""
     from mlflow.entities import Metric
 
-    points = [point for point in run.read_metrics() if point["step"] > state["step"]]
+    points = [point for point in run.read_metrics() if point["step"] > after]
     for first in range(0, len(points), POINTS_PER_CALL):
         part = points[first : first + POINTS_PER_CALL]
         metrics = [
@@ -223,9 +257,24 @@ def _send_points(client: Any, run: RunDirectory, uri: str, state: dict[str, Any]
             for point in part
             for name, value in point["metrics"].items()
         ]
-        client.log_batch(state["run_id"], metrics=metrics)
-        state["step"] = part[-1]["step"]
-        _write_state(run, uri, state)
+        client.log_batch(run_id, metrics=metrics)
+        yield part[-1]["step"]
+
+
+def _send_result(client: Any, run: RunDirectory, state: dict[str, Any]) -> None:
+    if run.result() is not None and not state["result"]:
+        send_result(client, run, state["run_id"])
+        state["result"] = True
+
+
+def send_result(client: Any, run: RunDirectory, run_id: str) -> None:
+    """Send the metrics of a finished stage's result."""
+    from mlflow.entities import Metric
+
+    # The same time at each attempt: a store keeps equal points once.
+    changed = int((run.path / "result.json").stat().st_mtime * 1000)
+    metrics = [Metric(name, value, changed, 0) for name, value in run.result()["metrics"].items()]
+    client.log_batch(run_id, metrics=metrics)
 
 
 def _send_files(client: Any, run: RunDirectory, state: dict[str, Any]) -> None:
@@ -243,7 +292,7 @@ def _send_status(client: Any, run: RunDirectory, record: Record, run_id: str) ->
     orphaned = record.status == "running" and not run.is_locked()
     status = "KILLED" if orphaned else STATUSES[record.status]
     if reason := "its process died" if orphaned else record.reason:
-        client.set_tag(run_id, "mae.reason", _printable(reason))
+        client.set_tag(run_id, "mae.reason", printable(reason))
     if status == "RUNNING":
         client.update_run(run_id, status=status)
     else:
@@ -254,7 +303,7 @@ def _stage_id(run: RunDirectory) -> str:
     return hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[:24]
 
 
-def _content(run: RunDirectory) -> dict[str, int]:
+def content_of(run: RunDirectory) -> dict[str, int]:
     """Return what tells whether a directory has changed since it was delivered; cheap."""
     names = ("record.json", "metrics.jsonl", "result.json")
     return {name: (run.path / name).stat().st_mtime_ns for name in names if (run.path / name).exists()}
@@ -264,14 +313,17 @@ def _state_name(uri: str) -> str:
     return f"tracking-{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
 
 
-def _state(run: RunDirectory, uri: str) -> dict[str, Any]:
-    return run.read_json(_state_name(uri)) or {}
+def receipt(run: RunDirectory, uri: str, experiment: Any) -> dict[str, Any]:
+    """Return what this store has received; nothing, if the receipt is of the store that was at `uri` before."""
+    store = [experiment.experiment_id, experiment.creation_time]
+    state: dict[str, Any] = run.read_json(_state_name(uri)) or {}
+    return state if state.get("store") == store else {"store": store, "run_id": None}
 
 
-def _write_state(run: RunDirectory, uri: str, state: dict[str, Any]) -> None:
+def write_receipt(run: RunDirectory, uri: str, state: dict[str, Any]) -> None:
     run.write_json(_state_name(uri), state)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """MLflow raises on names that are not valid Unicode."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

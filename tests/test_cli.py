@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 from typer.testing import CliRunner
 
 from cli import app
@@ -78,12 +79,45 @@ def test_a_run_leaves_a_picture_and_an_encoder(tiny_settings: list[str], runs_di
     assert (run / "encoder.safetensors").exists()
 
 
+def test_config_tells_the_fingerprint_of_the_run_it_describes(tiny_settings: list[str], runs_dir: Path) -> None:
+    shared = [*tiny_settings, "--runs-dir", str(runs_dir), *UNTRACKED, "--json"]
+    told = last_json(runner.invoke(app, ["config", *shared]).stdout)["fingerprint"]
+    assert told == last_json(runner.invoke(app, ["pretrain", *shared]).stdout)["run"]
+
+
+def test_the_schema_lists_type_range_and_default_of_every_key() -> None:
+    rows = last_json(runner.invoke(app, ["config", "--schema", "--json"]).stdout)["keys"]
+    by_key = {row["key"]: row for row in rows}  # type: ignore[attr-defined]
+    assert by_key["mask.ratio"]["type"] == "number, above 0, below 1"
+    assert by_key["loss.region"]["type"] == "one of masked, all, weighted"
+    assert by_key["model.decoder.dim"]["default"] == 32
+    assert all(row["description"] for row in rows)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", ["pretrain", "probe", "run", "reconstruct", "config", "presets", "runs", "ui"])
+def test_every_command_takes_the_shared_options(command: str) -> None:
+    shown = runner.invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+    for option in ("--preset", "--config", "--set", "--runs-dir", "--tracking-uri", "--device", "--json"):
+        assert option in shown
+
+
+def test_reconstruct_draws_given_images_also_with_more_hidden(tiny_settings: list[str], tmp_path: Path) -> None:
+    folder = ["--runs-dir", str(tmp_path / "runs"), *UNTRACKED]
+    run = str(last_json(runner.invoke(app, ["pretrain", *tiny_settings, *folder, "--json"]).stdout)["run"])
+    Image.new("RGB", (40, 30), (200, 10, 10)).save(tmp_path / "mine.jpg")
+    drawn = tmp_path / "drawn.png"
+    more = ["--set", "mask.ratio=0.9", "--to", str(drawn)]
+    result = runner.invoke(app, ["reconstruct", run, str(tmp_path / "mine.jpg"), *more, *folder])
+    assert result.exit_code == 0, result.output
+    assert Image.open(drawn).size[1] > 100
+
+
 def test_a_probe_refuses_settings_of_the_pretraining(tiny_settings: list[str], runs_dir: Path) -> None:
     folder = ["--runs-dir", str(runs_dir), *UNTRACKED]
     first = last_json(runner.invoke(app, ["pretrain", *tiny_settings, *folder, "--json"]).stdout)
     result = runner.invoke(app, ["probe", str(first["run"]), "--set", "mask.ratio=0.5", *folder])
     assert result.exit_code == 2
-    assert "only probe" in result.stderr
+    assert "mask.ratio cannot be changed" in result.stderr
 
 
 def test_stages_are_tracked_in_the_runs_folder(tiny_settings: list[str], runs_dir: Path) -> None:

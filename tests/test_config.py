@@ -92,5 +92,5 @@ def test_where_the_images_lie_changes_no_fingerprint() -> None:
 
 def test_toml_is_valid_and_complete() -> None:
     keys = flatten(tomllib.loads(to_toml(Config()))).keys()
-    optional = {"data.stored_size", "data.mean", "data.std", "train.clip_norm"}
+    optional = {"data.stored_size", "data.mean", "data.std", "train.clip_norm", "train.warmup_epochs"}
     assert {key for key, _ in config_fields()} - keys == optional

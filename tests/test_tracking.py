@@ -1,16 +1,17 @@
 import multiprocessing
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
-from mae import tracking
 from mae.config import Config
 from mae.config_sources import to_toml
 from mae.run_directory import Record, RunDirectory
-from mae.tracking import Tracker, default_uri, deliver, deliver_all, without_secrets
+from mae.tracking import Tracker, default_uri, deliver, deliver_all, tracked, without_secrets
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,37 @@ def test_a_lost_receipt_doubles_nothing(run: RunDirectory, runs_dir: Path) -> No
     assert len(history(run, uri, runs_dir)) == 3
 
 
+def test_a_store_that_was_emptied_is_filled_again(tmp_path: Path, runs_dir: Path) -> None:
+    uri = default_uri(runs_dir)
+    directory = make_run(tmp_path / "runs" / "refilled")
+    first = deliver(directory, uri, tmp_path / "runs")
+    receipt = next(directory.path.glob("tracking-*.json"))
+    MlflowClient(uri).delete_run(first)
+    receipt.write_text(receipt.read_text().replace('"store": [', '"store": [1, '))  # of the store that was there before
+    assert deliver_all(tmp_path / "runs", uri) == 1
+    assert len(history(directory, uri, tmp_path / "runs")) == 3
+
+
+def test_news_of_a_run_deleted_in_mlflow_arrive_in_a_new_one(run: RunDirectory, runs_dir: Path) -> None:
+    uri = default_uri(runs_dir)
+    first = deliver(run, uri, runs_dir)
+    MlflowClient(uri).delete_run(first)
+    run.append_metrics(4, {"train/loss": 0.25})
+    with pytest.raises(MlflowException):
+        deliver(run, uri, runs_dir)
+    assert deliver(run, uri, runs_dir) != first
+    assert len(history(run, uri, runs_dir)) == 4
+
+
+def test_deliveries_at_once_make_one_run(run: RunDirectory, runs_dir: Path) -> None:
+    uri = default_uri(runs_dir)
+    deliver(make_run(runs_dir / "first"), uri, runs_dir)  # makes the store
+    with ThreadPoolExecutor(4) as pool:
+        made = [pool.submit(deliver, run, uri, runs_dir) for _ in range(4)]
+    assert len({future.result() for future in made}) == 1
+    assert len(history(run, uri, runs_dir)) == 3
+
+
 def test_a_run_whose_process_died_is_killed(runs_dir: Path) -> None:
     dead = make_run(runs_dir / "dead", status="running")
     assert sent(dead, default_uri(runs_dir), runs_dir).info.status == "KILLED"
@@ -101,20 +133,20 @@ def test_what_a_dead_server_missed_goes_out_later(tmp_path: Path, runs_dir: Path
         held.bind(("127.0.0.1", 0))  # bound and never listening: connections are refused
         said: list[str] = []
         owed = make_run(tmp_path / "runs" / "owed")
-        with Tracker(owed, f"http://user:secret@127.0.0.1:{held.getsockname()[1]}", tmp_path / "runs", said.append):
+        uri = f"http://user:secret@127.0.0.1:{held.getsockname()[1]}"
+        with tracked(owed, uri, tmp_path / "runs", said.append):
             pass
     assert "goes out with the next command" in said[0]
     assert "secret" not in said[0]
     assert len(history(owed, default_uri(runs_dir), runs_dir)) == 3
 
 
-def test_a_server_that_raises_does_not_reach_the_work(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: object) -> str:
+def test_a_server_that_raises_does_not_reach_the_work(run: RunDirectory) -> None:
+    def broken() -> None:
         raise RuntimeError("500 from the server")
 
-    monkeypatch.setattr(tracking, "deliver", broken)
     said: list[str] = []
-    with Tracker(run, "http://x", run.path, said.append):
+    with Tracker(broken, "http://x", run.path, said.append):
         worked = True
     assert worked
     assert "500 from the server" in said[0]

@@ -1,0 +1,114 @@
+"""What a study has to train: its cells times seeds, what of that exists already, what is shared."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablations.study import Study, plan_cells
+from mae.config import Config, DataConfig, ProbeKind
+from mae.config_sources import change, flatten, name_run
+from mae.errors import UserError
+from mae.fingerprint import pretrain_fingerprint, probe_fingerprint
+from mae.run_directory import RunDirectory
+from mae.study_record import StudyRecord, TrialRecord
+
+Digests = Callable[[DataConfig], str]
+"""What identifies the content of a data set."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pretraining with its probes: the unit a worker takes."""
+
+    label: str
+    config: Config
+    fingerprint: str
+    kinds: tuple[ProbeKind, ...]
+
+    def probe_name(self, kind: ProbeKind) -> str:
+        """Return the name of a probe's directory."""
+        return f"{kind}-{probe_fingerprint(self.config, kind, self.fingerprint)}"
+
+    def is_done(self, runs_dir: Path) -> bool:
+        """Say whether the pretraining and every probe have their results."""
+        run = runs_dir / self.fingerprint
+        places = [run, *(run / "probes" / self.probe_name(kind) for kind in self.kinds)]
+        return all((place / "result.json").exists() for place in places)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study worked out for one base config and data set; `jobs` are all its trainings, seed by seed."""
+
+    record: StudyRecord
+    directory: RunDirectory
+    jobs: tuple[Job, ...]
+
+    def missing(self, runs_dir: Path) -> list[Job]:
+        """Return the jobs that are not done."""
+        return [job for job in self.jobs if not job.is_done(runs_dir)]
+
+
+def make_plan(
+    study: Study, base: Config, seeds: int, digest_of: Digests, runs_dir: Path, only: Sequence[str] | None = None
+) -> Plan:
+    """Return the plan of `study` on `base` for the seeds `base.train.seed`, + 1, ...
+
+    With `only`, the jobs are those of the named cells; the record has all cells all the same.
+    """
+    cells = plan_cells(study, base)
+    names = [cell.name for cell in cells]
+    if unknown := sorted(set(only or ()) - set(names)):
+        raise UserError(f"--only {unknown[0]}: no such cell in {study.name}; its cells: {'; '.join(names)}")
+    kinds = base.probe.kinds if study.probed else ()
+    jobs: dict[str, Job] = {}
+    trials = []
+    for seed in range(base.train.seed, base.train.seed + seeds):
+        for cell in cells:
+            config = change(cell.config, {"train.seed": seed})
+            job = Job(
+                f"{study.name} {cell.name}, seed {seed}",
+                config,
+                pretrain_fingerprint(config, digest_of(config.data)),
+                kinds,
+            )
+            probes = {kind: job.probe_name(kind) for kind in kinds}
+            trials.append(TrialRecord(cell=cell.name, seed=seed, fingerprint=job.fingerprint, probes=probes))
+            if not only or cell.name in only:
+                jobs.setdefault(job.fingerprint, job)
+    record = StudyRecord(
+        name=study.name,
+        question=study.question,
+        source=study.source,
+        axis=study.axis,
+        log_axis=study.log_axis,
+        base=name_run(base),
+        config=flatten(base.model_dump(mode="json")),
+        data={"source": base.data.source, "digest": digest_of(base.data)},
+        cells=[cell.record for cell in cells],
+        trials=trials,
+    )
+    folder = f"{study.name}-{_identity(base, record)}"
+    return Plan(record, RunDirectory(runs_dir / "studies" / folder), tuple(jobs.values()))
+
+
+def all_jobs(plans: Iterable[Plan]) -> list[Job]:
+    """Return every training of several plans once, with all probes that any of them asks for."""
+    merged: dict[str, Job] = {}
+    for plan in plans:
+        for job in plan.jobs:
+            known = merged.setdefault(job.fingerprint, job)
+            if not set(job.kinds) <= set(known.kinds):
+                merged[job.fingerprint] = job
+    return list(merged.values())
+
+
+def _identity(base: Config, record: StudyRecord) -> str:
+    """The same study on another base config, on other images or with other cells has a directory of its own."""
+    cells: list[Any] = [cell.model_dump() for cell in record.cells]
+    probes = base.probe.model_dump(mode="json", exclude={"kinds"})
+    text = json.dumps([pretrain_fingerprint(base, record.data["digest"]), probes, cells], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

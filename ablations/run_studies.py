@@ -1,0 +1,93 @@
+"""Studies from a command: which ones, on what, and their work from plan to finished runs."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+
+from rich.console import Console
+
+from ablations.plan import Digests, Plan, all_jobs, make_plan
+from ablations.studies import STUDIES
+from ablations.study import Study, product, read_study
+from mae.config import Config, DataConfig
+from mae.config_sources import nearest
+from mae.errors import UserError
+from mae.progress import ConsoleProgress, Progress
+from mae.sources import open_source
+from mae.study_tracking import tracked_studies
+
+EVERYTHING = "paper"
+"""The name that stands for all of the paper's studies in one plan."""
+
+
+def choose_studies(name: str | None, file: Path | None, axes: Sequence[str]) -> list[Study]:
+    """Return the studies that a name, a file or inline axes ask for; exactly one of the three is to be given."""
+    if (name is not None) + (file is not None) + bool(axes) != 1:
+        raise UserError("give a study's name (see `mae-cli ablate list`), or --file, or --axis")
+    if file is not None:
+        return [read_study(file)]
+    if name is None:
+        return [product(axes)]
+    if name == EVERYTHING:
+        return list(STUDIES.values())
+    if name not in STUDIES:
+        raise UserError(f"study {name!r} is unknown{nearest(name, [*STUDIES])}; see `mae-cli ablate list`")
+    return [STUDIES[name]]
+
+
+def digests(progress: Progress) -> Digests:
+    """Return a function that identifies data sets, each looked at once."""
+
+    @cache
+    def digest_of(data: DataConfig) -> str:
+        return open_source(data, progress).digest
+
+    plain = DataConfig()  # what a digest depends on is the source alone, for all but broken settings
+    return lambda data: digest_of(plain.model_copy(update={"source": data.source}))
+
+
+def make_plans(
+    studies: Sequence[Study], base: Config, seeds: int, runs_dir: Path, only: Sequence[str], progress: Progress
+) -> list[Plan]:
+    """Return a plan per study; nothing is written or trained."""
+    digest_of = digests(progress)
+    return [make_plan(study, base, seeds, digest_of, runs_dir, only) for study in studies]
+
+
+@contextmanager
+def underway(plans: Sequence[Plan], uri: str, console: Console) -> Iterator[None]:
+    """Work on studies within the block: they are on record from its start, and MLflow is kept up to date with them."""
+    for plan in plans:
+        plan.directory.write_text("study.json", plan.record.model_dump_json(indent=2) + "\n")
+    directories = [plan.directory for plan in plans]
+    with tracked_studies(directories, uri, _runs_dir(plans), ConsoleProgress(console).say), ExitStack() as stack:
+        for directory in directories:
+            stack.enter_context(directory.joined())
+        yield
+
+
+def run_plans(
+    plans: Sequence[Plan], device: str, workers: int | None, per_gpu: int, fail_fast: bool, console: Console
+) -> dict[str, str]:
+    """Train and probe what the plans miss; return the reasons of failed jobs by fingerprint."""
+    jobs, runs_dir = all_jobs(plans), _runs_dir(plans)
+    missing = [job for job in jobs if not job.is_done(runs_dir)]
+    console.print(f"{len(jobs)} trainings, {len(jobs) - len(missing)} of them done already", highlight=False)
+    if not missing:
+        return {}
+    # Heavy imports from here on: a study that is finished answers at once.
+    from ablations.driver import places, work_off
+    from ablations.live_view import LiveView
+    from mae.data import load_data
+    from mae.interruption import stop_on_signals
+
+    for config in {job.config.data: job.config for job in missing}.values():
+        load_data(config.data, config.run, ConsoleProgress(console))  # decoded once, before any worker needs it
+    where = places(device, workers, per_gpu, runs_dir)
+    with stop_on_signals() as stop, LiveView(console, len(missing), len(where)) as view:
+        return work_off(missing, where, view, stop, fail_fast)
+
+
+def _runs_dir(plans: Sequence[Plan]) -> Path:
+    return plans[0].directory.path.parent.parent

@@ -1,0 +1,111 @@
+"""One job in a process of its own: it pretrains, probes, reports through a pipe, and ends.
+
+A fresh process per job means that nothing a job leaves behind (memory, a broken CUDA context) reaches the next. It is
+forked from a server that has imported everything already, so starting one takes milliseconds.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ablations.plan import Job
+from mae.errors import RunError, UserError
+from mae.interruption import Interrupted, StopRequest
+from mae.pipeline import Workplace, choose_device, run_pretraining, run_probe
+from mae.progress import Task
+from mae.run_directory import Busy
+
+REPORT_SECONDS = 0.5
+"""Least time between two reports of progress."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a job stands. `progress` comes again and again, one of the others ends the job."""
+
+    kind: Literal["progress", "finished", "failed", "busy", "stopped"]
+    text: str = ""
+    share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker works: folder of all runs, device, CPU threads."""
+
+    runs_dir: Path
+    device: str
+    threads: int
+
+
+def work(pipe: Connection, job: Job, place: Place) -> None:
+    """Do one job and send a last `Report`; the entry point of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which asks workers to stop
+    stop = StopRequest()
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, stop.receive)
+    threading.Thread(target=_stop_with_driver, args=(os.getppid(), stop), daemon=True).start()
+    torch.set_num_threads(place.threads)
+    try:
+        workplace = Workplace(place.runs_dir, "none", choose_device(place.device), PipeProgress(pipe), stop)
+        run = run_pretraining(job.config, workplace)
+        for kind in job.kinds:
+            run_probe(run, kind, job.config, workplace)
+        report = Report("finished")
+    except Busy as error:
+        report = Report("busy", str(error))
+    except (UserError, RunError) as error:
+        report = Report("failed", str(error))
+    except Interrupted as error:
+        report = Report("stopped", str(error))
+    except Exception as error:  # a cell's bug must not end the study; its record holds the same reason
+        report = Report("failed", f"{type(error).__name__}: {error}")
+    with suppress(BrokenPipeError):  # the driver was killed
+        pipe.send(report)
+
+
+def _stop_with_driver(parent: int, stop: StopRequest) -> None:
+    """Ask for a stop when the driver is gone: the job is saved, and whoever starts next continues it."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    stop.number = stop.number or signal.SIGTERM
+
+
+class PipeProgress:
+    """Sends the outermost task's progress to the driver, not too often."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+        self.description, self.total, self.done, self.note = "", 1, 0, ""
+        self.share = self.sent = 0.0
+
+    def say(self, message: str) -> None:
+        """Lines of a job are the driver's business only where it fails."""
+
+    @contextmanager
+    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
+        self.description, self.total, self.done, self.note = description, total, done, ""
+        self._send()
+        yield self
+        self._send()
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.done += amount
+        self.note = note or self.note
+        if time.monotonic() - self.sent >= REPORT_SECONDS:
+            self._send()
+
+    def _send(self) -> None:
+        self.sent = time.monotonic()
+        with suppress(BrokenPipeError):
+            if self.description == "pretraining":  # the rest is short
+                self.share = self.done / self.total
+            self.pipe.send(Report("progress", f"{self.description}  {self.note}".rstrip(), self.share))

@@ -1,0 +1,54 @@
+"""Statistics of an ablation: intervals over seeds, differences from the default, agreement of rankings.
+
+A difference counts only if it survives Holm's correction over all cells of its table at `ALPHA`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+ALPHA = 0.05
+NAN = float("nan")
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the mean and its 95 % Student-t interval (mean, low, high); low and high are NaN for a single value."""
+    sample = np.asarray(values, dtype=float)
+    if len(sample) < 2:
+        return float(sample.mean()), NAN, NAN
+    half = stats.t.ppf(1 - ALPHA / 2, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample))
+    return float(sample.mean()), float(sample.mean() - half), float(sample.mean() + half)
+
+
+def welch(values: Sequence[float], reference: Sequence[float]) -> tuple[float, float]:
+    """Return the difference of means and Welch's two-sided p-value, NaN where a side has fewer than two values."""
+    difference = float(np.mean(values) - np.mean(reference))
+    if min(len(values), len(reference)) < 2 or np.ptp(values) == np.ptp(reference) == 0:
+        return difference, NAN
+    return difference, float(stats.ttest_ind(values, reference, equal_var=False).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm's adjusted p-values, in the order given; NaN is no test and stays NaN."""
+    p = np.asarray(p_values, dtype=float)
+    order = [index for index in np.argsort(p) if not np.isnan(p[index])]
+    adjusted, largest = np.full(len(p), NAN), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p[index]))
+        adjusted[index] = largest
+    return adjusted.tolist()
+
+
+def rank_agreement(measured: Sequence[float], published: Sequence[float]) -> tuple[float, float, float]:
+    """Return Spearman's rank correlation and its 95 % interval (Bonett and Wright, 2000): (rho, low, high).
+
+    NaN where it is not defined: fewer than three pairs, or one side constant; no interval below four pairs.
+    """
+    if len(measured) < 3 or np.ptp(measured) == 0 or np.ptp(published) == 0:
+        return NAN, NAN, NAN
+    rho = float(stats.spearmanr(measured, published).statistic)
+    if len(measured) < 4 or abs(rho) > 1 - 1e-12:
+        return rho, NAN, NAN
+    half = stats.norm.ppf(1 - ALPHA / 2) * np.sqrt((1 + rho**2 / 2) / (len(measured) - 3))
+    return rho, float(np.tanh(np.arctanh(rho) - half)), float(np.tanh(np.arctanh(rho) + half))

@@ -1,0 +1,148 @@
+"""A study's table: the paper's figures beside the measured ones, with noise, significance and cost."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from analysis.statistics import ALPHA, holm, mean_interval, rank_agreement, welch
+
+PROBES = {"linear": "linear", "knn": "k-NN"}
+
+
+def summarise(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per cell and probe of a study's frame.
+
+    Columns: order, cell, is_default, probe, paper_*, runs, failed, reason; mean, low, high (top-1 in %, 95 %: Student-t
+    over seeds; of a single seed the probe's bootstrap interval); difference from the default in points, p (Welch,
+    Holm-corrected over the cells), verdict (higher, lower, within noise, n/a or default); gflops, seconds, memory_mb as
+    means; time relative to the default.
+    """
+    summary = pd.DataFrame([row for _, part in frame.groupby("probe", sort=False) for row in _rows(part)])
+    for _, part in summary.groupby("probe", sort=False):
+        summary.loc[part.index, "p"] = holm(part["p"].tolist())
+    summary["verdict"] = [_verdict(row) for row in summary.to_dict("records")]
+    return summary
+
+
+def _rows(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    done = part[part["status"] == "finished"]
+    default = done[done["is_default"]]
+    for (order, cell), trials in part.groupby(["order", "cell"]):
+        finished = trials[trials["status"] == "finished"]
+        first = trials.iloc[0]
+        mean, low, high = mean_interval(finished["top1"].tolist()) if len(finished) else (float("nan"),) * 3
+        if len(finished) == 1:
+            low, high = finished["low"].iloc[0], finished["high"].iloc[0]
+        difference, p = float("nan"), float("nan")
+        if len(finished) and len(default) and not first["is_default"]:
+            difference, p = welch(finished["top1"].tolist(), default["top1"].tolist())
+        yield {
+            "order": order,
+            "cell": cell,
+            "is_default": bool(first["is_default"]),
+            "probe": first["probe"],
+            **{name: first[name] for name in part.columns if name.startswith("paper_")},
+            "runs": len(finished),
+            "failed": int((trials["status"] == "failed").sum()),
+            "reason": next((reason for reason in trials["reason"] if reason), ""),
+            "mean": mean,
+            "low": low,
+            "high": high,
+            "difference": difference,
+            "p": p,
+            "gflops": finished["gflops"].mean(),
+            "seconds": finished["seconds"].mean(),
+            "memory_mb": finished["memory_mb"].mean(),
+            "time": finished["seconds"].mean() / default["seconds"].mean() if len(default) else float("nan"),
+        }
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if row["is_default"]:
+        return "default"
+    if pd.isna(row["p"]):
+        return "n/a"
+    if row["p"] >= ALPHA:
+        return "within noise"
+    return "higher" if row["difference"] > 0 else "lower"
+
+
+def agreement(summary: pd.DataFrame) -> list[str]:
+    """Return a sentence per probe: how far the cells' ranking agrees with the paper's linear probe."""
+    lines = []
+    for probe, part in summary.groupby("probe", sort=False):
+        pairs = part.dropna(subset=["mean", "paper_linear"])
+        rho, low, high = rank_agreement(pairs["mean"].tolist(), pairs["paper_linear"].tolist())
+        if pd.isna(rho):
+            continue
+        interval = "" if pd.isna(low) else f" (95 %: {low:.2f} to {high:.2f})"
+        lines.append(
+            f"{PROBES.get(str(probe), probe)}: rank agreement with the paper's linear probe over {len(pairs)} cells: "
+            f"Spearman {rho:.2f}{interval}"
+        )
+    return lines
+
+
+def baselines(frame: pd.DataFrame) -> list[str]:
+    """Return a sentence per probe: what the untrained encoder and raw pixels reach, as means over all trials."""
+    means = frame.dropna(subset=["pixels"]).groupby("probe", sort=False)[["untrained", "pixels"]].mean()
+    return [
+        f"{PROBES.get(str(probe), probe)}: untrained encoder {row['untrained']:.1f}, raw pixels {row['pixels']:.1f}"
+        for probe, row in means.iterrows()
+    ]
+
+
+def display(summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the table as people read it: a row of text per cell, the default marked with *, empty columns left out."""
+    rows = []
+    for (_, cell), part in summary.groupby(["order", "cell"]):
+        first = part.iloc[0]
+        row = {"cell": f"{cell} *" if first["is_default"] else str(cell)}
+        row |= {f"paper {name[6:]}": _number(first[name], ".1f") for name in part.columns if name.startswith("paper_")}
+        for result in part.to_dict("records"):
+            if (probe := PROBES.get(result["probe"])) is not None:
+                row |= {probe: _estimate(result), f"{probe} Δ": _difference(result)}
+        row |= {
+            "GFLOPs": _number(first["gflops"], ".3g"),
+            "time": _number(first["time"], ".2f"),
+            "MB": _number(first["memory_mb"], ".0f"),
+            "runs": str(first["runs"]),
+            "failed": f"{first['failed']}: {first['reason']}" if first["failed"] else "",
+        }
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    return table.loc[:, [name for name in table.columns if table[name].ne("").any()]]
+
+
+def _estimate(row: dict[str, Any]) -> str:
+    if pd.isna(row["mean"]):
+        return "-"
+    if row["runs"] == 1:
+        return f"{row['mean']:.1f} ({row['low']:.1f}-{row['high']:.1f})"
+    return f"{row['mean']:.1f} ± {row['high'] - row['mean']:.1f}"
+
+
+def _difference(row: dict[str, Any]) -> str:
+    if row["is_default"] or pd.isna(row["difference"]):
+        return ""
+    if pd.isna(row["p"]):
+        return f"{row['difference']:+.1f}"
+    p = "<.001" if row["p"] < 0.001 else f"{row['p']:.3f}".removeprefix("0")
+    sign = {"higher": "▲", "lower": "▼", "within noise": "≈"}[row["verdict"]]
+    return f"{row['difference']:+.1f} {sign} p {p}"
+
+
+def _number(value: float, style: str) -> str:
+    return "" if pd.isna(value) else format(value, style)
+
+
+COST_COLUMNS = ("GFLOPs", "time", "MB", "runs", "failed")
+"""Columns of `display` that fit better in a second table on a terminal."""
+
+NOTE = (
+    "* the default. Top-1 in %; ±: 95 % interval over seeds (Student t); (-): of one seed, 95 % bootstrap interval "
+    "over test images. Δ: difference from the default in points; ▲ ▼ significant at 0.05, ≈ within noise (Welch, p "
+    "Holm-corrected over the cells), no test with one seed. GFLOPs per image and training step; time of pretraining "
+    "relative to the default; MB at its peak."
+)

@@ -1,0 +1,177 @@
+"""Studies for real: processes, crashes, two commands at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from ablations.driver import places, work_off
+from ablations.live_view import LiveView
+from ablations.plan import Job
+from ablations.studies import STUDIES
+from ablations.worker import Place
+from cli import app
+from mae.config_sources import build
+from mae.errors import UserError
+from mae.fingerprint import pretrain_fingerprint
+from mae.interruption import StopRequest
+from mae.progress import Silent
+from mae.run_directory import RunDirectory, find_runs, status_of
+from mae.sources import open_source
+from tests.conftest import TINY
+
+runner = CliRunner()
+LONG = TINY | {"train.epochs": 40, "run.checkpoint_seconds": 0.0, "run.knn_every": 0}
+
+
+def ablate(*arguments: str, runs_dir: Path, settings: dict[str, Any] = TINY) -> list[str]:
+    fixed = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    return ["ablate", *arguments, *fixed, "--probe", "knn", "--runs-dir", str(runs_dir), "--tracking-uri", "none"]
+
+
+def job(**more: Any) -> Job:
+    config = build(LONG | more)
+    return Job("a job", config, pretrain_fingerprint(config, open_source(config.data, Silent()).digest), ("knn",))
+
+
+def do(jobs: list[Job], runs_dir: Path, stop: StopRequest | None = None) -> dict[str, str]:
+    with LiveView(Console(quiet=True), len(jobs), 1) as view:
+        return work_off(jobs, [Place(runs_dir, "cpu", 1)], view, stop or StopRequest())
+
+
+def holder(run: RunDirectory) -> int:
+    """Wait until a process works on a run and has saved; return its id."""
+    while not (run.is_locked() and list(run.checkpoints.glob("step-*.pt"))):
+        time.sleep(0.02)
+    return int((run.path / "lock").read_text().split()[0])
+
+
+def weights(runs_dir: Path, job: Job) -> str:
+    return str(RunDirectory(runs_dir / job.fingerprint).result()["weights_sha256"])
+
+
+def results(runs_dir: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in runs_dir.rglob("result.json")}
+
+
+def test_all_studies_run_and_a_second_time_train_nothing(tmp_path: Path) -> None:
+    command = ablate("paper", "--workers", "2", "--json", runs_dir=tmp_path)
+    first = runner.invoke(app, command)
+    assert first.exit_code == 0, first.output
+    studies = json.loads(first.stdout.splitlines()[-1])["studies"]
+    assert {study["study"] for study in studies} == set(STUDIES)
+    assert all(row["runs"] == 1 for study in studies for row in study["rows"])
+    trained = results(tmp_path)
+    assert runner.invoke(app, command).exit_code == 0
+    assert results(tmp_path) == trained
+
+
+def test_a_cell_that_fails_is_shown_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
+    result = runner.invoke(app, ablate("--axis", "train.base_lr=1e30,1e-3", "--json", runs_dir=tmp_path))
+    assert result.exit_code == 1
+    bad, good = json.loads(result.stdout.splitlines()[-1])["studies"][0]["rows"]
+    assert (bad["runs"], bad["failed"], good["runs"]) == (0, 1, 1)
+    assert "not finite" in bad["reason"]
+
+
+def test_a_killed_worker_is_replaced_and_nothing_changes(tmp_path: Path) -> None:
+    killed, peaceful = tmp_path / "killed", tmp_path / "peaceful"
+    work = job()
+    killer = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from tests import test_ablate as t; t.kill_the_worker(*sys.argv[1:])",
+         str(killed / work.fingerprint)],
+        cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    assert do([work], killed) == {}
+    assert killer.wait() == 0
+    assert do([work], peaceful) == {}
+    assert weights(killed, work) == weights(peaceful, work)
+
+
+def kill_the_worker(run: str) -> None:
+    os.kill(holder(RunDirectory(Path(run))), signal.SIGKILL)
+
+
+def test_a_job_whose_process_dies_every_time_fails_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ablations.driver.work", die)
+    reason = do([job()], tmp_path)[job().fingerprint]
+    assert reason == "its process ended with signal 9, 3 times"
+
+
+def die(*arguments: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_stop_request_saves_and_leaves_nothing_running(tmp_path: Path) -> None:
+    work = job()
+    command = [sys.executable, "-m", "cli", *ablate("--axis", "mask.ratio=0.75", runs_dir=tmp_path, settings=LONG)]
+    driver = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    holder(RunDirectory(tmp_path / work.fingerprint))
+    os.killpg(driver.pid, signal.SIGINT)  # as Ctrl-C does: the workers get it too
+    assert driver.communicate()[1].strip().endswith("the same command continues")
+    assert driver.returncode == 130
+    assert status_of(RunDirectory(tmp_path / work.fingerprint))[0] == "killed"
+
+
+@pytest.mark.parametrize("also_the_worker", [False, True])
+def test_a_killed_driver_takes_its_workers_along_and_is_continued(also_the_worker: bool, tmp_path: Path) -> None:
+    work = job()
+    run = RunDirectory(tmp_path / work.fingerprint)
+    command = [sys.executable, "-m", "cli", *ablate("--axis", "mask.ratio=0.75", runs_dir=tmp_path, settings=LONG)]
+    driver = subprocess.Popen(command)
+    worker = holder(run)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    if also_the_worker:
+        os.kill(worker, signal.SIGKILL)
+    while run.is_locked():
+        time.sleep(0.05)
+    assert status_of(run)[0] == "killed"
+    assert do([work], tmp_path) == {}
+    steps = [point["step"] for point in run.read_metrics()]
+    assert steps == sorted(set(steps))
+    assert [status_of(found)[0] for found in find_runs(tmp_path)] == ["finished"]
+
+
+def test_two_commands_on_one_folder_never_train_the_same_cell_twice(tmp_path: Path) -> None:
+    work = job()
+    command = [sys.executable, "-m", "cli", *ablate("--axis", "mask.ratio=0.75", runs_dir=tmp_path, settings=LONG)]
+    other = subprocess.Popen(command)
+    run = RunDirectory(tmp_path / work.fingerprint)
+    first = holder(run)
+    assert do([work], tmp_path) == {}
+    assert other.wait() == 0
+    assert int((run.path / "lock").read_text().split()[0]) == first
+
+
+def test_gpus_are_shared_out_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [place.device for place in places("auto", None, 2, tmp_path)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    with pytest.raises(UserError, match="--per-gpu"):
+        places("auto", 5, 2, tmp_path)
+
+
+def test_a_dry_run_tells_cost_and_writes_nothing(tmp_path: Path) -> None:
+    result = runner.invoke(app, ablate("mask-token", "--dry-run", "--json", runs_dir=tmp_path / "runs"))
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout.splitlines()[-1])["trainings"]
+    assert rows[0]["gflops"] > 1.5 * rows[1]["gflops"]
+    assert all(row["seconds"] > 0 and row["disk"] > 0 for row in rows)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_list_tells_what_is_missing(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["ablate", "list", "--json", "--runs-dir", str(tmp_path)])
+    rows = {row["study"]: row for row in json.loads(result.stdout.splitlines()[-1])["studies"]}
+    assert rows["mask-ratio"]["missing"] == 10

@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import pytest
+
+from ablations.plan import Job, Plan, all_jobs, make_plan
+from ablations.run_studies import choose_studies
+from ablations.studies import STUDIES
+from ablations.study import Cell, Study, plan_cells, product, read_study
+from mae.config import Config
+from mae.config_sources import build, change, resolve
+from mae.errors import UserError
+from mae.presets import PRESETS
+
+
+def plan(study: Study, base: Config, seeds: int = 1, only: tuple[str, ...] = ()) -> Plan:
+    return make_plan(study, base, seeds, lambda data: "digest", Path("runs"), only)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_fits_every_preset_and_holds_its_default(name: str, preset: str) -> None:
+    cells = plan_cells(STUDIES[name], resolve(preset))
+    defaults = [cell.record.is_default for cell in cells]
+    assert sum(defaults) == 1
+    assert len({cell.name for cell in cells}) == len(cells) >= 2
+
+
+def test_a_cell_changes_nothing_but_what_it_says() -> None:
+    base = resolve("cifar10-vit-t")
+    for cell in plan_cells(STUDIES["decoder-depth"], base):
+        assert change(cell.config, {"model.decoder.depth": base.model.decoder.depth}) == base
+
+
+def test_widths_of_the_paper_come_out_for_its_own_preset() -> None:
+    names = [cell.name for cell in plan_cells(STUDIES["decoder-width"], resolve("imagenet-vit-l"))]
+    assert names == ["128", "256", "512", "768", "1024"]
+
+
+def test_the_shared_default_is_trained_once() -> None:
+    base = Config()
+    plans = [plan(study, base, seeds=2) for study in STUDIES.values()]
+    jobs = all_jobs(plans)
+    assert len({job.fingerprint for job in jobs}) == len(jobs) < sum(len(each.jobs) for each in plans)
+
+
+def test_a_probe_asked_for_by_one_study_is_kept_for_a_shared_training() -> None:
+    cells = (Cell({"mask.ratio": 0.5}), Cell({"mask.ratio": 0.75}))
+    probed, unprobed = Study("a", "", cells), Study("b", "", cells, probed=False)
+    jobs = all_jobs([plan(unprobed, Config()), plan(probed, Config())])
+    assert [job.kinds for job in jobs] == [("linear", "knn")] * 2
+
+
+def test_seeds_count_up_from_the_base_and_come_one_after_the_other() -> None:
+    made = plan(STUDIES["mask-token"], build({"train.seed": 5}), seeds=2)
+    assert [job.config.train.seed for job in made.jobs] == [5, 5, 6, 6]
+
+
+def test_only_limits_what_is_trained_and_not_what_is_shown() -> None:
+    made = plan(STUDIES["mask-ratio"], Config(), only=("0.5",))
+    assert [job.label for job in made.jobs] == ["mask-ratio 0.5, seed 0"]
+    assert len(made.record.cells) == 10
+
+
+def test_an_unknown_cell_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"--only 0\.55.*0\.75"):
+        plan(STUDIES["mask-ratio"], Config(), only=("0.55",))
+
+
+def test_an_impossible_cell_is_refused_by_name() -> None:
+    study = Study("depth", "", (Cell({"model.encoder.depth": 0}, name="none"),))
+    with pytest.raises(UserError, match=r"study depth, cell none: model\.encoder\.depth=0"):
+        plan(study, Config())
+
+
+def test_another_base_config_has_a_directory_of_its_own() -> None:
+    first, second = (plan(STUDIES["mask-ratio"], build({"train.epochs": epochs})) for epochs in (10, 20))
+    assert first.directory.path != second.directory.path
+
+
+def test_a_setting_that_a_cell_makes_idle_goes_back_to_its_default() -> None:
+    base = build({"loss.region": "weighted", "loss.visible_weight": 0.3})
+    assert change(base, {"loss.region": "masked"}) == build({})
+
+
+def test_axes_give_their_product() -> None:
+    cells = plan_cells(product(["model.encoder.depth=2,4", "mask.ratio=0.5,0.75"]), Config())
+    assert [cell.name for cell in cells] == [
+        "depth=2, ratio=0.5", "depth=2, ratio=0.75", "depth=4, ratio=0.5", "depth=4, ratio=0.75",
+    ]  # fmt: skip
+    assert (cells[0].config.model.encoder.depth, cells[0].config.mask.ratio) == (2, 0.5)
+
+
+def test_a_study_file_gives_cells_with_the_papers_figures(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(
+        'name = "heads"\nquestion = "Do heads matter?"\n'
+        '[[cells]]\nname = "two"\nset = {"model.encoder.heads" = 2}\npaper = {linear = 70.0}\n'
+    )
+    cells = plan_cells(read_study(tmp_path / "s.toml"), Config())
+    assert cells[0].config.model.encoder.heads == 2
+    assert cells[0].record.paper == {"linear": 70.0}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "name = 'a'", "name = '../x'\n[axes]\n'mask.ratio'=[0.5]", "name='a'\nfoo=1", "name = [", "\xff"]
+)
+def test_a_bad_study_file_is_the_users_mistake(text: str, tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"study file .*s\.toml"):
+        read_study(tmp_path / "s.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "axes"), [(None, None, ()), ("target", None, ("mask.ratio=0.5",)), ("traget", None, ())]
+)
+def test_exactly_one_known_study_is_to_be_given(name: str | None, file: None, axes: tuple[str, ...]) -> None:
+    with pytest.raises(UserError):
+        choose_studies(name, file, axes)
+
+
+def test_a_job_is_done_when_pretraining_and_probes_have_results(tmp_path: Path) -> None:
+    job = Job("x", Config(), "f" * 12, ("knn",))
+    (tmp_path / job.fingerprint / "probes" / job.probe_name("knn")).mkdir(parents=True)
+    (tmp_path / job.fingerprint / "result.json").write_text("{}")
+    assert not job.is_done(tmp_path)
+    (tmp_path / job.fingerprint / "probes" / job.probe_name("knn") / "result.json").write_text("{}")
+    assert job.is_done(tmp_path)
