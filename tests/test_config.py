@@ -82,7 +82,7 @@ def test_what_changes_weights_changes_the_fingerprint(key: str) -> None:
 
 @pytest.mark.parametrize("key", [key for key, _ in config_fields() if key.startswith(("run.", "probe.knn"))])
 def test_what_changes_no_weight_changes_no_fingerprint(key: str) -> None:
-    value = flatten(Config().model_dump())[key] * 2 + 1
+    value = (flatten(Config().model_dump())[key] or 0) * 2 + 1
     assert pretrain_fingerprint(build({key: value}), "d") == pretrain_fingerprint(Config(), "d")
 
 
@@ -93,7 +93,14 @@ def test_where_the_images_lie_changes_no_fingerprint() -> None:
 
 def test_toml_is_valid_and_complete() -> None:
     keys = flatten(tomllib.loads(to_toml(Config()))).keys()
-    optional = {"data.stored_size", "data.mean", "data.std", "train.clip_norm", "train.warmup_epochs"}
+    optional = {
+        "data.stored_size",
+        "data.mean",
+        "data.std",
+        "train.clip_norm",
+        "train.warmup_epochs",
+        "run.loader_workers",
+    }
     assert {key for key, _ in config_fields()} - keys == optional
 
 

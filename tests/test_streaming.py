@@ -126,6 +126,14 @@ def test_a_run_whose_worker_was_killed_fails_and_can_be_continued(folder: Path, 
     assert trained(config, load(config), tmp_path / "parts") == whole
 
 
+def test_when_a_worker_dies_the_others_end(folder: Path) -> None:
+    images = load(settings(folder, 0.0)).train.images  # held to the end, as by a traceback
+    next(images.batches([torch.arange(40)]))
+    first, second = workers_of(os.getpid())[-2:]
+    first.kill()
+    assert not psutil.wait_procs([second], timeout=20)[1]
+
+
 HOLD = """
 import sys, time
 from pathlib import Path
