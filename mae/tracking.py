@@ -2,7 +2,7 @@
 
 `deliver` is idempotent: what a server has received is remembered in the directory, what it has not goes out with the
 next call, nothing goes out twice. After a delivery that was cut off it asks the server what arrived; a store that was
-emptied is filled again. `Tracker` calls it from a thread while a stage works, so training never waits for a server.
+emptied is filled again. `Tracker` has it called by another process while a stage works, so training never waits.
 """
 
 import fcntl
@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mae import courier
 from mae.run_directory import Record, RunDirectory, find_runs, probes_of
 
 NONE = "none"
@@ -75,10 +76,10 @@ class Tracker:
         while not over:
             over = self.ended.wait(EVERY)
             try:
-                deliver(self.run, self.uri, self.runs_dir)
+                courier.ask("deliver", str(self.run.path), self.uri, str(self.runs_dir))
                 self.error = ""
             except Exception as error:  # whatever a server does, the run goes on
-                self.error = without_secrets(str(error).splitlines()[0] if str(error) else type(error).__name__)
+                self.error = str(error)
 
 
 def deliver_all(runs_dir: Path, uri: str) -> int:
@@ -99,7 +100,7 @@ def delivering_what_is_owed(runs_dir: Path, uri: str) -> Iterator[None]:
 
     def send() -> None:
         with suppress(Exception):  # it stays owed, and the stage at hand reports the server
-            deliver_all(runs_dir, uri)
+            courier.ask("deliver_all", str(runs_dir), uri)
 
     thread = threading.Thread(target=send, name="owed", daemon=True)
     if uri != NONE:
