@@ -22,9 +22,9 @@ def ask(task: str, *arguments: str) -> None:
     """
     with _lock:
         child = _living_child()
-        assert child.stdin is not None and child.stdout is not None
-        child.stdin.write(json.dumps([task, *arguments]) + "\n")
-        child.stdin.flush()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        print(json.dumps([task, *arguments]), file=child.stdin, flush=True)
         answer = child.stdout.readline()
     if error := json.loads(answer or '"the delivering process died"'):
         raise RuntimeError(error)
@@ -48,7 +48,7 @@ def _living_child() -> subprocess.Popen[str]:
 
 
 def serve() -> None:
-    """Do the tasks on standard input, answer each with its error or an empty string, as JSON; the child's whole life."""
+    """Do the tasks on standard input and answer each with its error or "", as JSON: the child's whole life."""
     from mae import tracking
     from mae.run_directory import RunDirectory
 
@@ -64,5 +64,5 @@ def serve() -> None:
                 runs_dir, uri = arguments
                 tracking.deliver_all(Path(runs_dir), uri)
         except Exception as problem:
-            error = tracking.without_secrets(str(problem).splitlines()[0] if str(problem) else type(problem).__name__)
+            error = tracking.first_line(problem)
         print(json.dumps(error), file=answers, flush=True)

@@ -46,6 +46,11 @@ def without_secrets(uri: str) -> str:
     return re.sub(r"//[^/@]*@", "//", uri)
 
 
+def first_line(error: Exception) -> str:
+    """Return the start of an error's message, without secrets, or its type where it has none."""
+    return without_secrets(str(error).splitlines()[0] if str(error) else type(error).__name__)
+
+
 class Tracker:
     """Delivers a stage's directory every few seconds, and once more at the end; never raises, never blocks for long."""
 
@@ -79,7 +84,7 @@ class Tracker:
                 courier.ask("deliver", str(self.run.path), self.uri, str(self.runs_dir))
                 self.error = ""
             except Exception as error:  # whatever a server does, the run goes on
-                self.error = str(error)
+                self.error = first_line(error)
 
 
 def deliver_all(runs_dir: Path, uri: str) -> int:
