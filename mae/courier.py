@@ -1,11 +1,12 @@
 """A child process that delivers to MLflow, one per process that asks.
 
-In a thread, importing MLflow and making a store hold the interpreter that training needs for seconds: on the digits the
-first ten seconds ran at less than half the speed.
+In a thread, importing MLflow and making a store would take the interpreter from training for seconds, as
+`benchmarks/README.md` shows.
 """
 
 import atexit
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -52,7 +53,8 @@ def serve() -> None:
     from mae import tracking
     from mae.run_directory import RunDirectory
 
-    answers, sys.stdout = sys.stdout, sys.stderr
+    os.nice(10)  # training first, where every core is busy
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever MLflow prints is no answer
     for line in sys.stdin:
         task, *arguments = json.loads(line)
         error = ""
