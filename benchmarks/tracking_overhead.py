@@ -46,9 +46,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    pairs = [
-        [measure(tracked, options.epochs, options.device) for tracked in (False, True)] for _ in range(options.repeats)
-    ]
+    pairs = []
+    for _ in range(options.repeats):
+        pairs.append([measure(tracked, options.epochs, options.device) for tracked in (False, True)])
+        print(f"training, command: untracked {pairs[-1][0]}, tracked {pairs[-1][1]}", file=sys.stderr)
     print(f"{'seconds of':10}{'untracked':>28}{'tracked':>28}{'difference':>28}{'share':>10}")
     for column, label in enumerate(("training", "command")):
         report(label, [pair[0][column] for pair in pairs], [pair[1][column] for pair in pairs])

@@ -1,7 +1,6 @@
 """A child process that delivers to MLflow, one per process that asks.
 
-In a thread, importing MLflow and making a store would take the interpreter from training for seconds, as
-`benchmarks/README.md` shows.
+In a thread, importing MLflow and making a store would take the interpreter from training for seconds.
 """
 
 import atexit
