@@ -2,7 +2,7 @@
 
 `deliver` is idempotent: what a server has received is remembered in the directory, what it has not goes out with the
 next call, nothing goes out twice. After a delivery that was cut off it asks the server what arrived; a store that was
-emptied is filled again. `Tracker` calls it from a thread while a stage works, so training never waits for a server.
+emptied is filled again. `Tracker` has it called by another process while a stage works, so training never waits.
 """
 
 import fcntl
@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mae import courier
 from mae.run_directory import Record, RunDirectory, find_runs, probes_of
 
 NONE = "none"
@@ -43,6 +44,11 @@ def default_uri(runs_dir: Path) -> str:
 def without_secrets(uri: str) -> str:
     """Return a URI that may be printed: user and password are left out."""
     return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def first_line(error: Exception) -> str:
+    """Return the start of an error's message, without secrets, or its type where it has none."""
+    return without_secrets(str(error).splitlines()[0] if str(error) else type(error).__name__)
 
 
 class Tracker:
@@ -89,7 +95,7 @@ class Tracker:
                 self.send()
                 self.error = ""
             except Exception as error:  # whatever a server does, the run goes on
-                self.error = without_secrets(str(error).splitlines()[0] if str(error) else type(error).__name__)
+                self.error = first_line(error)
 
 
 def deliver_all(runs_dir: Path, uri: str) -> int:
@@ -112,7 +118,7 @@ def delivering_what_is_owed(runs_dir: Path, uri: str) -> Iterator[None]:
 
     def send() -> None:
         with suppress(Exception):  # it stays owed, and the stage at hand reports the server
-            deliver_all(runs_dir, uri)
+            courier.ask("deliver_all", str(runs_dir), uri)
 
     thread = threading.Thread(target=send, name="owed", daemon=True)
     if uri != NONE:
@@ -126,7 +132,9 @@ def delivering_what_is_owed(runs_dir: Path, uri: str) -> Iterator[None]:
 
 def tracked(run: RunDirectory, uri: str, runs_dir: Path, say: Callable[[str], None]) -> AbstractContextManager[object]:
     """Return a `Tracker`, or a block that does nothing where tracking is switched off."""
-    return nullcontext() if uri == NONE else Tracker(lambda: deliver(run, uri, runs_dir), uri, run.path, say)
+    if uri == NONE:
+        return nullcontext()
+    return Tracker(lambda: courier.ask("deliver", str(run.path), uri, str(runs_dir)), uri, run.path, say)
 
 
 def experiment_page(uri: str, runs_dir: Path, name: str = EXPERIMENT) -> str:

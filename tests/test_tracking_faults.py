@@ -140,7 +140,6 @@ def test_a_server_that_dies_after_storing_a_batch_gets_nothing_twice(
 def test_a_call_that_hangs_does_not_keep_the_process(hanging: str, tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
-import mlflow
 from mae import tracking
 from mae.run_directory import RunDirectory
 tracking.LAST_WAIT = 1
