@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mae.config import Config
 from mae.config_sources import build, preset_overrides
-from mae.data import ImageData, Images, Split
+from mae.data import CachedImages, ImageData, Split
 from mae.pretraining import Pretraining
 from mae.system_metrics import system_metrics
 
@@ -73,7 +73,7 @@ def hugging_face(config: Config, images: Tensor, device: torch.device) -> Step:
 
 def _as_data(config: Config, images: Tensor) -> ImageData:
     """Wrap noise as a data set of one batch."""
-    split = Split(Images(images), torch.zeros(len(images), dtype=torch.int64))
+    split = Split(CachedImages(images), torch.zeros(len(images), dtype=torch.int64))
     channels = config.data.channels
     return ImageData("noise", split, split, ("one",), "", (0.5,) * channels, (0.25,) * channels, 0)
 
