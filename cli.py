@@ -380,11 +380,9 @@ def _print_frame(frame: Any, output: Output) -> None:
 
 
 def _probe_and_print(run: Any, config: Any, work: "Workplace", output: Output) -> None:
-    from mae.pipeline import run_probe
+    from mae.pipeline import run_probes
 
-    metrics: dict[str, float] = {}
-    for kind in config.probe.kinds:
-        metrics |= run_probe(run, kind, config, work)["metrics"]
+    metrics = run_probes(run, config, work)
     table = Table("probe", "pretrained", "untrained", "raw pixels", title="test top-1, % (95 % interval)")
     for kind in config.probe.kinds:
         cells = []

@@ -20,7 +20,7 @@ import torch
 from ablations.plan import Job
 from mae.errors import RunError, UserError
 from mae.interruption import Interrupted, StopRequest
-from mae.pipeline import Workplace, choose_device, run_pretraining, run_probe
+from mae.pipeline import Workplace, choose_device, run_pretraining, run_probes
 from mae.progress import Task
 from mae.run_directory import Busy
 
@@ -57,8 +57,8 @@ def work(pipe: Connection, job: Job, place: Place) -> None:
     try:
         workplace = Workplace(place.runs_dir, "none", choose_device(place.device), PipeProgress(pipe), stop)
         run = run_pretraining(job.config, workplace)
-        for kind in job.kinds:
-            run_probe(run, kind, job.config, workplace)
+        if job.kinds:
+            run_probes(run, job.config, workplace)
         report = Report("finished")
     except Busy as error:
         report = Report("busy", str(error))

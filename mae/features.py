@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from mae.augmentation import centre
 from mae.config import DataConfig
 from mae.data import ImageData, Images
+from mae.progress import Task
 
 BATCH = 512
 
@@ -31,20 +32,24 @@ def extract(
     data: ImageData,
     kind: str,
     device: torch.device,
+    task: Task,
 ) -> Tensor:
     """Return features (n, D) of the images at `indexes` (n,), float32 on the CPU."""
     was_training = encoder.training
     encoder.eval()
-    parts = [
-        pool(encoder(normalise(centre(batch.to(device, non_blocking=True), config), data)), kind).float().cpu()
-        for batch in images.batches(indexes.split(BATCH))
-    ]
+    parts = []
+    for batch in images.batches(indexes.split(BATCH)):
+        views = normalise(centre(batch.to(device, non_blocking=True), config), data)
+        parts.append(pool(encoder(views), kind).float().cpu())
+        task.advance(len(batch))
     encoder.train(was_training)
     return torch.cat(parts)
 
 
-def raw_pixels(images: Images, indexes: Tensor, config: DataConfig, data: ImageData) -> Tensor:
+def raw_pixels(images: Images, indexes: Tensor, config: DataConfig, data: ImageData, task: Task) -> Tensor:
     """Return the normalised pixels (n, C * H * W) of the images at `indexes` (n,), on the CPU: a probe's baseline."""
-    return torch.cat(
-        [normalise(centre(batch.cpu(), config), data).flatten(1) for batch in images.batches(indexes.split(BATCH))]
-    )
+    parts = []
+    for batch in images.batches(indexes.split(BATCH)):
+        parts.append(normalise(centre(batch.cpu(), config), data).flatten(1))
+        task.advance(len(batch))
+    return torch.cat(parts)

@@ -8,6 +8,7 @@ from mae.config import Config
 from mae.data import ImageData
 from mae.draws import generator
 from mae.features import extract
+from mae.progress import Silent
 
 REFERENCES, QUERIES = 10_000, 2_000
 """Most training images of the online evaluation. It never sees a test image, so it may steer a search."""
@@ -36,7 +37,7 @@ def online_accuracy(encoder: nn.Module, config: Config, data: ImageData, device:
     labelled = (data.train.labels >= 0).nonzero()[:, 0]
     chosen = labelled[torch.randperm(len(labelled), generator=generator(0, "online k-NN"))[: REFERENCES + QUERIES]]
     queries = min(QUERIES, len(chosen) // 5)
-    features = extract(encoder, data.train.images, chosen, config.data, data, config.probe.features, device)
+    features = extract(encoder, data.train.images, chosen, config.data, data, config.probe.features, device, Silent())
     labels, knn = data.train.labels[chosen], config.probe.knn
     predicted = knn_predict(
         features[queries:], labels[queries:], features[:queries], knn.k, knn.temperature, len(data.classes)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mae.config import LinearProbeConfig
 from mae.draws import generator
+from mae.progress import Task
 from mae.schedule import lr_at, peak_lr
 
 Views = Callable[[int], Tensor]
@@ -48,7 +49,7 @@ def scores(weights: Tensor, features: Tensor) -> Tensor:
 
 
 def lbfgs_predict(
-    train: Tensor, labels: Tensor, test: Tensor, classes: int, config: LinearProbeConfig, seed: int
+    train: Tensor, labels: Tensor, test: Tensor, classes: int, config: LinearProbeConfig, seed: int, task: Task
 ) -> tuple[Tensor, dict[str, float]]:
     """Return predicted classes (m,) and the penalty chosen; test images have no say in it.
 
@@ -64,13 +65,15 @@ def lbfgs_predict(
         accuracy = (scores(weights, judge).argmax(1) == labels[chosen_held]).float().mean().item()
         if accuracy > best_accuracy:
             best, best_accuracy = penalty, accuracy
+        task.advance()
     train, test = standardise(train, test)
     weights = fit_logistic(train, labels, classes, best)
+    task.advance()
     return scores(weights, test).argmax(1), {"penalty": best, "holdout_top1": 100 * best_accuracy}
 
 
 def lars_predict(
-    views: Views, labels: Tensor, test: Tensor, classes: int, config: LinearProbeConfig, seed: int
+    views: Views, labels: Tensor, test: Tensor, classes: int, config: LinearProbeConfig, seed: int, task: Task
 ) -> tuple[Tensor, dict[str, float]]:
     """Return predicted classes (m,) after the paper's protocol: LARS, momentum 0.9, no weight decay, cosine decay."""
     width = test.shape[1]
@@ -93,6 +96,7 @@ def lars_predict(
             optimizer.zero_grad()
             F.cross_entropy(head(features[chosen]), labels[chosen]).backward()
             optimizer.step()
+        task.advance()
     head.eval()
     with torch.inference_mode():
         return head(test).argmax(1), {}

@@ -25,7 +25,7 @@ from mae.image_files import decode
 from mae.interruption import Interrupted, StopRequest
 from mae.model import build_encoder
 from mae.pretraining import Pretraining, pretrain, steps_per_epoch
-from mae.probing import probe_all
+from mae.probing import Setup, probe_all, subjects
 from mae.progress import Progress
 from mae.reconstruction import draw_grid, shown_images
 from mae.run_directory import Record, RunDirectory
@@ -73,25 +73,28 @@ def run_pretraining(config: Config, work: Workplace) -> RunDirectory:
     return run
 
 
-def run_probe(run: RunDirectory, kind: ProbeKind, config: Config, work: Workplace) -> dict[str, Any]:
-    """Return the result of one probe of a finished pretraining, probing if that has not been done."""
-    data, encoder = load_encoder(run, config, work)
-    fingerprint = probe_fingerprint(config, kind, run.path.name)
-    place = RunDirectory(run.path / "probes" / f"{kind}-{fingerprint}")
-    if (found := place.result()) is not None:
-        return dict(found)
-    record = Record(
-        stage="probe",
-        name=f"{kind} of {name_run(config)}",
-        fingerprint=fingerprint,
-        parent=run.path.name,
-        data=data.describe(),
-    )
-    with _stage(place, record, config, work):
-        work.stop.check()
-        metrics = probe_all(kind, config, data, encoder, work.runs_dir, work.device, work.progress)
-        place.write_json("result.json", {"metrics": metrics})
-    return {"metrics": metrics}
+def run_probes(run: RunDirectory, config: Config, work: Workplace) -> dict[str, float]:
+    """Return the metrics of every probe the config asks for, probing a finished pretraining where they are missing."""
+    places = {kind: probe_directory(run, config, kind) for kind in config.probe.kinds}
+    missing = [kind for kind, place in places.items() if place.result() is None]
+    if missing:
+        data, encoder = load_encoder(run, config, work)
+        setup, probed = Setup(config, data, work.device, work.progress), subjects(config, data, encoder)
+    for kind in missing:
+        place = places[kind]
+        name = f"{kind} of {name_run(config)}"
+        fingerprint = place.path.name.removeprefix(f"{kind}-")
+        record = Record(stage="probe", name=name, fingerprint=fingerprint, parent=run.path.name, data=data.describe())
+        with _stage(place, record, config, work):
+            work.stop.check()
+            metrics = probe_all(kind, probed, setup, work.runs_dir)
+            place.write_json("result.json", {"metrics": metrics})
+    return {name: value for place in places.values() for name, value in place.result()["metrics"].items()}
+
+
+def probe_directory(run: RunDirectory, config: Config, kind: ProbeKind) -> RunDirectory:
+    """Return where a probe of `run` is kept."""
+    return RunDirectory(run.path / "probes" / f"{kind}-{probe_fingerprint(config, kind, run.path.name)}")
 
 
 def load_encoder(run: RunDirectory, config: Config, work: Workplace) -> tuple[ImageData, torch.nn.Module]:

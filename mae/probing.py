@@ -1,6 +1,6 @@
 """Probes: what a frozen encoder knows, beside the untrained encoder and raw pixels under the same probe."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,25 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Subject:
-    """What is probed: an encoder, or None for raw pixels; `fingerprint` identifies it."""
+    """What is probed: an encoder, or None for raw pixels; `fingerprint` identifies it.
+
+    `features` are kept by split once they are known: all probes of a subject share them.
+    """
 
     name: str
     fingerprint: str
     encoder: nn.Module | None
+    features: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all probes of a run have in common."""
+
+    config: Config
+    data: ImageData
+    device: torch.device
+    progress: Progress
 
 
 def subjects(config: Config, data: ImageData, encoder: nn.Module) -> list[Subject]:
@@ -42,27 +56,29 @@ def subjects(config: Config, data: ImageData, encoder: nn.Module) -> list[Subjec
     ]
 
 
-def probe(kind: ProbeKind, config: Config, data: ImageData, subject: Subject, device: torch.device) -> dict[str, Any]:
+def probe(kind: ProbeKind, subject: Subject, setup: Setup) -> dict[str, Any]:
     """Probe one subject; return top-1 on all test images in percent with its interval, and the choices made."""
+    config, data = setup.config, setup.data
     labelled = (data.train.labels >= 0).nonzero()[:, 0]
-    labels = data.train.labels[labelled].to(device)
-    train = _features(subject, data.train.images, labelled, config, data, device)
-    test = _features(subject, data.test.images, torch.arange(len(data.test.labels)), config, data, device)
-    classes, linear = len(data.classes), config.probe.linear
+    labels = data.train.labels[labelled].to(setup.device)
+    train = _features(subject, "train", labelled, setup)
+    test = _features(subject, "test", torch.arange(len(data.test.labels)), setup)
+    classes, linear, knn = len(data.classes), config.probe.linear, config.probe.knn
     chosen: dict[str, float] = {}
     if kind == "knn":
-        predicted = knn_predict(train, labels, test, config.probe.knn.k, config.probe.knn.temperature, classes)
+        predicted = knn_predict(train, labels, test, knn.k, knn.temperature, classes)
     elif linear.solver == "lbfgs":
-        predicted, chosen = lbfgs_predict(train, labels, test, classes, linear, config.probe.seed)
+        with setup.progress.task(f"linear probe, {subject.name}", len(linear.penalties) + 1) as task:
+            predicted, chosen = lbfgs_predict(train, labels, test, classes, linear, config.probe.seed, task)
     else:
-        encoder = subject.encoder
 
         def views(epoch: int) -> Tensor:
-            if encoder is None or not linear.lars_augment:
+            if subject.encoder is None or not linear.lars_augment:
                 return train
-            return _augmented_features(encoder, labelled, epoch, config, data, device)
+            return _augmented_features(subject.encoder, labelled, epoch, setup)
 
-        predicted, chosen = lars_predict(views, labels, test, classes, linear, config.probe.seed)
+        with setup.progress.task(f"linear probe, {subject.name}", linear.lars_epochs) as task:
+            predicted, chosen = lars_predict(views, labels, test, classes, linear, config.probe.seed, task)
     correct = predicted.cpu() == data.test.labels
     low, high = bootstrap_interval(int(correct.sum()), len(correct))
     return {"top1": 100 * correct.float().mean().item(), "low": low, "high": high, **chosen}
@@ -79,40 +95,24 @@ def bootstrap_interval(correct: int, count: int) -> tuple[float, float]:
     return 100 * float(low) / count, 100 * float(high) / count
 
 
-def baseline(
-    kind: ProbeKind, config: Config, data: ImageData, subject: Subject, runs_dir: Path, device: torch.device
-) -> dict[str, Any]:
+def baseline(kind: ProbeKind, subject: Subject, setup: Setup, runs_dir: Path) -> dict[str, Any]:
     """Probe a baseline, or return what an earlier run with the same one found."""
-    shelf = RunDirectory(runs_dir / "baselines" / f"{kind}-{probe_fingerprint(config, kind, subject.fingerprint)}")
+    name = f"{kind}-{probe_fingerprint(setup.config, kind, subject.fingerprint)}"
+    shelf = RunDirectory(runs_dir / "baselines" / name)
     if (found := shelf.result()) is not None:
         return dict(found)
-    result = probe(kind, config, data, subject, device)
-    shelf.path.mkdir(parents=True, exist_ok=True)
+    result = probe(kind, subject, setup)
     shelf.write_json("result.json", result)
     return result
 
 
-def probe_all(
-    kind: ProbeKind,
-    config: Config,
-    data: ImageData,
-    encoder: nn.Module,
-    runs_dir: Path,
-    device: torch.device,
-    progress: Progress,
-) -> dict[str, float]:
-    """Probe the pretrained encoder and both baselines; return flat metrics such as `knn/top1`, `knn/pixels_top1`."""
-    metrics: dict[str, float] = {}
-    data = data.on(device)
-    pretrained, *baselines = subjects(config, data, encoder)
-    with progress.task(f"{kind} probe", 1 + len(baselines)) as task:
-        for name, value in probe(kind, config, data, pretrained, device).items():
-            metrics[f"{kind}/{name}"] = value
-        task.advance(1, f"top-1 {metrics[f'{kind}/top1']:.2f} %")
-        for subject in baselines:
-            for name, value in baseline(kind, config, data, subject, runs_dir, device).items():
-                metrics[f"{kind}/{subject.name}_{name}"] = value
-            task.advance()
+def probe_all(kind: ProbeKind, probed: list[Subject], setup: Setup, runs_dir: Path) -> dict[str, float]:
+    """Probe what `subjects` returned; return flat metrics such as `knn/top1`, `knn/pixels_top1`."""
+    pretrained, *baselines = probed
+    metrics = {f"{kind}/{name}": value for name, value in probe(kind, pretrained, setup).items()}
+    for subject in baselines:
+        for name, value in baseline(kind, subject, setup, runs_dir).items():
+            metrics[f"{kind}/{subject.name}_{name}"] = value
     return metrics
 
 
@@ -121,25 +121,30 @@ def _no_model(config: Config) -> Config:
     return config.model_copy(update={"model": Config().model, "train": config.train.model_copy(update={"seed": 0})})
 
 
-def _features(
-    subject: Subject, images: Any, indexes: Tensor, config: Config, data: ImageData, device: torch.device
-) -> Tensor:
-    if subject.encoder is None:
-        return raw_pixels(images, indexes, config.data, data).to(device)
-    encoder = subject.encoder.to(device)
-    return extract(encoder, images, indexes, config.data, data, config.probe.features, device).to(device)
+def _features(subject: Subject, split: str, indexes: Tensor, setup: Setup) -> Tensor:
+    """Return features (n, D) on the device of the images at `indexes` (n,) of the split `train` or `test`."""
+    if split not in subject.features:
+        config, data, device = setup.config, setup.data, setup.device
+        images = data.train.images if split == "train" else data.test.images
+        with setup.progress.task(f"features of {split} images, {subject.name}", len(indexes)) as task:
+            if subject.encoder is None:
+                features = raw_pixels(images, indexes, config.data, data, task)
+            else:
+                encoder = subject.encoder.to(device)
+                features = extract(encoder, images, indexes, config.data, data, config.probe.features, device, task)
+        subject.features[split] = features.to(device)
+    return subject.features[split]
 
 
 @torch.inference_mode()
-def _augmented_features(
-    encoder: nn.Module, indexes: Tensor, epoch: int, config: Config, data: ImageData, device: torch.device
-) -> Tensor:
+def _augmented_features(encoder: nn.Module, indexes: Tensor, epoch: int, setup: Setup) -> Tensor:
     """Return features (n, D) of random resized crops, new ones each epoch, as the paper's linear probe trains on."""
+    config, data = setup.config, setup.data
     cropped = config.data.model_copy(update={"augmentation": "random_resized_crop"})
     encoder.eval()
     parts = []
     for number, batch in enumerate(data.train.images.batches(indexes.split(BATCH))):
         draws = generator(config.probe.seed, f"probe augmentation {epoch}", number)
-        views = normalise(augment(batch.to(device), cropped, draws), data)
+        views = normalise(augment(batch.to(setup.device), cropped, draws), data)
         parts.append(pool(encoder(views), config.probe.features).float())
     return torch.cat(parts).clone()

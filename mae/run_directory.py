@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -70,12 +70,10 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"cannot write to the run folder {self.path}: {error.strerror}") from None
         with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _try_lock(handle):
                 handle.seek(0)
                 holder = handle.read().strip() or "unknown"
-                raise Busy(f"{self.path} is being worked on by process {holder}; wait for it") from None
+                raise Busy(f"{self.path} is being worked on by process {holder}; wait for it")
             handle.truncate(0)
             handle.write(f"{os.getpid()} on {os.uname().nodename}")
             handle.flush()
@@ -155,6 +153,17 @@ class RunDirectory:
         """Drop points past `step`: a run resumed from its checkpoint there will measure them again."""
         kept = [point for point in self.read_metrics() if point["step"] <= step]
         self.write_text("metrics.jsonl", "".join(json.dumps(point) + "\n" for point in kept))
+
+
+def _try_lock(handle: IO[str]) -> bool:
+    """Take a file's exclusive lock; a few attempts, for `is_locked` holds it for an instant."""
+    for _ in range(10):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.02)
+    return False
 
 
 @contextmanager

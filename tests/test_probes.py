@@ -14,6 +14,7 @@ from mae.knn import knn_predict
 from mae.linear_probe import fit_logistic, lars_predict, lbfgs_predict, standardise
 from mae.model import build_encoder
 from mae.probing import bootstrap_interval
+from mae.progress import Silent
 
 CPU = torch.device("cpu")
 
@@ -47,9 +48,9 @@ def test_linear_probes_find_a_linear_rule(solver: str, blobs: tuple[torch.Tensor
     train, test = features[:400], features[400:]
     config = LinearProbeConfig(lars_batch_size=100, lars_epochs=30, lars_warmup_epochs=1.0, lars_base_lr=20.0)
     if solver == "lbfgs":
-        predicted, _ = lbfgs_predict(train, labels[:400], test, 3, config, seed=0)
+        predicted, _ = lbfgs_predict(train, labels[:400], test, 3, config, 0, Silent())
     else:
-        predicted, _ = lars_predict(lambda epoch: train, labels[:400], test, 3, config, seed=0)
+        predicted, _ = lars_predict(lambda epoch: train, labels[:400], test, 3, config, 0, Silent())
     best = LogisticRegression().fit(standardise(train)[0].numpy(), labels[:400].numpy())
     reference = best.score(standardise(train, test)[1].numpy(), labels[400:].numpy())
     assert (predicted == labels[400:]).float().mean() > reference - 0.05
@@ -77,7 +78,7 @@ def test_the_bootstrap_interval_is_that_of_resampling() -> None:
 
 def test_features_are_of_whole_unaugmented_images(tiny: Config, digits: ImageData) -> None:
     encoder, index = build_encoder(tiny), torch.tensor([5, 2])
-    features = extract(encoder, digits.test.images, index, tiny.data, digits, "both", CPU)
+    features = extract(encoder, digits.test.images, index, tiny.data, digits, "both", CPU, Silent())
     images = normalise(digits.test.images.pixels[index].float() / 255, digits)
     assert torch.allclose(features, pool(encoder(images), "both"), atol=1e-5)
     assert features.shape == (2, 32)
@@ -91,6 +92,6 @@ def test_a_class_token_and_a_patch_mean_are_read_where_they_are() -> None:
 def test_probing_changes_no_weight(tiny: Config, digits: ImageData, tmp_path: Path) -> None:
     encoder = build_encoder(tiny)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    extract(encoder, digits.test.images, torch.arange(10), tiny.data, digits, "class_token", CPU)
+    extract(encoder, digits.test.images, torch.arange(10), tiny.data, digits, "class_token", CPU, Silent())
     assert all(before[name].equal(value) for name, value in encoder.state_dict().items())
     assert encoder.training

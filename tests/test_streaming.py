@@ -80,7 +80,8 @@ def test_streamed_images_train_the_same_bits_as_cached_ones(workers: int, folder
     assert trained(config, streamed, tmp_path / "1") == trained(cached_config, cached, tmp_path / "2")
     encoder, indexes = build_encoder(config), torch.arange(20).flip(0)
     features = [
-        extract(encoder, data.test.images, indexes, config.data, data, "both", CPU) for data in (cached, streamed)
+        extract(encoder, data.test.images, indexes, config.data, data, "both", CPU, Silent())
+        for data in (cached, streamed)
     ]
     assert features[0].equal(features[1])
 

@@ -12,7 +12,7 @@ from torchvision import datasets
 from mae.config_sources import build
 from mae.data import ImageData, load_data
 from mae.errors import RunError
-from mae.probing import Subject, probe
+from mae.probing import Setup, Subject, probe
 from mae.progress import Silent
 
 
@@ -105,7 +105,7 @@ def test_images_without_label_are_trained_on_but_not_probed(monkeypatch: pytest.
     assert data.train.labels.tolist() == [0, 1, 2] * 3 + [-1] * 3
     assert values(data, "train") == list(range(12))
     config = build({"data.source": "stl10", "data.channels": 3, "probe.knn.k": 12})
-    result = probe("knn", config, data, Subject("pixels", "", None), torch.device("cpu"))
+    result = probe("knn", Subject("pixels", "", None), Setup(config, data, torch.device("cpu"), Silent()))
     assert 0 <= result["top1"] <= 100
 
 
