@@ -63,7 +63,8 @@ def results(runs_dir: Path) -> dict[Path, int]:
 
 
 def test_all_studies_run_and_a_second_time_train_nothing(tmp_path: Path) -> None:
-    command = ablate("paper", "--workers", "2", "--json", runs_dir=tmp_path)
+    wide_enough = TINY | {"model.decoder.dim": 16}  # a quarter of it is a width
+    command = ablate("paper", "--workers", "2", "--json", runs_dir=tmp_path, settings=wide_enough)
     first = runner.invoke(app, command)
     assert first.exit_code == 0, first.output
     studies = json.loads(first.stdout.splitlines()[-1])["studies"]
