@@ -4,7 +4,7 @@ A fresh process per job means that nothing a job leaves behind (memory, a broken
 forked from a server that has imported everything already, so starting one takes milliseconds.
 """
 
-import os
+import multiprocessing
 import signal
 import threading
 import time
@@ -52,7 +52,7 @@ def work(pipe: Connection, job: Job, place: Place) -> None:
     stop = StopRequest()
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, stop.receive)
-    threading.Thread(target=_stop_with_driver, args=(os.getppid(), stop), daemon=True).start()
+    threading.Thread(target=_stop_with_driver, args=(stop,), daemon=True).start()
     torch.set_num_threads(place.threads)
     try:
         workplace = Workplace(place.runs_dir, "none", choose_device(place.device), PipeProgress(pipe), stop)
@@ -72,10 +72,11 @@ def work(pipe: Connection, job: Job, place: Place) -> None:
         pipe.send(report)
 
 
-def _stop_with_driver(parent: int, stop: StopRequest) -> None:
+def _stop_with_driver(stop: StopRequest) -> None:
     """Ask for a stop when the driver is gone: the job is saved, and whoever starts next continues it."""
-    while os.getppid() == parent:
-        time.sleep(1)
+    driver = multiprocessing.parent_process()
+    assert driver is not None  # this is no main process
+    driver.join()
     stop.number = stop.number or signal.SIGTERM
 
 

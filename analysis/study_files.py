@@ -56,14 +56,6 @@ def _latex(record: StudyRecord, shown: pd.DataFrame) -> str:
 
 
 def _escape(text: str) -> str:
-    signs = {
-        "▲": r"$\blacktriangle$",
-        "▼": r"$\blacktriangledown$",
-        "≈": r"$\approx$",
-        "±": r"$\pm$",
-        "Δ": r"$\Delta$",
-        "%": r"\%",
-    }
-    for sign, command in signs.items():
+    for sign, command in LATEX_SIGNS.items():
         text = text.replace(sign, command)
     return text
