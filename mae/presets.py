@@ -62,8 +62,8 @@ PRESETS: dict[str, Preset] = {
             "model.encoder.depth": 6,
             "model.decoder.dim": 64,
             "model.decoder.depth": 2,
-            "train.batch_size": 256,
-            "train.base_lr": 1e-3,
+            "train.batch_size": 64,  # small batches are many steps: after an epoch k-NN is at 35 %, with 256 at 28 %
+            "train.base_lr": 4e-3,
         },
     ),
     "cifar10-vit-t": Preset(
