@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint
 
 demo: .venv/installed
-	$(BIN)/mae-cli run --runs-dir runs
+	$(BIN)/mae-cli ablate mask-ratio --workers 2
 
 test: .venv/installed
 	$(BIN)/pytest

@@ -140,8 +140,8 @@ class LossConfig(Section):
 class TrainConfig(Section):
     """Pretraining: AdamW (0.9, 0.95), linear warm-up, cosine decay to 0."""
 
-    epochs: Positive = Field(100, description="passes over the training images")
-    batch_size: Positive = Field(64, description="images per optimiser step, over all processes and micro-batches")
+    epochs: Positive = Field(40, description="passes over the training images")
+    batch_size: Positive = Field(32, description="images per optimiser step, over all processes and micro-batches")
     micro_batches: Positive = Field(1, description="pieces a batch is computed in, gradients accumulated; divides it")
     base_lr: float = Field(8e-3, gt=0, description="learning rate per 256 images: lr = base_lr * batch_size / 256")
     weight_decay: float = Field(0.05, ge=0, description="AdamW's, on weight matrices and tokens only")

@@ -1,4 +1,4 @@
-"""Shared settings: one thread, a cache of its own, tiny pipelines."""
+"""Shared settings: one thread per process, a cache of its own, tiny pipelines."""
 
 from pathlib import Path
 
@@ -28,6 +28,7 @@ TINY = {
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAE_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of processes that tests start: threads of several would wait in turn
     torch.set_num_threads(1)
 
 
