@@ -219,8 +219,10 @@ class RunConfig(Section):
 
     checkpoint_seconds: float = Field(120.0, ge=0, description="least time between checkpoints, s; 0: every step")
     log_every: Positive = Field(20, description="optimiser steps between points of the curves")
-    knn_every: int = Field(10, ge=0, description="epochs between online k-NN evaluations; 0: none")
-    picture_every: int = Field(25, ge=0, description="epochs between reconstruction pictures; 0: only at the end")
+    knn_every: int = Field(10, ge=0, description="epochs between online k-NN evaluations, and one at the end; 0: none")
+    picture_every: int = Field(
+        25, ge=0, description="epochs between reconstruction pictures, and one at the end; 0: none"
+    )
     loader_workers: Positive | None = Field(
         None, description="threads that decode images (processes, if they are streamed); one per core if unset"
     )

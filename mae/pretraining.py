@@ -230,8 +230,8 @@ def _autocast(precision: str, device: torch.device) -> AbstractContextManager[An
 
 
 def _due(every: int, epoch: int, epochs: int) -> bool:
-    """Every `every` epochs and at the last one; 0 means only at the last."""
-    return epoch == epochs or (every > 0 and epoch % every == 0)
+    """Every `every` epochs and at the last one; never, if `every` is 0."""
+    return every > 0 and (epoch == epochs or epoch % every == 0)
 
 
 class _Clock:
