@@ -32,7 +32,7 @@ def measure(epochs: int, tracked: bool) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=100, help="of each of the ten pretrainings; 22 steps each")
+    parser.add_argument("--epochs", type=int, default=40, help="of each of the ten pretrainings; 44 steps each")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     print(f"{'tracking':>10}{'command, s':>14}{'stages, s':>14}{'beyond them':>14}")

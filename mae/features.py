@@ -8,7 +8,8 @@ from mae.config import DataConfig
 from mae.data import ImageData, Images
 from mae.progress import Task
 
-BATCH = 512
+BATCH = 128
+"""Images per forward pass. On a CPU, whose caches it fits, a 128 x 6 encoder is a third faster than with 512."""
 
 
 def normalise(images: Tensor, data: ImageData) -> Tensor:
