@@ -4,7 +4,10 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
+
+from mae.progress import Progress, Task
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -44,3 +47,29 @@ def stop_on_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class StoppableProgress:
+    """Passes progress on, and ends a task with `Interrupted` at its next step once a stop was asked for."""
+
+    progress: Progress
+    stop: StopRequest
+
+    def say(self, message: str) -> None:
+        self.progress.say(message)
+
+    @contextmanager
+    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
+        with self.progress.task(description, total, done) as task:
+            yield _StoppableTask(task, self.stop)
+
+
+@dataclass(frozen=True)
+class _StoppableTask:
+    task: Task
+    stop: StopRequest
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.stop.check()
+        self.task.advance(amount, note)

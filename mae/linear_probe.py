@@ -19,10 +19,12 @@ Views = Callable[[int], Tensor]
 def standardise(train: Tensor, *others: Tensor) -> list[Tensor]:
     """Return every (n, D) less the training mean over its deviation: batch norm without affine, over the whole set."""
     mean, std = train.mean(dim=0), (train.var(dim=0, unbiased=False) + 1e-6).sqrt()
-    return [(features - mean) / std for features in (train, *others)]
+    return [(features - mean).div_(std) for features in (train, *others)]  # raw pixels of many images fill the memory
 
 
-def fit_logistic(features: Tensor, labels: Tensor, classes: int, penalty: float, start: Tensor | None = None) -> Tensor:
+def fit_logistic(
+    features: Tensor, labels: Tensor, classes: int, penalty: float, task: Task, start: Tensor | None = None
+) -> Tensor:
     """Return weights (classes, D + 1), bias last, of multinomial logistic regression by L-BFGS.
 
     Minimises mean cross-entropy + penalty / 2 * |weights|^2, the bias not penalised, on features (n, D).
@@ -34,6 +36,7 @@ def fit_logistic(features: Tensor, labels: Tensor, classes: int, penalty: float,
     )
 
     def closure() -> Tensor:
+        task.advance(0)  # a fit on raw pixels takes minutes, and whoever wants to stop it waits
         optimizer.zero_grad()
         loss = F.cross_entropy(scores(weights, features), labels) + penalty / 2 * weights[:, :-1].square().sum()
         loss.backward()
@@ -61,13 +64,14 @@ def lbfgs_predict(
     fit, judge = standardise(train[chosen_fit], train[chosen_held])
     best, best_accuracy, weights = config.penalties[0], -1.0, None
     for penalty in sorted(config.penalties, reverse=True):  # strongest first: each starts from a simpler fit
-        weights = fit_logistic(fit, labels[chosen_fit], classes, penalty, weights)
+        weights = fit_logistic(fit, labels[chosen_fit], classes, penalty, task, weights)
         accuracy = (scores(weights, judge).argmax(1) == labels[chosen_held]).float().mean().item()
         if accuracy > best_accuracy:
             best, best_accuracy = penalty, accuracy
         task.advance()
+    del fit, judge
     train, test = standardise(train, test)
-    weights = fit_logistic(train, labels, classes, best)
+    weights = fit_logistic(train, labels, classes, best, task)
     task.advance()
     return scores(weights, test).argmax(1), {"penalty": best, "holdout_top1": 100 * best_accuracy}
 

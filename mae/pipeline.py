@@ -22,7 +22,7 @@ from mae.data import ImageData, load_data
 from mae.errors import RunError, UserError
 from mae.fingerprint import pretrain_fingerprint, probe_fingerprint
 from mae.image_files import decode
-from mae.interruption import Interrupted, StopRequest
+from mae.interruption import Interrupted, StoppableProgress, StopRequest
 from mae.model import build_encoder
 from mae.pretraining import Pretraining, pretrain, steps_per_epoch
 from mae.probing import Setup, probe_all, subjects
@@ -79,14 +79,14 @@ def run_probes(run: RunDirectory, config: Config, work: Workplace) -> dict[str, 
     missing = [kind for kind, place in places.items() if place.result() is None]
     if missing:
         data, encoder = load_encoder(run, config, work)
-        setup, probed = Setup(config, data, work.device, work.progress), subjects(config, data, encoder)
+        setup = Setup(config, data, work.device, StoppableProgress(work.progress, work.stop))
+        probed = subjects(config, data, encoder)
     for kind in missing:
         place = places[kind]
         name = f"{kind} of {name_run(config)}"
         fingerprint = place.path.name.removeprefix(f"{kind}-")
         record = Record(stage="probe", name=name, fingerprint=fingerprint, parent=run.path.name, data=data.describe())
         with _stage(place, record, config, work):
-            work.stop.check()
             metrics = probe_all(kind, probed, setup, work.runs_dir)
             place.write_json("result.json", {"metrics": metrics})
     return {name: value for place in places.values() for name, value in place.result()["metrics"].items()}

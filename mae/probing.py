@@ -1,5 +1,6 @@
 """Probes: what a frozen encoder knows, beside the untrained encoder and raw pixels under the same probe."""
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from mae.knn import knn_predict
 from mae.linear_probe import lars_predict, lbfgs_predict
 from mae.model import build_encoder
 from mae.progress import Progress
-from mae.run_directory import RunDirectory
+from mae.run_directory import Busy, RunDirectory
 
 CONFIDENCE = 0.95
+
+BUSY_SECONDS = 0.5
+"""Time between two looks at a baseline that another process is probing."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +100,23 @@ def bootstrap_interval(correct: int, count: int) -> tuple[float, float]:
 
 
 def baseline(kind: ProbeKind, subject: Subject, setup: Setup, runs_dir: Path) -> dict[str, Any]:
-    """Probe a baseline, or return what an earlier run with the same one found."""
+    """Probe a baseline, or return what another run with the same one has found or is about to find."""
     name = f"{kind}-{probe_fingerprint(setup.config, kind, subject.fingerprint)}"
     shelf = RunDirectory(runs_dir / "baselines" / name)
     if (found := shelf.result()) is not None:
         return dict(found)
-    result = probe(kind, subject, setup)
-    shelf.write_json("result.json", result)
-    return result
+    try:
+        with shelf.locked():
+            if (found := shelf.result()) is None:
+                found = probe(kind, subject, setup)
+                shelf.write_json("result.json", found)
+            return dict(found)
+    except Busy:
+        with setup.progress.task(f"another run's {kind} probe, {subject.name}", 1) as task:
+            while shelf.is_locked():
+                task.advance(0)
+                time.sleep(BUSY_SECONDS)
+    return baseline(kind, subject, setup, runs_dir)
 
 
 def probe_all(kind: ProbeKind, probed: list[Subject], setup: Setup, runs_dir: Path) -> dict[str, float]:

@@ -1,3 +1,5 @@
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +9,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
-from mae.config import Config, LinearProbeConfig
+from mae.config import Config, LinearProbeConfig, ProbeKind
 from mae.data import ImageData
 from mae.features import extract, normalise, pool
+from mae.fingerprint import probe_fingerprint
+from mae.interruption import Interrupted, StoppableProgress, StopRequest
 from mae.knn import knn_predict
 from mae.linear_probe import fit_logistic, lars_predict, lbfgs_predict, standardise
 from mae.model import build_encoder
-from mae.probing import bootstrap_interval
+from mae.probing import Setup, Subject, baseline, bootstrap_interval, probe
 from mae.progress import Silent
+from mae.run_directory import RunDirectory
 
 CPU = torch.device("cpu")
 
@@ -31,7 +36,7 @@ def blobs() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_logistic_regression_equals_scikit_learns(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
     (features,), labels = standardise(blobs[0]), blobs[1]
-    ours = fit_logistic(features, labels, 3, penalty=1e-2)
+    ours = fit_logistic(features, labels, 3, 1e-2, Silent())
     theirs = LogisticRegression(C=1 / (1e-2 * 600), tol=1e-8, max_iter=1000).fit(features.numpy(), labels.numpy())
     assert np.allclose(ours[:, :-1], theirs.coef_, atol=2e-3)
 
@@ -95,3 +100,25 @@ def test_probing_changes_no_weight(tiny: Config, digits: ImageData, tmp_path: Pa
     extract(encoder, digits.test.images, torch.arange(10), tiny.data, digits, "class_token", CPU, Silent())
     assert all(before[name].equal(value) for name, value in encoder.state_dict().items())
     assert encoder.training
+
+
+def test_a_baseline_that_another_run_is_probing_is_waited_for(tiny: Config, digits: ImageData, tmp_path: Path) -> None:
+    setup, pixels = Setup(tiny, digits, CPU, Silent()), Subject("pixels", "0123", None)
+    shelf = RunDirectory(tmp_path / "baselines" / f"knn-{probe_fingerprint(tiny, 'knn', '0123')}")
+    found: list[dict[str, float]] = []
+    waiting = threading.Thread(target=lambda: found.append(baseline("knn", pixels, setup, tmp_path)))
+    with shelf.locked():
+        waiting.start()
+        waiting.join(0.2)
+        shelf.write_json("result.json", {"top1": 12.5})
+    waiting.join()
+    assert found == [{"top1": 12.5}]
+
+
+@pytest.mark.parametrize("kind", ["linear", "knn"])
+def test_a_probe_stops_when_asked_to(kind: ProbeKind, tiny: Config, digits: ImageData) -> None:
+    stop = StopRequest()
+    stop.number = signal.SIGTERM
+    setup = Setup(tiny, digits, CPU, StoppableProgress(Silent(), stop))
+    with pytest.raises(Interrupted):
+        probe(kind, Subject("pixels", "0123", None), setup)
