@@ -36,7 +36,7 @@ def blobs() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_logistic_regression_equals_scikit_learns(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
     (features,), labels = standardise(blobs[0]), blobs[1]
-    ours = fit_logistic(features, labels, 3, 1e-2, Silent())
+    *_, ours = fit_logistic(features, labels, 3, [1.0, 1e-2], Silent())
     theirs = LogisticRegression(C=1 / (1e-2 * 600), tol=1e-8, max_iter=1000).fit(features.numpy(), labels.numpy())
     assert np.allclose(ours[:, :-1], theirs.coef_, atol=2e-3)
 
