@@ -20,7 +20,7 @@ def normalise(images: Tensor, data: ImageData) -> Tensor:
 
 def pool(tokens: Tensor, kind: str) -> Tensor:
     """Return features (B, D), or (B, 2 D) for both, of tokens (B, 1 + N, D), class token first."""
-    class_token, patch_mean = tokens[:, 0], tokens[:, 1:].mean(dim=1)
+    class_token, patch_mean = tokens[:, 0].clone(), tokens[:, 1:].mean(dim=1)  # a view would keep all tokens in memory
     return {"class_token": class_token, "patch_mean": patch_mean, "both": torch.cat([class_token, patch_mean], 1)}[kind]
 
 

@@ -94,6 +94,12 @@ def test_a_class_token_and_a_patch_mean_are_read_where_they_are() -> None:
     assert pool(tokens, "both").tolist() == [[1.0, 3.0]]
 
 
+@pytest.mark.parametrize("kind", ["class_token", "patch_mean", "both"])
+def test_features_keep_no_other_token_in_memory(kind: str) -> None:
+    features = pool(torch.zeros(4, 100, 8), kind)
+    assert features.untyped_storage().nbytes() == features.nbytes
+
+
 def test_probing_changes_no_weight(tiny: Config, digits: ImageData, tmp_path: Path) -> None:
     encoder = build_encoder(tiny)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
