@@ -158,14 +158,15 @@ def _workplace(options: Options, output: Output) -> Iterator["Workplace"]:
     from mae.distributed import launched
     from mae.interruption import stop_on_signals
     from mae.pipeline import Workplace, choose_device
-    from mae.progress import ConsoleProgress
+    from mae.progress import ConsoleProgress, Silent
     from mae.tracking import NONE, delivering_what_is_owed
 
     processes = launched()
     device = choose_device(options.device, processes)
     store = options.store if processes.leads else NONE
     with stop_on_signals(second_ends=processes.count == 1) as stop, delivering_what_is_owed(options.runs_dir, store):
-        yield Workplace(options.runs_dir, store, device, ConsoleProgress(output.console), stop, processes)
+        progress = ConsoleProgress(output.console) if processes.leads else Silent()
+        yield Workplace(options.runs_dir, store, device, progress, stop, processes)
 
 
 def _kinds(kind: list[str] | None) -> list[str]:

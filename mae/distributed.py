@@ -72,6 +72,8 @@ class Processes:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
         try:
             yield
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)  # the others may still need what is under way
         except Interrupted:
             with self.failures_told():
                 self.greatest(0)  # nobody leaves before process 0 has saved: torchrun ends the rest when one is gone

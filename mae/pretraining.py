@@ -135,6 +135,8 @@ class Pretraining:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.position = Position(state["step"], state["seconds"])
+        if state.setdefault("processes", 1) != self.processes.count:  # the bits differ anyway, and so may the cores
+            state["random"]["threads"] = torch.get_num_threads()
         checkpoints.restore_random_state(state["random"])
 
 
@@ -156,8 +158,8 @@ def pretrain(
     if saved is not None:
         work.restore(saved)
         progress.say(f"continuing at step {work.position.step} of {work.total_steps}")
-        if (before := saved.get("processes", 1)) != processes.count:
-            progress.say(f"begun with {before} process(es), now {processes.count}: equal up to rounding, not to the bit")
+        if (before := saved["processes"]) != processes.count:
+            progress.say(f"by {before} process(es) so far, now by {processes.count}: equal to rounding, not to the bit")
     if processes.leads:
         run.forget_metrics_after(work.position.step)
     with progress.task("pretraining", work.total_steps, work.position.step) as task:
@@ -166,9 +168,9 @@ def pretrain(
             for index, images in _epoch_batches(work, epoch):
                 loss, norm, lr = work.step(images, index)
                 stopped = processes.greatest(stop.number)  # all stop at the same step
-                if stopped and not processes.leads:
-                    raise Interrupted(stopped)
                 if not processes.leads:
+                    if stopped:
+                        raise Interrupted(stopped)
                     continue
                 clock.add(loss, norm)
                 last_of_epoch = work.position.step % work.steps_per_epoch == 0
