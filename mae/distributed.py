@@ -169,7 +169,9 @@ class Processes:
         from torch import distributed
         from torch.nn.parallel import DistributedDataParallel
 
-        for buffer in module.buffers():  # once: none changes in training, but fitted targets may differ between machines
+        for (
+            buffer
+        ) in module.buffers():  # once: none changes in training, but fitted targets may differ between machines
             distributed.broadcast(buffer, src=0)
         renamed = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # in torch 2.15
         # A dimension of one channel has any stride; for DDP that is a mismatch.

@@ -66,8 +66,8 @@ class Pretraining:
         return self.steps_per_epoch * self.config.train.epochs
 
     def step(self, images: Tensor, index: int) -> tuple[Tensor, Tensor, float]:
-        """Take optimiser step `index` on this process's uint8 images (B, C, h, w) of the batch; return loss and gradient
-        norm of the whole batch, still on the device, and the learning rate."""
+        """Take optimiser step `index` on uint8 images (B, C, h, w), this process's share of the batch; return loss and
+        gradient norm of the whole batch, still on the device, and the learning rate."""
         train = self.config.train
         peak = peak_lr(train.base_lr, train.batch_size)
         lr = lr_at(index / self.steps_per_epoch, peak, train.warmup, train.epochs)
@@ -213,7 +213,8 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def _epoch_batches(work: Pretraining, epoch: int) -> Any:
-    """Yield (step, images) for what is left of an epoch, this process's share; the order is a function of (seed, epoch)."""
+    """Yield (step, images) for what is left of an epoch, the order a function of (seed, epoch), each batch this process's
+    share."""
     batch, steps = work.config.train.batch_size, work.steps_per_epoch
     order = torch.randperm(len(work.data.train.labels), generator=generator(work.config.train.seed, "order", epoch))
     first = work.position.step - epoch * steps

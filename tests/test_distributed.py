@@ -146,7 +146,9 @@ def test_pieces_of_equal_size_give_equal_bits(tmp_path: Path) -> None:
     assert digest(tmp_path / "one") == digest(tmp_path / "two")
 
 
-@pytest.mark.parametrize(("number", "ranks", "code"), [(signal.SIGTERM, [1], 143), (signal.SIGINT, [0, 1, 2, 1, 0], 130)])
+@pytest.mark.parametrize(
+    ("number", "ranks", "code"), [(signal.SIGTERM, [1], 143), (signal.SIGINT, [0, 1, 2, 1, 0], 130)]
+)
 def test_all_stop_at_a_signal_to_any_and_continue_to_the_same_bits(
     number: int, ranks: list[int], code: int, tmp_path: Path
 ) -> None:
@@ -189,7 +191,17 @@ def test_when_one_is_killed_the_others_fail_and_the_same_command_continues(tmp_p
 
 
 def test_torchrun_ends_with_an_error_when_a_process_is_killed(tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m", "cli"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "0",
+        "-m",
+        "cli",
+    ]
     launcher = subprocess.Popen([*torchrun, *command(tmp_path, ENDLESS)], stderr=subprocess.DEVNULL)
     wait_for_a_checkpoint(tmp_path)
     leader = int((the_run(tmp_path).path / "lock").read_text().split()[0])
@@ -216,7 +228,8 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("setting", "reason"), [("data.source=folder:/nowhere", "error: process 1 on "), ("train.seed=1", "differs between")]
+    ("setting", "reason"),
+    [("data.source=folder:/nowhere", "error: process 1 on "), ("train.seed=1", "differs between")],
 )
 def test_what_is_wrong_in_one_process_ends_all_before_anything_is_written(
     setting: str, reason: str, tmp_path: Path
@@ -278,7 +291,7 @@ def test_each_process_reads_its_share_of_an_epoch_only(digits: ImageData) -> Non
         assert all(len(batch) == 84 for _, batch in _epoch_batches(work, 0))
         shares.append(images.indexes)
     assert [len(share) for share in shares] == [5 * 84] * 3
-    assert len(set(sum(shares, []))) == 5 * 252
+    assert len({index for share in shares for index in share}) == 5 * 252
 
 
 @pytest.fixture
