@@ -154,14 +154,7 @@ def pretrain(
     All `processes` call this with the same arguments; process 0 alone uses `run`, the others return nothing.
     """
     work = Pretraining(config, data, device, processes)
-    saved = processes.from_first(checkpoints.latest(run.checkpoints) if processes.leads else None)
-    if saved is not None:
-        work.restore(saved)
-        progress.say(f"continuing at step {work.position.step} of {work.total_steps}")
-        if (before := saved["processes"]) != processes.count:
-            progress.say(f"by {before} process(es) so far, now by {processes.count}: equal to rounding, not to the bit")
-    if processes.leads:
-        run.forget_metrics_after(work.position.step)
+    _go_back(work, run, progress)
     with progress.task("pretraining", work.total_steps, work.position.step) as task:
         clock = _Clock(work.position.seconds)
         for epoch in range(work.position.step // work.steps_per_epoch, config.train.epochs):
@@ -193,6 +186,19 @@ def pretrain(
     if not (run.checkpoints / f"step-{work.position.step:08d}.pt").exists():
         _save(work, run, clock)
     return _finish(work, run)
+
+
+def _go_back(work: Pretraining, run: RunDirectory, progress: Progress) -> None:
+    """Continue from the last checkpoint, if there is one; process 0 reads it and forgets the curves after it."""
+    processes = work.processes
+    saved = processes.from_first(checkpoints.latest(run.checkpoints) if processes.leads else None)
+    if saved is not None:
+        work.restore(saved)
+        progress.say(f"continuing at step {work.position.step} of {work.total_steps}")
+        if (before := saved["processes"]) != processes.count:
+            progress.say(f"by {before} process(es) so far, now by {processes.count}: equal to rounding, not to the bit")
+    if processes.leads:
+        run.forget_metrics_after(work.position.step)
 
 
 def steps_per_epoch(config: Config, data: ImageData) -> int:

@@ -179,7 +179,7 @@ def test_another_number_of_processes_continues_and_says_so(tmp_path: Path) -> No
 
 
 def test_when_one_is_killed_the_others_fail_and_the_same_command_continues(tmp_path: Path) -> None:
-    settings = SMALL | {"train.epochs": 40, "run.checkpoint_seconds": 0.0}
+    settings = SMALL | {"train.epochs": 12, "run.checkpoint_seconds": 0.0}
     group = start(2, tmp_path, settings)
     wait_for_a_checkpoint(tmp_path)
     group.send(signal.SIGKILL, [1])
