@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from inspect import signature
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mae.errors import RunError, UserError
 from mae.interruption import Interrupted
@@ -169,19 +169,18 @@ class Processes:
         from torch import distributed
         from torch.nn.parallel import DistributedDataParallel
 
-        for (
-            buffer
-        ) in module.buffers():  # once: none changes in training, but fitted targets may differ between machines
+        for buffer in module.buffers():  # none changes in training, but a target fitted on another machine may differ
             distributed.broadcast(buffer, src=0)
-        renamed = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # in torch 2.15
         # A dimension of one channel has any stride; for DDP that is a mismatch.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        return DistributedDataParallel(
-            module,
-            device_ids=[device] if device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-            **{"forward_sync_buffers" if renamed else "broadcast_buffers": False},
-        )
+        renamed = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # in torch 2.15
+        unchanging: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+        devices = [device] if device.type == "cuda" else None
+        return DistributedDataParallel(module, devices, gradient_as_bucket_view=True, **unchanging)
+
+    def exchanging(self, module: Any, now: bool) -> AbstractContextManager[None]:
+        """Let backward passes of what `parallel` returned average the gradients, or only add them up here."""
+        return nullcontext() if now or self.count == 1 else module.no_sync()
 
 
 ALONE = Processes()
@@ -192,11 +191,6 @@ def launched() -> Processes:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     given = [os.environ.get(name) for name in names]
     return Processes(*(int(value) for value in given if value)) if all(given) else ALONE
-
-
-def exchanging(module: "nn.Module", now: bool) -> AbstractContextManager[None]:
-    """Let backward passes of what `Processes.parallel` returned average the gradients, or only add them up here."""
-    return nullcontext() if now or not hasattr(module, "no_sync") else module.no_sync()
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:

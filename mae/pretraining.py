@@ -15,7 +15,7 @@ from mae import checkpoints
 from mae.augmentation import augment, centre
 from mae.config import Config
 from mae.data import ImageData
-from mae.distributed import ALONE, Processes, exchanging
+from mae.distributed import ALONE, Processes
 from mae.draws import generator
 from mae.errors import RunError, UserError
 from mae.features import normalise
@@ -81,7 +81,7 @@ class Pretraining:
         loss = torch.zeros((), device=self.device)
         pieces = zip(views.chunk(train.micro_batches), order.chunk(train.micro_batches), strict=True)
         for number, (piece, piece_order) in enumerate(pieces, start=1):
-            with exchanging(self.parallel, now=number == train.micro_batches):
+            with self.processes.exchanging(self.parallel, now=number == train.micro_batches):
                 with _autocast(train.precision, self.device):
                     piece_loss = self.parallel(piece, piece_order) / train.micro_batches
                 self.scaler.scale(piece_loss).backward()
@@ -219,8 +219,10 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def _epoch_batches(work: Pretraining, epoch: int) -> Any:
-    """Yield (step, images) for what is left of an epoch, the order a function of (seed, epoch), each batch this process's
-    share."""
+    """Yield (step, images) for what is left of an epoch, of each batch this process's share.
+
+    The order is a function of (seed, epoch).
+    """
     batch, steps = work.config.train.batch_size, work.steps_per_epoch
     order = torch.randperm(len(work.data.train.labels), generator=generator(work.config.train.seed, "order", epoch))
     first = work.position.step - epoch * steps
