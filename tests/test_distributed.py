@@ -35,7 +35,8 @@ from tests.conftest import TINY
 SMALL = TINY | {"train.batch_size": 252, "train.epochs": 4, "run.knn_every": 0}
 """20 steps of a batch that 2 and 3 processes can share."""
 
-ENDLESS = SMALL | {"train.epochs": 5000, "run.checkpoint_seconds": 0.0}
+LONG = SMALL | {"train.epochs": 400, "run.checkpoint_seconds": 0.0}
+"""What does not end before it is stopped."""
 
 
 def command(runs_dir: Path, settings: dict[str, Any], name: str = "pretrain") -> list[str]:
@@ -100,8 +101,9 @@ def the_run(runs_dir: Path) -> RunDirectory:
     return found
 
 
-def wait_for_a_checkpoint(runs_dir: Path) -> None:
+def wait_for_a_checkpoint(runs_dir: Path, alive: Callable[[], bool]) -> None:
     while not list(runs_dir.glob("*/checkpoints/step-*.pt")):
+        assert alive()
         time.sleep(0.01)
 
 
@@ -154,7 +156,7 @@ def test_all_stop_at_a_signal_to_any_and_continue_to_the_same_bits(
 ) -> None:
     settings = SMALL | {"train.epochs": 12, "run.checkpoint_seconds": 0.0}
     stopped = start(3, tmp_path / "stopped", settings)
-    wait_for_a_checkpoint(tmp_path / "stopped")
+    wait_for_a_checkpoint(tmp_path / "stopped", stopped.processes[0].is_alive)
     stopped.send(number, ranks)
     codes, said = stopped.wait()
     assert codes == [code] * 3, said
@@ -168,7 +170,7 @@ def test_all_stop_at_a_signal_to_any_and_continue_to_the_same_bits(
 def test_another_number_of_processes_continues_and_says_so(tmp_path: Path) -> None:
     settings = SMALL | {"train.epochs": 12, "run.checkpoint_seconds": 0.0}
     stopped = start(2, tmp_path / "stopped", settings)
-    wait_for_a_checkpoint(tmp_path / "stopped")
+    wait_for_a_checkpoint(tmp_path / "stopped", stopped.processes[0].is_alive)
     stopped.send(signal.SIGUSR1, [0, 1])
     assert stopped.wait()[0] == [143, 143]
     said = CliRunner().invoke(app, command(tmp_path / "stopped", settings)).stdout
@@ -181,7 +183,7 @@ def test_another_number_of_processes_continues_and_says_so(tmp_path: Path) -> No
 def test_when_one_is_killed_the_others_fail_and_the_same_command_continues(tmp_path: Path) -> None:
     settings = SMALL | {"train.epochs": 12, "run.checkpoint_seconds": 0.0}
     group = start(2, tmp_path, settings)
-    wait_for_a_checkpoint(tmp_path)
+    wait_for_a_checkpoint(tmp_path, group.processes[0].is_alive)
     group.send(signal.SIGKILL, [1])
     codes, said = group.wait()
     assert codes == [1, -signal.SIGKILL]
@@ -202,8 +204,8 @@ def test_torchrun_ends_with_an_error_when_a_process_is_killed(tmp_path: Path) ->
         "-m",
         "cli",
     ]
-    launcher = subprocess.Popen([*torchrun, *command(tmp_path, ENDLESS)], stderr=subprocess.DEVNULL)
-    wait_for_a_checkpoint(tmp_path)
+    launcher = subprocess.Popen([*torchrun, *command(tmp_path, LONG)], stderr=subprocess.DEVNULL)
+    wait_for_a_checkpoint(tmp_path, lambda: launcher.poll() is None)
     leader = int((the_run(tmp_path).path / "lock").read_text().split()[0])
     ranks = psutil.Process(launcher.pid).children()
     next(each for each in ranks if each.pid != leader).kill()
@@ -220,7 +222,7 @@ def poisoned(arguments: list[str], environment: dict[str, str], said: Path) -> N
 
 
 def test_a_loss_that_is_not_finite_in_one_process_ends_all(tmp_path: Path) -> None:
-    codes, said = start(2, tmp_path, ENDLESS, last=poisoned).wait()
+    codes, said = start(2, tmp_path, LONG, last=poisoned).wait()
     assert codes == [1, 1]
     assert "failed: loss or gradient is not finite at step 0" in said[0]
     assert said[1] == ""
