@@ -79,8 +79,13 @@ class Output:
             print(json.dumps(value, allow_nan=False))
 
 
-def _command(name: str, on: typer.Typer = app) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register `function(options, output, ...)` as a command that also takes every field of `Options`."""
+def _command(
+    name: str, on: typer.Typer = app, shared_by_processes: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register `function(options, output, ...)` as a command that also takes every field of `Options`.
+
+    It refuses to run as one of several processes that torchrun has started, unless they are to share its work.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(Options, include_extras=True)
@@ -93,6 +98,7 @@ def _command(name: str, on: typer.Typer = app) -> Callable[[Callable[..., None]]
         def run(*arguments: Any, **values: Any) -> None:
             options = Options(**{parameter.name: values.pop(parameter.name) for parameter in shared})
             with _reporting(options.as_json) as output:
+                _refuse_several_processes(name, shared_by_processes)
                 function(options, output, *arguments, **values)
 
         parameters = [
@@ -108,45 +114,66 @@ def _command(name: str, on: typer.Typer = app) -> Callable[[Callable[..., None]]
     return register
 
 
+def _refuse_several_processes(name: str, shared_by_processes: bool) -> None:
+    from mae.distributed import launched
+    from mae.errors import UserError
+
+    if not shared_by_processes and (count := launched().count) > 1:
+        raise UserError(f"{name} is no work for {count} processes; torchrun can start pretrain and run only")
+
+
 @contextmanager
 def _reporting(as_json: bool) -> Iterator[Output]:
-    """Turn what goes wrong into one line on stderr and an exit code."""
+    """Turn what goes wrong into one line on stderr and an exit code.
+
+    Of several processes the first speaks; another one only of what has befallen it alone.
+    """
+    from mae.distributed import launched
     from mae.errors import RunError, UserError
     from mae.interruption import Interrupted
 
+    processes = launched()
+    who = "" if processes.leads else f"process {processes.rank}: "
     try:
-        console = Console(stderr=as_json)
+        console = Console(stderr=as_json, quiet=not processes.leads)
         if not console.is_terminal:
             console.width = 120  # a log has no edge that a table must fit
-        yield Output(console, as_json)
+        yield Output(console, as_json and processes.leads)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if processes.local_rank == 0 and str(error):
+            print(f"{who}error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     except RunError as error:
-        print(f"failed: {error}", file=sys.stderr)
+        if str(error):
+            print(f"{who}failed: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     except Interrupted as stop:
-        print(str(stop), file=sys.stderr)
+        if processes.leads:
+            print(str(stop), file=sys.stderr)
         raise typer.Exit(stop.exit_code) from None
 
 
 @contextmanager
 def _workplace(options: Options, output: Output) -> Iterator["Workplace"]:
+    from mae.distributed import launched
     from mae.interruption import stop_on_signals
     from mae.pipeline import Workplace, choose_device
-    from mae.progress import ConsoleProgress
-    from mae.tracking import delivering_what_is_owed
+    from mae.progress import ConsoleProgress, Silent
+    from mae.tracking import NONE, delivering_what_is_owed
 
-    device = choose_device(options.device)
-    with stop_on_signals() as stop, delivering_what_is_owed(options.runs_dir, options.store):
-        yield Workplace(options.runs_dir, options.store, device, ConsoleProgress(output.console), stop)
+    processes = launched()
+    device = choose_device(options.device, processes)
+    store = options.store if processes.leads else NONE
+    with stop_on_signals(second_ends=processes.count == 1) as stop, delivering_what_is_owed(options.runs_dir, store):
+        progress = ConsoleProgress(output.console) if processes.leads else Silent()
+        yield Workplace(options.runs_dir, store, device, progress, stop, processes)
 
 
 def _kinds(kind: list[str] | None) -> list[str]:
     return [f"probe.kinds={json.dumps(kind)}"] if kind else []
 
 
-@_command("pretrain")
+@_command("pretrain", shared_by_processes=True)
 def pretrain(options: Options, output: Output) -> None:
     """Pretrain an encoder; the same command continues an interrupted run and reuses a finished one."""
     config = options.resolve()
@@ -154,6 +181,8 @@ def pretrain(options: Options, output: Output) -> None:
 
     with _workplace(options, output) as work:
         run = run_pretraining(config, work)
+        if not work.processes.leads:
+            return
     output.console.print(f"run {run.path.name} is finished: {run.path}", highlight=False, soft_wrap=True)
     output.result({"run": run.path.name, **run.result()})
 
@@ -169,14 +198,16 @@ def probe(options: Options, output: Output, run: Run, kind: Kinds = None) -> Non
         _probe_and_print(found, config, work, output)
 
 
-@_command("run")
+@_command("run", shared_by_processes=True)
 def run_pipeline(options: Options, output: Output, kind: Kinds = None) -> None:
     """Pretrain, then probe: the pipeline."""
     config = options.resolve(*_kinds(kind))
     from mae.pipeline import run_pretraining
 
     with _workplace(options, output) as work:
-        _probe_and_print(run_pretraining(config, work), config, work, output)
+        run = run_pretraining(config, work)
+        if work.processes.leads:  # the others are done
+            _probe_and_print(run, config, work, output)
 
 
 @_command("ablate")

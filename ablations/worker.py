@@ -49,7 +49,7 @@ class Place:
 def work(pipe: Connection, job: Job, place: Place) -> None:
     """Do one job and send a last `Report`; the entry point of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which asks workers to stop
-    stop = StopRequest()
+    stop = StopRequest(second_ends=False)  # a scheduler and the driver may both ask
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, stop.receive)
     threading.Thread(target=_stop_with_driver, args=(stop,), daemon=True).start()

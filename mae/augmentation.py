@@ -18,21 +18,27 @@ JITTER = 0.4
 HUE = 0.1
 """Strength of brightness, contrast and saturation, and of hue in turns: the values MoCo and SimSiam use."""
 
+WHOLE = slice(None)
+
 Boxes = tuple[Tensor, Tensor, Tensor, Tensor]
 """Top, left, height, width in pixels, each (B,)."""
 
 
-def augment(images: Tensor, data: DataConfig, generator: torch.Generator) -> Tensor:
+def augment(
+    images: Tensor, data: DataConfig, generator: torch.Generator, batch_size: int | None = None, part: slice = WHOLE
+) -> Tensor:
     """Return (B, C, H, W) float images in 0..1 of the model's size from stored uint8 images (B, C, h, w).
 
-    All draws come from `generator`, on the CPU, so that a batch is the same on every device.
+    All draws come from `generator`, on the CPU, so that a batch is the same on every device. Images that are a `part`
+    of a batch of `batch_size` get the draws they would get in the whole of it.
     """
-    count, _, height, width = images.shape
-    boxes = crop_boxes(data, count, height, width, generator)
+    height, width = images.shape[2:]
+    count = batch_size or len(images)
+    top, left, box_height, box_width = (each[part] for each in crop_boxes(data, count, height, width, generator))
     mirrored = torch.rand(count, generator=generator) < 0.5 if data.flip else torch.zeros(count, dtype=torch.bool)
     jitter = torch.rand(count, 4, generator=generator) * 2 - 1 if data.augmentation == "color_jitter" else None
-    result = resample(images, boxes, data.image_size, mirrored)
-    return result if jitter is None else color_jitter(result, jitter.to(images.device))
+    result = resample(images, (top, left, box_height, box_width), data.image_size, mirrored[part])
+    return result if jitter is None else color_jitter(result, jitter[part].to(images.device))
 
 
 def centre(images: Tensor, data: DataConfig) -> Tensor:

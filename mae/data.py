@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mae.config import DataConfig, RunConfig
 from mae.decoding import Examined, Workers, examine_in_threads
+from mae.distributed import launched
 from mae.errors import RunError, UserError
 from mae.progress import Progress
 from mae.sources import Source, SourceSplit, cache_folder, open_source
@@ -93,7 +94,8 @@ def load_data(data: DataConfig, run: RunConfig, progress: Progress) -> ImageData
     decoded_gb = sum(len(split.labels) for split in splits.values()) * math.prod(_shape(data)) / 1e9
     workers = None
     if decoded_gb > run.cache_limit_gb:
-        workers = Workers({name: split.decode for name, split in splits.items()}, run.workers)
+        count = run.loader_workers or max(1, run.workers // launched().local_count)  # every process has its own
+        workers = Workers({name: split.decode for name, split in splits.items()}, count)
     folder = cache_folder() / f"{'pixels' if workers is None else 'survey'}-{_cache_key(data, source)}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

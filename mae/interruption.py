@@ -1,4 +1,8 @@
-"""Being asked to stop: SIGINT, SIGTERM and Slurm's USR1 let a run save and end; a second signal ends it at once."""
+"""Being asked to stop: SIGINT, SIGTERM and Slurm's USR1 let a run save and end; a second signal ends it at once.
+
+Under torchrun one request reaches a process several times, from the scheduler and from torchrun; there the second
+changes nothing, and torchrun ends a process that takes too long.
+"""
 
 import os
 import signal
@@ -23,13 +27,13 @@ class Interrupted(Exception):
 class StopRequest:
     """Remembers the first signal; whoever works looks at it between steps."""
 
-    def __init__(self) -> None:
-        self.number = 0
+    def __init__(self, second_ends: bool = True) -> None:
+        self.number, self.second_ends = 0, second_ends
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
+        if self.number and self.second_ends:
             os._exit(130 if number == signal.SIGINT else 143)
-        self.number = number
+        self.number = self.number or number
 
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come."""
@@ -38,9 +42,9 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(second_ends: bool = True) -> Iterator[StopRequest]:
     """Turn signals into a `StopRequest` within the block; main thread only."""
-    request = StopRequest()
+    request = StopRequest(second_ends)
     before = {number: signal.signal(number, request.receive) for number in SIGNALS}
     try:
         yield request

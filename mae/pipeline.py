@@ -19,6 +19,7 @@ from mae.augmentation import centre
 from mae.config import Config, ProbeKind
 from mae.config_sources import differences, name_run, resolve, to_toml
 from mae.data import ImageData, load_data
+from mae.distributed import ALONE, Processes
 from mae.errors import RunError, UserError
 from mae.fingerprint import pretrain_fingerprint, probe_fingerprint
 from mae.image_files import decode
@@ -34,42 +35,62 @@ from mae.tracking import tracked
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where and how stages run: folder of all runs, MLflow store, device, progress, request to stop."""
+    """Where and how stages run: folder of all runs, MLflow store, device, progress, request to stop, processes."""
 
     runs_dir: Path
     tracking_uri: str
     device: torch.device
     progress: Progress
     stop: StopRequest
+    processes: Processes = ALONE
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device `auto`, `cpu`, `cuda` or `cuda:N` names; `UserError` if this machine has no such one."""
+def choose_device(name: str, processes: Processes = ALONE) -> torch.device:
+    """Return the device `auto`, `cpu`, `cuda` or `cuda:N` names; `UserError` if this machine has no such one.
+
+    Of several processes each takes a GPU of its own.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from None
+    if processes.count > 1 and device.type == "cuda":
+        if device.index is not None:
+            raise UserError(f"--device {name}: each of {processes.count} processes takes a GPU of its own; give cuda")
+        if (gpus := torch.cuda.device_count()) < processes.local_count:
+            raise UserError(
+                f"--device {name}: this machine has {gpus} GPU(s) for {processes.local_count} processes; "
+                f"give torchrun --nproc-per-node {gpus}, or --device cpu"
+            )
+        device = torch.device("cuda", processes.local_rank)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s); try cpu")
     return device
 
 
 def run_pretraining(config: Config, work: Workplace) -> RunDirectory:
-    """Return the finished pretraining of `config`, training what is still missing."""
-    data = load_data(config.data, config.run, work.progress)
-    fingerprint = pretrain_fingerprint(config, data.digest)
-    run = RunDirectory(work.runs_dir / fingerprint)
-    if run.result() is not None:
-        work.progress.say(f"{fingerprint} is finished already: {name_run(config)}")
-        return run
-    steps_per_epoch(config, data)  # refuses an impossible batch size before anything is written
-    torch.use_deterministic_algorithms(config.train.deterministic)
-    record = Record(stage="pretrain", name=name_run(config), fingerprint=fingerprint, data=data.describe())
-    work.progress.say(f"{fingerprint}: {record.name}, on {work.device}")
-    with _stage(run, record, config, work):
-        run.write_json("result.json", pretrain(config, data, run, work.device, work.progress, work.stop))
+    """Return the finished pretraining of `config`, training what is still missing; all processes call this."""
+    processes = work.processes
+    processes.check(config.train)
+    with processes.joined(work.device):
+        data = processes.in_turns(lambda: load_data(config.data, config.run, work.progress))
+        fingerprint = processes.same(pretrain_fingerprint(config, data.digest), "fingerprint of settings and images")
+        run = RunDirectory(work.runs_dir / fingerprint)
+        if processes.from_first(run.result() is not None):
+            work.progress.say(f"{fingerprint} is finished already: {name_run(config)}")
+            return run
+        with processes.together():
+            steps_per_epoch(config, data)  # refuses an impossible batch size before anything is written
+        torch.use_deterministic_algorithms(config.train.deterministic)
+        record = Record(stage="pretrain", name=name_run(config), fingerprint=fingerprint, data=data.describe())
+        where = f"{work.device}" if processes.count == 1 else f"{processes.count} processes, {work.device.type}"
+        work.progress.say(f"{fingerprint}: {record.name}, on {where}")
+        with _stage(run, record, config, work) if processes.leads else _explained(), processes.failures_told():
+            result = pretrain(config, data, run, work.device, work.progress, work.stop, processes)
+            if processes.leads:
+                run.write_json("result.json", result)
     return run
 
 
@@ -142,7 +163,7 @@ def draw_reconstructions(run: RunDirectory, config: Config, files: list[Path], t
     draw_grid(pretraining.objective, centre(chosen, config.data), data, to, work.device)
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device, processes: Processes) -> dict[str, Any]:
     """Return what a result depends on besides config and data."""
     import numpy
     import timm
@@ -159,6 +180,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "numpy": numpy.__version__,
         "device": str(device),
         "device_name": name,
+        "processes": processes.count,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "host": platform.node(),
@@ -184,7 +206,7 @@ def _git_commit() -> str:
 @contextmanager
 def _stage(run: RunDirectory, record: Record, config: Config, work: Workplace) -> Iterator[None]:
     """Hold a stage's directory, say in it what it is, and track it; the record ends before the last delivery."""
-    surroundings = environment(work.device)
+    surroundings = environment(work.device, work.processes)
     tags = {f"mae.{name}": str(surroundings[name]) for name in ("git_commit", "device_name", "torch", "host")}
     record = record.model_copy(update={"tags": tags})
     with run.locked():
@@ -212,14 +234,21 @@ def _recorded(run: RunDirectory, record: Record) -> Iterator[None]:
 
     write("running")
     try:
-        yield
+        with _explained():
+            yield
     except Interrupted as stop:
         write("killed", str(stop))
         raise
-    except torch.OutOfMemoryError as error:
-        write("failed", "out of memory")
-        raise RunError(f"out of memory: {str(error).splitlines()[0]}; raise train.micro_batches") from error
     except BaseException as error:
         write("failed", f"{type(error).__name__}: {error}")
         raise
     write("finished")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say what to do where the memory of a device is used up."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(f"out of memory: {str(error).splitlines()[0]}; raise train.micro_batches") from error

@@ -15,11 +15,12 @@ from mae import checkpoints
 from mae.augmentation import augment, centre
 from mae.config import Config
 from mae.data import ImageData
+from mae.distributed import ALONE, Processes
 from mae.draws import generator
 from mae.errors import RunError, UserError
 from mae.features import normalise
 from mae.flops import encoder_flops, training_flops
-from mae.interruption import StopRequest
+from mae.interruption import Interrupted, StopRequest
 from mae.knn import online_accuracy
 from mae.model import load_official_state, official_state, parameter_count, patchify
 from mae.objective import MaskedReconstruction
@@ -42,43 +43,50 @@ class Position:
 
 
 class Pretraining:
-    """Everything that a checkpoint has to hold, and the step."""
+    """Everything that a checkpoint has to hold, and the step, which `processes` take together."""
 
-    def __init__(self, config: Config, data: ImageData, device: torch.device):
-        self.config, self.data, self.device = config, data.on(device), device
+    def __init__(self, config: Config, data: ImageData, device: torch.device, processes: Processes = ALONE):
+        self.config, self.data, self.device, self.processes = config, data.on(device), device, processes
         self.steps_per_epoch = steps_per_epoch(config, data)
         torch.manual_seed(config.train.seed)
         self.objective = MaskedReconstruction(config, _sample_patches(config, data)).to(device)
-        self.compiled: nn.Module = torch.compile(self.objective) if config.train.compile else self.objective  # type: ignore[assignment]
+        compiled: nn.Module = torch.compile(self.objective) if config.train.compile else self.objective  # type: ignore[assignment]
+        self.parallel = processes.parallel(compiled, device)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.objective, config.train.weight_decay), lr=0.0, betas=(0.9, 0.95), fused=True
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
         self.position = Position()
         self.bad_step = torch.full((), -1, device=device)  # first step whose loss or gradient was not finite
+        if processes.count > 1:
+            self._settle_buckets()
 
     @property
     def total_steps(self) -> int:
         return self.steps_per_epoch * self.config.train.epochs
 
     def step(self, images: Tensor, index: int) -> tuple[Tensor, Tensor, float]:
-        """Take optimiser step `index` on uint8 images (B, C, h, w); return loss and gradient norm, still on the device,
-        and the learning rate."""
+        """Take optimiser step `index` on uint8 images (B, C, h, w), this process's share of the batch; return loss and
+        gradient norm of the whole batch, still on the device, and the learning rate."""
         train = self.config.train
         peak = peak_lr(train.base_lr, train.batch_size)
         lr = lr_at(index / self.steps_per_epoch, peak, train.warmup, train.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        part = self.processes.part(train.batch_size)
         images = images.to(self.device, non_blocking=True)
-        views = augment(images, self.config.data, generator(train.seed, "augmentation", index))
-        views = normalise(views, self.data)
-        order = self.objective.sample(generator(train.seed, "mask", index), len(images)).to(self.device)
+        draws = generator(train.seed, "augmentation", index)
+        views = normalise(augment(images, self.config.data, draws, train.batch_size, part), self.data)
+        order = self.objective.sample(generator(train.seed, "mask", index), train.batch_size)[part].to(self.device)
         loss = torch.zeros((), device=self.device)
-        for part, part_order in zip(views.chunk(train.micro_batches), order.chunk(train.micro_batches), strict=True):
-            with _autocast(train.precision, self.device):
-                part_loss = self.compiled(part, part_order) / train.micro_batches
-            self.scaler.scale(part_loss).backward()
-            loss += part_loss.detach()
+        pieces = zip(views.chunk(train.micro_batches), order.chunk(train.micro_batches), strict=True)
+        for number, (piece, piece_order) in enumerate(pieces, start=1):
+            with self.processes.exchanging(self.parallel, now=number == train.micro_batches):
+                with _autocast(train.precision, self.device):
+                    piece_loss = self.parallel(piece, piece_order) / train.micro_batches
+                self.scaler.scale(piece_loss).backward()
+            loss += piece_loss.detach()
+        loss = self.processes.mean(loss)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.objective.parameters(), train.clip_norm or math.inf)
         # fp16 skips steps whose gradients overflow; elsewhere a number that is not finite is the end of the run.
@@ -89,6 +97,16 @@ class Pretraining:
         self.optimizer.zero_grad(set_to_none=True)
         self.position.step = index + 1
         return loss, norm, lr
+
+    def _settle_buckets(self) -> None:
+        """Pass backwards once: DDP then fixes the order in which it sums, which would else differ in a resumed run."""
+        count = self.config.train.batch_size // (self.processes.count * self.config.train.micro_batches)
+        views = torch.zeros(count, self.config.data.channels, *self.config.data.image_size, device=self.device)
+        order = torch.arange(self.config.patches, device=self.device).expand(count, -1)
+        with _autocast(self.config.train.precision, self.device):
+            loss = self.parallel(views, order)
+        loss.backward()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def check_finite(self) -> None:
         """Raise `RunError` if a step since the start was not finite; nothing that follows it has been saved."""
@@ -106,6 +124,7 @@ class Pretraining:
             "scaler": self.scaler.state_dict(),
             "step": self.position.step,
             "seconds": self.position.seconds,
+            "processes": self.processes.count,
             "random": checkpoints.random_state(),
         }
 
@@ -116,23 +135,36 @@ class Pretraining:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.position = Position(state["step"], state["seconds"])
+        if state.setdefault("processes", 1) != self.processes.count:  # the bits differ anyway, and so may the cores
+            state["random"]["threads"] = torch.get_num_threads()
         checkpoints.restore_random_state(state["random"])
 
 
 def pretrain(
-    config: Config, data: ImageData, run: RunDirectory, device: torch.device, progress: Progress, stop: StopRequest
+    config: Config,
+    data: ImageData,
+    run: RunDirectory,
+    device: torch.device,
+    progress: Progress,
+    stop: StopRequest,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
-    """Pretrain to the end, from the last checkpoint if there is one; return what goes into `result.json`."""
-    work = Pretraining(config, data, device)
-    if (saved := checkpoints.latest(run.checkpoints)) is not None:
-        work.restore(saved)
-        progress.say(f"continuing at step {work.position.step} of {work.total_steps}")
-    run.forget_metrics_after(work.position.step)
+    """Pretrain to the end, from the last checkpoint if there is one; return what goes into `result.json`.
+
+    All `processes` call this with the same arguments; process 0 alone uses `run`, the others return nothing.
+    """
+    work = Pretraining(config, data, device, processes)
+    _go_back(work, run, progress)
     with progress.task("pretraining", work.total_steps, work.position.step) as task:
         clock = _Clock(work.position.seconds)
         for epoch in range(work.position.step // work.steps_per_epoch, config.train.epochs):
             for index, images in _epoch_batches(work, epoch):
                 loss, norm, lr = work.step(images, index)
+                stopped = processes.greatest(stop.number)  # all stop at the same step
+                if not processes.leads:
+                    if stopped:
+                        raise Interrupted(stopped)
+                    continue
                 clock.add(loss, norm)
                 last_of_epoch = work.position.step % work.steps_per_epoch == 0
                 if work.position.step % config.run.log_every == 0 or last_of_epoch:
@@ -145,12 +177,28 @@ def pretrain(
                 task.advance(1, note if work.position.step % config.run.log_every == 0 or last_of_epoch else "")
                 if last_of_epoch and _due(config.run.picture_every, epoch + 1, config.train.epochs):
                     save_picture(work.objective, config, data, run.pictures / f"epoch-{epoch + 1:04d}.png", device)
-                if stop.number or clock.since_saved() >= config.run.checkpoint_seconds:
+                if stopped or clock.since_saved() >= config.run.checkpoint_seconds:
                     _save(work, run, clock)
-                    stop.check()
+                if stopped:
+                    raise Interrupted(stopped)
+    if not processes.leads:
+        return {}
     if not (run.checkpoints / f"step-{work.position.step:08d}.pt").exists():
         _save(work, run, clock)
     return _finish(work, run)
+
+
+def _go_back(work: Pretraining, run: RunDirectory, progress: Progress) -> None:
+    """Continue from the last checkpoint, if there is one; process 0 reads it and forgets the curves after it."""
+    processes = work.processes
+    saved = processes.from_first(checkpoints.latest(run.checkpoints) if processes.leads else None)
+    if saved is not None:
+        work.restore(saved)
+        progress.say(f"continuing at step {work.position.step} of {work.total_steps}")
+        if (before := saved["processes"]) != processes.count:
+            progress.say(f"by {before} process(es) so far, now by {processes.count}: equal to rounding, not to the bit")
+    if processes.leads:
+        run.forget_metrics_after(work.position.step)
 
 
 def steps_per_epoch(config: Config, data: ImageData) -> int:
@@ -171,11 +219,15 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def _epoch_batches(work: Pretraining, epoch: int) -> Any:
-    """Yield (step, images) for what is left of an epoch; the order is a function of (seed, epoch)."""
+    """Yield (step, images) for what is left of an epoch, of each batch this process's share.
+
+    The order is a function of (seed, epoch).
+    """
     batch, steps = work.config.train.batch_size, work.steps_per_epoch
     order = torch.randperm(len(work.data.train.labels), generator=generator(work.config.train.seed, "order", epoch))
     first = work.position.step - epoch * steps
-    pieces = [order[index * batch : (index + 1) * batch] for index in range(first, steps)]
+    part = work.processes.part(batch)
+    pieces = [order[index * batch : (index + 1) * batch][part] for index in range(first, steps)]
     return enumerate(work.data.train.images.batches(pieces), start=epoch * steps + first)
 
 

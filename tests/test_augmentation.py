@@ -72,3 +72,10 @@ def test_every_image_gets_its_own_parameters(kind: str, images: Tensor) -> None:
     same = images[:1].repeat(4, 1, 1, 1)
     views = augment(same, data(kind, stored_size=[24, 20]), generator(0, "a"))
     assert len({view.numpy().tobytes() for view in views}) > 1
+
+
+@pytest.mark.parametrize("kind", ["fixed_crop", "random_resized_crop", "color_jitter"])
+def test_a_part_of_a_batch_is_augmented_as_in_the_whole(kind: str, images: Tensor) -> None:
+    config, part = data(kind, stored_size=[24, 20], flip=True), slice(2, 4)
+    whole = augment(images, config, generator(0, "a"))
+    assert torch.allclose(augment(images[part], config, generator(0, "a"), 6, part), whole[part], atol=1e-6)

@@ -78,6 +78,16 @@ def test_random_generators_continue_where_they_were(tmp_path: Path) -> None:
     assert draw() == before
 
 
+def test_generators_of_more_gpus_than_there_are_restore_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    restored: list[object] = []
+    state = checkpoints.random_state() | {"cuda": ["first", "second"]}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.set_rng_state_all", restored.extend)
+    checkpoints.restore_random_state(state)
+    assert restored == ["first"]
+
+
 def test_a_pickle_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "old.pt").write_bytes(pickle.dumps({"a": 1}))
     assert not zipfile.is_zipfile(tmp_path / "old.pt")
