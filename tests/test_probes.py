@@ -1,5 +1,6 @@
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
-from mae.config import Config, LinearProbeConfig, ProbeKind
-from mae.data import ImageData
-from mae.features import extract, normalise, pool
+from mae.config import Config, DataConfig, LinearProbeConfig, ProbeKind
+from mae.data import CachedImages, ImageData
+from mae.features import extract, normalise, pool, raw_pixels
 from mae.fingerprint import probe_fingerprint
 from mae.interruption import Interrupted, StoppableProgress, StopRequest
 from mae.knn import knn_predict
@@ -98,6 +99,16 @@ def test_a_class_token_and_a_patch_mean_are_read_where_they_are() -> None:
 def test_features_keep_no_other_token_in_memory(kind: str) -> None:
     features = pool(torch.zeros(4, 100, 8), kind)
     assert features.untyped_storage().nbytes() == features.nbytes
+
+
+def test_raw_pixels_of_large_images_are_averaged_down(digits: ImageData) -> None:
+    pixels = torch.arange(64 * 64).remainder(251).to(torch.uint8).view(1, 1, 64, 64)
+    config = DataConfig(image_size=(64, 64), mean=(0.0,), std=(1.0,))
+    raw = raw_pixels(
+        CachedImages(pixels), torch.tensor([0]), config, replace(digits, mean=(0.0,), std=(1.0,)), Silent()
+    )
+    quarters = pixels.float().view(32, 2, 32, 2).mean(dim=(1, 3)) / 255
+    assert torch.allclose(raw, quarters.view(1, -1), atol=1e-6)
 
 
 def test_probing_changes_no_weight(tiny: Config, digits: ImageData, tmp_path: Path) -> None:
