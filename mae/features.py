@@ -56,7 +56,8 @@ def raw_pixels(images: Images, indexes: Tensor, config: DataConfig, data: ImageD
 
     Sides longer than `RAW_SIDE` are averaged down to it: a million images of 224 x 224 would take 770 GB as features.
     """
-    size = [min(side, RAW_SIDE) for side in config.image_size]
+    height, width = config.image_size
+    size = min(height, RAW_SIDE), min(width, RAW_SIDE)
     parts = []
     for batch in images.batches(indexes.split(BATCH)):
         parts.append(F.adaptive_avg_pool2d(normalise(centre(batch.cpu(), config), data), size).flatten(1))
