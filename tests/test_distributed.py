@@ -196,17 +196,7 @@ def test_when_one_is_killed_the_others_fail_and_the_same_command_continues(tmp_p
 
 
 def test_torchrun_ends_with_an_error_when_a_process_is_killed(tmp_path: Path) -> None:
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        "0",
-        "-m",
-        "cli",
-    ]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cli"]
     launcher = subprocess.Popen([*torchrun, *command(tmp_path, LONG)], stderr=subprocess.DEVNULL)
     wait_for_a_checkpoint(tmp_path, lambda: launcher.poll() is None)
     leader = int((the_run(tmp_path).path / "lock").read_text().split()[0])
