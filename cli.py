@@ -51,6 +51,11 @@ class Options:
 
         return self.tracking_uri or default_uri(self.runs_dir)
 
+    @property
+    def set_keys(self) -> tuple[str, ...]:
+        """The keys that --set fixes."""
+        return tuple(setting.partition("=")[0].strip() for setting in self.settings or ())
+
     def resolve(self, *more: str) -> "Config":
         """Return the config that preset, file, settings and `more` settings give."""
         from mae.config_sources import resolve
@@ -213,6 +218,40 @@ def ablate(
         raise typer.Exit(1)
 
 
+@_command("sweep")
+def sweep(
+    options: Options,
+    output: Output,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Trials in all, earlier ones included.")] = 50,
+    space: Annotated[Path | None, typer.Option("--space", help="TOML file with the search space.")] = None,
+    sampler: Annotated[str, typer.Option("--sampler", help="tpe, random, grid, gp, cmaes or nsga2.")] = "tpe",
+    pruner: Annotated[
+        str | None, typer.Option("--pruner", help="hyperband (the default), median, wilcoxon or none.")
+    ] = None,
+    objective: Annotated[
+        str, typer.Option("--objective", help="Such as linear_top1; several with commas: their Pareto front.")
+    ] = "linear_top1",
+    timeout: Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds; then no more are begun.")] = None,
+    name: Annotated[str | None, typer.Option("--study", help="Its name; by default from all that it is.")] = None,
+    storage: Annotated[
+        str | None, typer.Option("--storage", help="URL of Optuna's storage. By default SQLite in the runs folder.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Trainings at a time.")] = None,
+    per_gpu: Annotated[int, typer.Option("--per-gpu", min=1, help="Trainings at a time on one GPU.")] = 1,
+    seeds_top: Annotated[int, typer.Option("--seeds-top", min=0, help="Train the best N with more seeds.")] = 0,
+    seeds: Annotated[int, typer.Option("--seeds", min=2, help="With --seeds-top: trainings per config.")] = 3,
+) -> None:
+    """Search a space with Optuna for the best probe accuracy; the same command continues."""
+    from ablations.run_sweep import Wishes, make_sweep, run_sweep
+
+    base = options.resolve()
+    wishes = Wishes(
+        trials, timeout, space, options.set_keys, sampler, pruner, objective, name, storage, seeds_top, seeds
+    )
+    asked = make_sweep(wishes, base, options.runs_dir, _progress(output))
+    record, plan = run_sweep(asked, wishes, options.device, workers, per_gpu, options.store, output.console)
+
+
 @_command("reconstruct")
 def reconstruct(
     options: Options,
@@ -329,7 +368,7 @@ def _list_studies(options: Options, output: Output, base: "Config", seeds: int) 
 
 
 def _print_forecast(plans: Any, options: Options, workers: int | None, per_gpu: int, output: Output) -> None:
-    from ablations.driver import places
+    from ablations.crew import places
     from ablations.forecast import forecast
     from ablations.plan import all_jobs
     from mae.pipeline import choose_device

@@ -17,6 +17,14 @@ class Interrupted(Exception):
         self.exit_code = 130 if number == signal.SIGINT else 143
 
 
+class Pruned(Interrupted):
+    """A search has stopped the work, with everything saved: others do better. Asked for again, it continues."""
+
+    def __init__(self, reason: str):
+        Exception.__init__(self, reason)
+        self.exit_code = 143
+
+
 class StopRequest:
     """Remembers the first signal; whoever works looks at it between steps."""
 
@@ -27,6 +35,9 @@ class StopRequest:
         if self.number:
             os._exit(130 if number == signal.SIGINT else 143)
         self.number = number
+
+    def evaluated(self, epoch: int, accuracy: float) -> None:
+        """Hear of an online evaluation after `epoch` epochs, k-NN top-1 in percent; a search may now ask for a stop."""
 
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come."""

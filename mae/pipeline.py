@@ -22,7 +22,7 @@ from mae.data import ImageData, load_data
 from mae.errors import RunError, UserError
 from mae.fingerprint import pretrain_fingerprint, probe_fingerprint
 from mae.image_files import decode
-from mae.interruption import Interrupted, StopRequest
+from mae.interruption import Interrupted, Pruned, StopRequest
 from mae.model import build_encoder
 from mae.pretraining import Pretraining, pretrain, steps_per_epoch
 from mae.probing import Setup, probe_all, subjects
@@ -213,6 +213,9 @@ def _recorded(run: RunDirectory, record: Record) -> Iterator[None]:
     write("running")
     try:
         yield
+    except Pruned as stop:
+        write("pruned", str(stop))
+        raise
     except Interrupted as stop:
         write("killed", str(stop))
         raise

@@ -25,7 +25,7 @@ from mae.model import load_official_state, official_state, parameter_count, patc
 from mae.objective import MaskedReconstruction
 from mae.progress import Progress
 from mae.reconstruction import save_picture
-from mae.run_directory import RunDirectory, replacing
+from mae.run_directory import ONLINE, RunDirectory, replacing
 from mae.schedule import lr_at, peak_lr
 from mae.system_metrics import system_metrics
 
@@ -139,8 +139,10 @@ def pretrain(
                     work.check_finite()
                     metrics = clock.metrics(config.train.batch_size) | {"train/lr": lr, "train/epoch": epoch}
                     if last_of_epoch and _due(config.run.knn_every, epoch + 1, config.train.epochs):
-                        metrics["online/knn_top1"] = online_accuracy(work.objective.encoder, config, work.data, device)
+                        metrics[ONLINE] = online_accuracy(work.objective.encoder, config, work.data, device)
                     run.append_metrics(work.position.step, metrics | system_metrics(device))
+                    if ONLINE in metrics:
+                        stop.evaluated(epoch + 1, metrics[ONLINE])
                     note = f"loss {metrics['train/loss']:.4f}  {metrics['train/images_per_second']:.0f} images/s"
                 task.advance(1, note if work.position.step % config.run.log_every == 0 or last_of_epoch else "")
                 if last_of_epoch and _due(config.run.picture_every, epoch + 1, config.train.epochs):
