@@ -21,7 +21,7 @@ def make_sampler(name: str, space: Space, study: str, trials: int) -> samplers.B
     seed = int(hashlib.sha256(f"{study} {trials}".encode()).hexdigest()[:8], 16)
     match name:
         case "tpe":
-            return samplers.TPESampler(seed=seed, group=any(parameter.when for parameter in space))
+            return samplers.TPESampler(seed=seed, multivariate=True, group=any(parameter.when for parameter in space))
         case "random" | "grid":
             return samplers.RandomSampler(seed=seed)
         case "gp":

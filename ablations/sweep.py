@@ -220,8 +220,9 @@ class AskAndTell:
         self._tell(taken.trial, outcome, taken.job.label, reused)
         known = replace(outcome, curve=outcome.curve | taken.curve)
         self.outcomes[taken.key] = known
-        for twin in [each for each in self.equal if each.key == taken.key]:
-            self.equal.remove(twin)
+        twins = [each for each in self.equal if each.key == taken.key]
+        self.equal = [each for each in self.equal if each.key != taken.key]
+        for twin in twins:
             self._end(twin, known, reused=True)
 
     def _tell(self, trial: Trial, outcome: _Outcome, label: str, reused: bool = False) -> None:
