@@ -213,7 +213,7 @@ def ablate(
         return
     with underway(plans, options.store, output.console):
         failures = run_plans(plans, options.device, workers, per_gpu, fail_fast, output.console)
-        _print_studies(plans, options.runs_dir, output)
+        output.result({"studies": _print_studies(plans, options.runs_dir, output)})
     if failures:
         raise typer.Exit(1)
 
@@ -242,14 +242,15 @@ def sweep(
     seeds: Annotated[int, typer.Option("--seeds", min=2, help="With --seeds-top: trainings per config.")] = 3,
 ) -> None:
     """Search a space with Optuna for the best probe accuracy; the same command continues."""
-    from ablations.run_sweep import Wishes, make_sweep, run_sweep
+    from ablations.run_sweep import Wishes, make_sweep, run_sweep, sweep_underway
 
-    base = options.resolve()
     wishes = Wishes(
         trials, timeout, space, options.set_keys, sampler, pruner, objective, name, storage, seeds_top, seeds
     )
-    asked = make_sweep(wishes, base, options.runs_dir, _progress(output))
-    record, plan = run_sweep(asked, wishes, options.device, workers, per_gpu, options.store, output.console)
+    asked = make_sweep(wishes, options.resolve(), options.runs_dir, _progress(output))
+    with sweep_underway(asked, options.store, output.console) as directory:
+        record, plan = run_sweep(asked, wishes, directory, options.device, workers, per_gpu, output.console)
+        _print_sweep(record, plan, directory, output)
 
 
 @_command("reconstruct")
@@ -390,7 +391,7 @@ def _print_forecast(plans: Any, options: Options, workers: int | None, per_gpu: 
     output.result({"trainings": [cost.__dict__ for cost in costs], "seconds": seconds, "disk": disk})
 
 
-def _print_studies(plans: Any, runs_dir: Path, output: Output) -> None:
+def _print_studies(plans: Any, runs_dir: Path, output: Output) -> list[dict[str, Any]]:
     from analysis.frame import study_frame
     from analysis.study_files import write_study
     from analysis.tables import COST_COLUMNS, NOTE, agreement, baselines, display
@@ -408,7 +409,31 @@ def _print_studies(plans: Any, runs_dir: Path, output: Output) -> None:
         rows = json.loads(summary.to_json(orient="records"))
         results.append({"study": plan.record.name, "directory": str(plan.directory.path), "rows": rows})
     output.console.print(NOTE, highlight=False, style="dim")
-    output.result({"studies": results})
+    return results
+
+
+def _print_sweep(record: Any, plan: Any, directory: Any, output: Output) -> None:
+    from analysis.sweep_files import write_sweep
+    from analysis.sweep_frame import sweep_frame, total_costs
+    from analysis.sweep_summary import best_table, front_table, importance_table, remarks
+
+    runs_dir = directory.path.parent.parent
+    frame = sweep_frame(record, runs_dir)
+    importances = write_sweep(directory, record, frame)
+    compared = _print_studies([plan], runs_dir, output)[0]
+    cells = [cell.name for cell in plan.record.cells]
+    output.console.rule(f"sweep {record.name}", align="left")
+    _print_frame(best_table(record) if record.winner else front_table(record, frame, cells), output)
+    _print_frame(importance_table(importances), output)
+    best = f"; best.toml is for `mae-cli run --config {directory.path / 'best.toml'}`" if record.winner else ""
+    for line in [*remarks(record, frame), f"figures and tables: {directory.path}{best}"]:
+        output.console.print(line, highlight=False, soft_wrap=True)
+    rows = json.loads(importances.to_json(orient="records"))
+    trials = json.loads(frame.to_json(orient="records"))
+    output.result(
+        {"sweep": record.name, "directory": str(directory.path), "winner": record.winner, "compared": compared}
+        | {"importances": rows, "costs": total_costs(frame), "trials": trials}
+    )
 
 
 def _print_frame(frame: Any, output: Output) -> None:

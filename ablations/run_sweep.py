@@ -4,9 +4,11 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import optuna
@@ -14,17 +16,18 @@ from rich.console import Console
 
 from ablations.objectives import choose_objectives, measure
 from ablations.plan import Plan, make_plan
-from ablations.run_studies import digests, run_plans, underway
+from ablations.run_studies import digests, run_plans
 from ablations.samplers import SAMPLERS, choose_pruner, make_pruner, make_sampler
 from ablations.space import check_space, default_space, grid, read_space
 from ablations.study import Cell, Study
 from ablations.sweep import AskAndTell, Sweep, sweep_trials
 from ablations.sweep_storage import open_study, opened
 from mae.config import Config
-from mae.config_sources import change, flatten, name_run
-from mae.errors import RunError, UserError
+from mae.config_sources import change, flatten, name_run, to_toml
+from mae.errors import UserError
 from mae.progress import ConsoleProgress, Progress
 from mae.run_directory import RunDirectory
+from mae.study_tracking import tracked_sweep
 from mae.sweep_record import ObjectiveRecord, SweepRecord, SweepTrial, sweep_directory
 
 RECORD_SECONDS = 2.0
@@ -79,21 +82,42 @@ def identity(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def run_sweep(
-    sweep: Sweep, wishes: Wishes, device: str, workers: int | None, per_gpu: int, uri: str, console: Console
-) -> tuple[SweepRecord, Plan]:
-    """Work a sweep off, and compare the best with the default; return its record and the plan of the comparison."""
-    url = wishes.storage or f"sqlite:///{sweep.runs_dir.resolve()}/optuna.db"
+@contextmanager
+def sweep_underway(sweep: Sweep, uri: str, console: Console) -> Iterator[RunDirectory]:
+    """Hold a sweep's directory within the block and keep MLflow up to date with it; `UserError` if another does."""
     directory = sweep_directory(sweep.runs_dir, sweep.name)
-    with directory.locked(), opened(url, sweep.name) as storage:
+    with tracked_sweep(directory, uri, sweep.runs_dir, ConsoleProgress(console).say), directory.locked():
+        yield directory
+
+
+def run_sweep(
+    sweep: Sweep,
+    wishes: Wishes,
+    directory: RunDirectory,
+    device: str,
+    workers: int | None,
+    per_gpu: int,
+    console: Console,
+) -> tuple[SweepRecord, Plan]:
+    """Ask and tell until all trials are told, then train what the comparison with the default misses.
+
+    Returns the record and the plan of the comparison, whose failed jobs are left out of the choice of the winner.
+    """
+    url = wishes.storage or f"sqlite:///{sweep.runs_dir.resolve()}/optuna.db"
+    with opened(url, sweep.name) as storage:
         study = _study(sweep, storage)
         record = _Record(sweep, study, directory)
         record.write()
         _ask_and_tell(sweep, study, wishes, device, workers, per_gpu, record, console)
         plan = plan_comparison(sweep, sweep_trials(study), wishes)
-        with underway([plan], uri, console):
-            run_plans([plan], device, workers, per_gpu, False, console)
-        record.write(comparison=plan.directory.path.name)
+        plan.directory.write_text("study.json", plan.record.model_dump_json(indent=2) + "\n")
+        run_plans([plan], device, workers, per_gpu, False, console)
+        values = compared_values(sweep, plan)
+        choose = max if sweep.objectives[0].direction == "maximize" else min
+        best = choose(values, key=lambda cell: fmean(values[cell]), default="")
+        if best:
+            directory.write_text("best.toml", to_toml(cell_config(sweep, plan, best)))
+        record.write(comparison=plan.directory.path.name, compared=values, winner=best)
     return record.last, plan
 
 
@@ -132,22 +156,21 @@ def best_trials(trials: Sequence[SweepTrial], directions: Sequence[str]) -> list
     return sorted(front, key=lambda trial: scores[trial.number], reverse=True)
 
 
-def winner(sweep: Sweep, plan: Plan) -> str | None:
-    """Return the cell with the best mean over its seeds of the single objective; None if no cell has one."""
+def cell_config(sweep: Sweep, plan: Plan, name: str) -> Config:
+    """Return the config of a cell of the comparison, with the base's seed and probes."""
+    cell = next(cell for cell in plan.record.cells if cell.name == name)
+    return change(sweep.base, cell.overrides)
+
+
+def compared_values(sweep: Sweep, plan: Plan) -> dict[str, list[float]]:
+    """Return the single objective's values over seeds by cell, without cells of which a seed failed."""
     jobs = {job.fingerprint: job for job in plan.jobs}
-    means: dict[str, float] = {}
-    for cell in plan.record.cells:
-        try:
-            found = [
-                measure(sweep.objectives, jobs[trial.fingerprint], sweep.runs_dir)[0]
-                for trial in plan.record.trials
-                if trial.cell == cell.name
-            ]
-        except UserError:  # a seed of it has failed
-            continue
-        means[cell.name] = sum(found) / len(found)
-    choose = max if sweep.objectives[0].direction == "maximize" else min
-    return choose(means, key=means.__getitem__) if means else None
+    values: dict[str, list[float]] = {}
+    for cell in plan.record.cells if len(sweep.objectives) == 1 else ():
+        runs = [trial.fingerprint for trial in plan.record.trials if trial.cell == cell.name]
+        with suppress(UserError):
+            values[cell.name] = [measure(sweep.objectives, jobs[run], sweep.runs_dir)[0] for run in runs]
+    return values
 
 
 def _study(sweep: Sweep, storage: optuna.storages.RDBStorage) -> optuna.Study:

@@ -51,6 +51,10 @@ class SweepRecord(BaseModel):
     data: dict[str, Any]
     trials: list[SweepTrial] = Field(default_factory=list)
     comparison: str = Field("", description="directory of the study that compares the best with the default")
+    compared: dict[str, list[float]] = Field(
+        default_factory=dict, description="the objective over seeds, by cell of the comparison"
+    )
+    winner: str = Field("", description="the cell of the comparison with the best mean; none under several objectives")
 
 
 def sweep_directory(runs_dir: Path, name: str) -> RunDirectory:

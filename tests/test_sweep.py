@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from ablations.run_sweep import Wishes, make_sweep, run_sweep
+from ablations.run_sweep import Wishes, make_sweep, run_sweep, sweep_underway
 from ablations.samplers import SAMPLERS
 from ablations.study import Cell
 from mae.config_sources import build
@@ -47,13 +47,14 @@ WATCHED = TINY | {"train.epochs": 3, "run.knn_every": 1}
 
 
 def drive(
-    runs_dir: Path, trials: int, workers: int = 1, text: str = SPACE, settings: dict[str, Any] = WATCHED, **more: Any
+    runs_dir: Path, trials: int, workers: int = 1, text: str = SPACE, settings: dict[str, Any] = WATCHED, uri: str = "none", **more: Any
 ) -> SweepRecord:
     file = runs_dir.parent / f"{runs_dir.name}-space.toml"
     file.write_text(text)
     wishes = Wishes(**{"trials": trials, "space": file, "objective": "knn_top1", "name": "s", "pruner": "none"} | more)
     sweep = make_sweep(wishes, build(settings), runs_dir, Silent())
-    return run_sweep(sweep, wishes, "cpu", workers, 1, "none", Console(quiet=True))[0]
+    with sweep_underway(sweep, uri, Console(quiet=True)) as directory:
+        return run_sweep(sweep, wishes, directory, "cpu", workers, 1, Console(quiet=True))[0]
 
 
 def states(record: SweepRecord) -> list[str]:
