@@ -5,6 +5,8 @@ import optuna
 import pandas as pd
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
+from analysis.sweep_frame import under_one
+
 RESAMPLES = 100
 FEWEST = 8
 """Complete trials below which nothing is said."""
@@ -33,11 +35,4 @@ def importances(study: optuna.Study, objective: int = 0, resamples: int = RESAMP
 
 
 def _shares(study: optuna.Study, trials: list[optuna.trial.FrozenTrial], objective: int) -> dict[str, float]:
-    sample = optuna.create_study(direction=study.directions[objective])
-    sample.add_trials(
-        optuna.trial.create_trial(
-            value=trial.values[objective], params=trial.params, distributions=trial.distributions
-        )
-        for trial in trials
-    )
-    return get_param_importances(sample, evaluator=PedAnovaImportanceEvaluator())
+    return get_param_importances(under_one(study, objective, trials), evaluator=PedAnovaImportanceEvaluator())

@@ -9,7 +9,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from analysis.sweep_frame import under_one
 from mae.sweep_record import ObjectiveRecord
 
 BEST, TRIAL, PRUNED, GREY = *sns.color_palette("colorblind")[:3], "0.55"
@@ -39,7 +41,7 @@ def best_so_far(frame: pd.DataFrame, objective: ObjectiveRecord) -> Figure:
     for value in done.loc[done["is_default"], objective.name].head(1):
         axes.axhline(value, color=GREY, linestyle="--", linewidth=1, label="the default")
     axes.set(xlabel="trial", ylabel=UNITS[objective.name])
-    axes.legend(fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     axes.grid(alpha=0.3)
     sns.despine(ax=axes)
     return figure
@@ -58,33 +60,80 @@ def importance_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def slices(frame: pd.DataFrame, objective: ObjectiveRecord, keys: Sequence[str]) -> Figure:
+    """Return a panel per parameter with the complete trials over its values; later ones darker, the default ringed."""
+    done = frame[frame["state"] == "complete"]
+    columns = min(4, len(keys))
+    rows = -(-len(keys) // columns)
+    figure = Figure(figsize=(2.7 * columns, 2.5 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+    for key, panel in zip(keys, panels, strict=False):
+        part = done.dropna(subset=[f"params.{key}"])
+        values = part[f"params.{key}"]
+        if values.map(lambda value: isinstance(value, str)).any():
+            names = sorted(values.unique())
+            panel.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names], fontsize=8)
+            panel.set_xlim(-0.5, len(names) - 0.5)
+            values = values.map(names.index)
+        else:
+            panel.xaxis.set_major_locator(MaxNLocator(5, integer=bool((values % 1 == 0).all())))
+        panel.scatter(values.astype(float), part[objective.name], c=part["number"], cmap="Blues", vmin=-len(frame) / 2,
+                      s=22, edgecolors=["black" if ring else "none" for ring in part["is_default"]])  # fmt: skip
+        panel.set_xlabel(key, fontsize=9)
+        panel.grid(alpha=0.3)
+        sns.despine(ax=panel)
+    for panel in list(panels):
+        panel.set_visible(False)
+    for first in range(0, rows * columns, columns):
+        figure.axes[first].set_ylabel(UNITS[objective.name], fontsize=8)
+    return figure
+
+
+def front_figure(frame: pd.DataFrame, objectives: Sequence[ObjectiveRecord]) -> Figure:
+    """Return two objectives of the complete trials against each other, the Pareto front as a line."""
+    first, second = objectives
+    figure = Figure(figsize=(5.0, 3.8), layout="constrained")
+    axes = figure.subplots()
+    done = frame[frame["state"] == "complete"].sort_values(first.name, ascending=first.direction == "minimize")
+    values = done[second.name]
+    best = values.cummin() if second.direction == "minimize" else values.cummax()
+    front = done[values.eq(best) & ~best.duplicated()]  # the best first value comes first: who improves on it is on it
+    axes.plot(done[first.name], values, "o", color=TRIAL, markersize=4, alpha=0.7, label="trial")
+    axes.plot(front[first.name], front[second.name], "o-", color=BEST, markersize=5, label="Pareto front")
+    default = done[done["is_default"]]
+    axes.plot(default[first.name], default[second.name], "o", markersize=9, markerfacecolor="none",
+              markeredgecolor="black", label="the default")  # fmt: skip
+    axes.set(xlabel=UNITS[first.name], ylabel=UNITS[second.name])
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    sns.despine(ax=axes)
+    return figure
+
+
 def optuna_figures(study: optuna.Study, objectives: Sequence[ObjectiveRecord], keys: Sequence[str]) -> dict[str, Figure]:
     """Return Optuna's own figures by file name; `keys` are the parameters, the most important first."""
     from optuna.visualization import matplotlib as draw
 
     figures: dict[str, Figure] = {}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pyplot.rc_context():  # they leave their style behind
         warnings.simplefilter("ignore")  # experimental, says each of them
-        if len(objectives) == 2:
-            figures["front"] = _figure(draw.plot_pareto_front(study), (5.6, 4.2))
         for index, objective in enumerate(objectives):
             suffix = "" if len(objectives) == 1 else f"-{objective.name}"
-            options: dict[str, Any] = {"target_name": objective.name}
-            if len(objectives) > 1:
-                options["target"] = lambda trial, index=index: trial.values[index]
-            figures["parallel" + suffix] = _figure(
-                draw.plot_parallel_coordinate(study, list(keys), **options), (2.0 + 1.4 * len(keys), 4.2)
-            )
-            figures["slice" + suffix] = _figure(draw.plot_slice(study, list(keys), **options), (2.6 * len(keys), 3.2))
+            single, name = under_one(study, index), objective.name
+            drawn = draw.plot_parallel_coordinate(single, list(keys), target_name=name)
+            figures["parallel" + suffix] = _figure(drawn, 2.0 + 1.4 * len(keys), 4.2)
+            bar = next(axes for axes in drawn.figure.axes if axes.get_label() == "<colorbar>")
+            place = bar.get_position()  # on top of the last parameter's values
+            bar.set_position((place.x0 + 0.08, place.y0, place.width, place.height))
             if len(keys) > 1:
                 shown = list(keys)[:CONTOURS]
                 size = 2.8 * len(shown) if len(shown) > 2 else 5.0
-                figures["contour" + suffix] = _figure(draw.plot_contour(study, shown, **options), (size, size))
+                figures["contour" + suffix] = _figure(draw.plot_contour(single, shown, target_name=name), size, size)
     return figures
 
 
-def _figure(axes: Any, size: tuple[float, float]) -> Figure:
+def _figure(axes: Any, width: float, height: float) -> Figure:
     figure: Figure = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
-    figure.set_size_inches(*size)
+    figure.set_size_inches(width, height)
     pyplot.close(figure)  # pyplot would keep it open
     return figure

@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.importances import importances
-from analysis.sweep_figures import best_so_far, importance_figure, optuna_figures
+from analysis.sweep_figures import best_so_far, front_figure, importance_figure, optuna_figures, slices
 from analysis.sweep_frame import as_study
 from mae.run_directory import RunDirectory, replacing
 from mae.sweep_record import SweepRecord
@@ -22,12 +22,17 @@ def write_sweep(directory: RunDirectory, record: SweepRecord, frame: pd.DataFram
     if not any(trial.state == "complete" for trial in record.trials):
         return table
     figures: dict[str, Figure] = {}
+    keys = table["key"].tolist()
     for objective in record.objectives:
-        name = "best-so-far" if len(record.objectives) == 1 else f"best-so-far-{objective.name}"
-        figures[name] = best_so_far(frame, objective)
-    if len(table):
+        suffix = "" if len(record.objectives) == 1 else f"-{objective.name}"
+        figures["best-so-far" + suffix] = best_so_far(frame, objective)
+        if keys:
+            figures["slices" + suffix] = slices(frame, objective, keys)
+    if len(record.objectives) == 2:
+        figures["front"] = front_figure(frame, record.objectives)
+    if keys:
         figures["importances"] = importance_figure(table)
-        figures |= optuna_figures(study, record.objectives, table["key"].tolist())
+        figures |= optuna_figures(study, record.objectives, keys)
     for name, figure in figures.items():
         with replacing(directory.path / f"{name}.png") as temporary:
             figure.savefig(temporary, format="png", dpi=130, bbox_inches="tight")

@@ -12,13 +12,14 @@
 | reused_steps, reused_seconds | float | spared by reuse |
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from mae.run_directory import RunDirectory
 from mae.sweep_record import SweepRecord, SweepTrial
@@ -42,7 +43,6 @@ def as_study(record: SweepRecord) -> optuna.Study:
     """Return the ended trials as an Optuna study in memory."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=[objective.direction for objective in record.objectives])
-    study.set_metric_names([objective.name for objective in record.objectives])
     distributions = {key: _distribution(table) for key, table in record.space.items()}
     study.add_trials(
         optuna.trial.create_trial(
@@ -56,6 +56,17 @@ def as_study(record: SweepRecord) -> optuna.Study:
         if trial.state in STATES
     )
     return study
+
+
+def under_one(study: optuna.Study, objective: int, trials: Sequence[FrozenTrial] | None = None) -> optuna.Study:
+    """Return the complete trials of a study, or those given, as a study under one of its objectives."""
+    chosen = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if trials is None else trials
+    single = optuna.create_study(direction=study.directions[objective])
+    single.add_trials(
+        optuna.trial.create_trial(value=trial.values[objective], params=trial.params, distributions=trial.distributions)
+        for trial in chosen
+    )
+    return single
 
 
 def _row(record: SweepRecord, trial: SweepTrial, runs_dir: Path) -> dict[str, Any]:
