@@ -105,8 +105,8 @@ def run_sweep(
     """
     url = wishes.storage or f"sqlite:///{sweep.runs_dir.resolve()}/optuna.db"
     with opened(url, sweep.name) as storage:
-        study = _study(sweep, storage)
-        record = _Record(sweep, study, directory)
+        study = prepare_study(sweep, storage)
+        record = KeptRecord(sweep, study, directory)
         record.write()
         _ask_and_tell(sweep, study, wishes, device, workers, per_gpu, record, console)
         plan = plan_comparison(sweep, sweep_trials(study), wishes)
@@ -173,7 +173,7 @@ def compared_values(sweep: Sweep, plan: Plan) -> dict[str, list[float]]:
     return values
 
 
-def _study(sweep: Sweep, storage: optuna.storages.RDBStorage) -> optuna.Study:
+def prepare_study(sweep: Sweep, storage: optuna.storages.RDBStorage) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     directions = [objective.direction for objective in sweep.objectives]
@@ -190,7 +190,7 @@ def _ask_and_tell(
     device: str,
     workers: int | None,
     per_gpu: int,
-    record: "_Record",
+    record: "KeptRecord",
     console: Console,
 ) -> None:
     unfinished = [trial for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()]
@@ -218,7 +218,7 @@ def _ask_and_tell(
             record.write()
 
 
-class _Record:
+class KeptRecord:
     """Keeps `sweep.json` in step with Optuna's storage."""
 
     def __init__(self, sweep: Sweep, study: optuna.Study, directory: RunDirectory) -> None:
