@@ -101,4 +101,6 @@ class Crew:
         if worker.last.kind not in ("progress", "evaluated", "stopped"):
             return worker.last
         code = worker.process.exitcode
-        return Report("died", f"its process ended with {f'signal {-code}' if code and code < 0 else f'exit code {code}'}")
+        return Report(
+            "died", f"its process ended with {f'signal {-code}' if code and code < 0 else f'exit code {code}'}"
+        )

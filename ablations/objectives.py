@@ -39,7 +39,9 @@ def choose_objectives(text: str, base: Config) -> tuple[Objective, ...]:
     chosen = []
     for name in text.split(","):
         if name not in OBJECTIVES:
-            raise UserError(f"--objective {name}: unknown{nearest(name, [*OBJECTIVES])}; known: {', '.join(OBJECTIVES)}")
+            raise UserError(
+                f"--objective {name}: unknown{nearest(name, [*OBJECTIVES])}; known: {', '.join(OBJECTIVES)}"
+            )
         chosen.append(OBJECTIVES[name])
     if len(set(chosen)) < len(chosen):
         raise UserError(f"--objective {text}: one is named twice")

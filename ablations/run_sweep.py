@@ -14,6 +14,7 @@ from typing import Any
 import optuna
 from rich.console import Console
 
+from ablations.mirrored_storage import MirroredStorage
 from ablations.objectives import choose_objectives, measure
 from ablations.plan import Plan, make_plan
 from ablations.run_studies import digests, run_plans
@@ -177,10 +178,14 @@ def prepare_study(sweep: Sweep, storage: optuna.storages.RDBStorage) -> optuna.S
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     directions = [objective.direction for objective in sweep.objectives]
-    study = open_study(storage, sweep.name, directions, identity(sweep))
-    study.sampler = make_sampler(sweep.sampler, sweep.space, sweep.name, len(study.get_trials(deepcopy=False)))
-    study.pruner = make_pruner(sweep.pruner, sweep.base)
-    return study
+    kept = open_study(storage, sweep.name, directions, identity(sweep))
+    trials = len(kept.get_trials(deepcopy=False))
+    return optuna.load_study(
+        study_name=sweep.name,
+        storage=MirroredStorage(storage, kept),
+        sampler=make_sampler(sweep.sampler, sweep.space, sweep.name, trials),
+        pruner=make_pruner(sweep.pruner, sweep.base),
+    )
 
 
 def _ask_and_tell(

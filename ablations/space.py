@@ -14,7 +14,7 @@ from optuna.trial import Trial
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mae.config import Config
-from mae.config_sources import INERT_UNLESS, build, change, flatten, nearest
+from mae.config_sources import INERT_UNLESS, change, flatten, nearest
 from mae.errors import UserError
 from mae.presets import Overrides
 
@@ -172,7 +172,9 @@ def _check_acts(parameter: Parameter, base: Config, by_key: Mapping[str, Paramet
     """Refuse a key without effect: most of its trials would be the same training."""
     other, needed = INERT_UNLESS.get(parameter.key, ("", ""))
     if other in by_key and parameter.when.get(other) != (needed,):
-        raise UserError(f'space: {parameter.key} acts with {other}={needed} only; give it when = {{"{other}" = "{needed}"}}')
+        raise UserError(
+            f'space: {parameter.key} acts with {other}={needed} only; give it when = {{"{other}" = "{needed}"}}'
+        )
 
 
 def _conditions(parameter: Parameter, by_key: Mapping[str, Parameter]) -> Overrides:

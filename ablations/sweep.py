@@ -177,7 +177,9 @@ class AskAndTell:
         if taken.job.watched and run.result() is None:
             for point in run.read_metrics():
                 if ONLINE in point["metrics"] and not taken.pruned:
-                    taken.pruned = self._report(taken, int(point["metrics"]["train/epoch"]) + 1, point["metrics"][ONLINE])
+                    taken.pruned = self._report(
+                        taken, int(point["metrics"]["train/epoch"]) + 1, point["metrics"][ONLINE]
+                    )
         return bool(taken.pruned)
 
     def _hear(self, taken: _Open, report: Report) -> None:

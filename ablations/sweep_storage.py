@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from sqlalchemy import Connection, event, text
@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from mae.config_sources import flatten
-from mae.errors import UserError
+from mae.errors import RunError, UserError
 from mae.tracking import first_line, without_secrets
 
 IDENTITY = "identity"
@@ -33,7 +33,12 @@ def opened(url: str, name: str) -> Iterator[optuna.storages.RDBStorage]:
             connection = stack.enter_context(storage.engine.connect())  # the server lets go of the lock when it ends
             if not _lock(connection, name):
                 raise UserError(f"sweep {name} is being driven from another machine or folder; wait for it")
-        yield storage
+        try:
+            yield storage
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            raise RunError(
+                f"--storage {without_secrets(url)}: {first_line(error)}; the same command continues"
+            ) from None
 
 
 def _storage(url: str) -> optuna.storages.RDBStorage:
@@ -62,7 +67,10 @@ def _lock(connection: Connection, name: str) -> bool:
 
 
 def open_study(
-    storage: optuna.storages.RDBStorage, name: str, directions: list[str], identity: dict[str, Any]
+    storage: optuna.storages.RDBStorage,
+    name: str,
+    directions: Sequence[Literal["minimize", "maximize"]],
+    identity: dict[str, Any],
 ) -> optuna.Study:
     """Return the study `name`, made if needed; `UserError` with the differences if it searches something else."""
     study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
@@ -71,7 +79,9 @@ def open_study(
         study.set_user_attr(IDENTITY, identity)
     elif known != (wanted := json.loads(json.dumps(identity))):
         listed = "\n".join(differences(known, wanted))
-        raise UserError(f"sweep {name} exists and differs; give another --study, or ask for what it searches:\n{listed}")
+        raise UserError(
+            f"sweep {name} exists and differs; give another --study, or ask for what it searches:\n{listed}"
+        )
     return study
 
 

@@ -14,7 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from analysis.sweep_frame import under_one
 from mae.sweep_record import ObjectiveRecord
 
-BEST, TRIAL, PRUNED, GREY = *sns.color_palette("colorblind")[:3], "0.55"
+BEST, TRIAL = sns.color_palette("colorblind")[:2]
+GREY = "0.55"
 UNITS = {
     "linear_top1": "linear top-1, held-out, %",
     "knn_top1": "k-NN top-1, held-out, %",
@@ -110,7 +111,9 @@ def front_figure(frame: pd.DataFrame, objectives: Sequence[ObjectiveRecord]) -> 
     return figure
 
 
-def optuna_figures(study: optuna.Study, objectives: Sequence[ObjectiveRecord], keys: Sequence[str]) -> dict[str, Figure]:
+def optuna_figures(
+    study: optuna.Study, objectives: Sequence[ObjectiveRecord], keys: Sequence[str]
+) -> dict[str, Figure]:
     """Return Optuna's own figures by file name; `keys` are the parameters, the most important first."""
     from optuna.visualization import matplotlib as draw
 

@@ -2,11 +2,12 @@
 
 | column | type | meaning |
 |---|---|---|
-| number, state, run, reason | int, str, str, str | of the trial; complete, pruned, failed or running; why it ended early |
+| number, run | int, str | of the trial; fingerprint of its pretraining |
+| state, reason | str | complete, pruned, failed or running; why it ended early |
 | is_default, reused | bool | the base config itself; answered by an equal trial or an earlier run |
 | params.KEY | any | the value of a parameter, NaN or None where it does not exist |
 | the objectives' names | float | accuracies in % on held-out training images; GFLOPs per image and step, s, MB |
-| PROBE/top1, PROBE/low, PROBE/high | float | test top-1 in %, with its 95 % bootstrap interval: reported, never selected on |
+| PROBE/top1, PROBE/low, PROBE/high | float | test top-1 in %, its 95 % bootstrap interval; nothing is selected on it |
 | steps, seconds | float | spent on the trial's pretraining, 0 for a reused one |
 | pruned_steps, pruned_seconds | float | spared by pruning it, as it would have gone on at the same speed |
 | reused_steps, reused_seconds | float | spared by reuse |

@@ -5,12 +5,13 @@ hundreds of trials so that growth shows. The same process drives; workers are re
 """
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import optuna
 from rich.console import Console
 
@@ -38,20 +39,20 @@ class NoWork(Crew):
     def __init__(self, where: list[Place]) -> None:
         super().__init__(where)
         self.reports: dict[int, Iterator[Report]] = {}
-        self.idle = 0.0  # seconds that are not the driver's
+        self.idle = np.zeros(2)  # seconds that are not the driver's
 
     def free(self) -> list[int]:
         return [place for place in range(len(self.where)) if place not in self.reports]
 
     def start(self, place: int, job: Job) -> None:
-        began = time.perf_counter()
+        began = _clock()
         run = RunDirectory(self.where[place].runs_dir / job.fingerprint)
         run.path.mkdir(parents=True)
         accuracy = 100 * job.config.mask.ratio
         run.append_metrics(1, {"train/epoch": 0, ONLINE: accuracy})
         (run.path / "result.json").write_text('{"metrics": {}}')
         self.reports[place] = self._reports(job, accuracy)
-        self.idle += time.perf_counter() - began
+        self.idle += _clock() - began
 
     def hear(self) -> list[tuple[int, Report]]:
         heard = []
@@ -75,11 +76,16 @@ class NoWork(Crew):
         yield Report("finished")
 
 
-def measure(url: str, name: str, sampler: str, trials: int, folder: Path) -> list[float]:
-    """Return the driver's milliseconds per trial, in the order told."""
+def _clock() -> np.ndarray:
+    """Return seconds on the wall, and seconds of the processor in this process."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def measure(url: str, name: str, sampler: str, trials: int, folder: Path) -> np.ndarray:
+    """Return the driver's milliseconds (trials, 2) on the wall and of the processor per trial, in the order told."""
     wishes = Wishes(trials, sampler=sampler, objective="knn_top1", pruner="hyperband", name=name, storage=url)
     sweep = make_sweep(wishes, resolve("digits"), folder, Silent())
-    crew, marks = NoWork([Place(folder, "cpu", 1)] * 2), [(time.perf_counter(), 0.0, 0)]
+    crew, marks = NoWork([Place(folder, "cpu", 1)] * 2), []
     directory = sweep_directory(folder, name)
     with directory.locked(), opened(url, name) as storage, LiveView(Console(quiet=True), trials, 2) as view:
         study = prepare_study(sweep, storage)
@@ -88,14 +94,14 @@ def measure(url: str, name: str, sampler: str, trials: int, folder: Path) -> lis
 
         def told() -> None:
             record.write_now_and_then()
-            marks.append((time.perf_counter(), crew.idle, loop.told))
+            marks.append((loop.told, _clock() - crew.idle))
 
+        told()
         loop.run(trials, None, told)
-    return [
-        1000 * (after[0] - before[0] - (after[1] - before[1])) / (after[2] - before[2])
-        for before, after in zip(marks, marks[1:], strict=False)
-        for _ in range(after[2] - before[2])
-    ]
+    times = np.empty((trials, 2))
+    for (first, before), (last, after) in pairwise(marks):
+        times[first:last] = 1000 * (after - before) / (last - first)
+    return times
 
 
 def main() -> None:
@@ -104,15 +110,15 @@ def main() -> None:
     parser.add_argument("--sampler", action="append", help="by default tpe and random")
     parser.add_argument("--storage", action="append", help="URL of an empty store; by default a fresh SQLite file")
     options = parser.parse_args()
-    print("ms per trial, mean of 100 (and the slowest of all)")
+    print("ms per trial on the wall / of the processor, means of 100 trials, and the slowest on the wall")
     for sampler in options.sampler or ["tpe", "random"]:
         for url in options.storage or [""]:
             with tempfile.TemporaryDirectory() as folder:
                 store = url or f"sqlite:///{folder}/optuna.db"
                 times = measure(store, f"overhead-{sampler}-{time.time_ns()}", sampler, options.trials, Path(folder))
-            parts = [statistics.fmean(times[first : first + 100]) for first in range(0, len(times), 100)]
-            kind = store.partition(":")[0]
-            print(f"{sampler:8}{kind:22}" + "".join(f"{part:8.1f}" for part in parts) + f"   ({max(times):.0f})")
+            parts = [times[first : first + 100].mean(0) for first in range(0, len(times), 100)]
+            shown = "".join(f"{wall:7.1f} /{processor:6.1f}" for wall, processor in parts)
+            print(f"{sampler:8}{store.partition(':')[0]:12}{shown}   ({times[:, 0].max():.0f})", flush=True)
 
 
 if __name__ == "__main__":

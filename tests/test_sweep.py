@@ -1,9 +1,7 @@
 """Sweeps: asking, telling, pruning, and drivers and workers that are killed."""
 
 import multiprocessing
-import os
 import random
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,13 @@ from rich.console import Console
 
 from ablations.run_sweep import Wishes, make_sweep, run_sweep, sweep_underway
 from ablations.samplers import SAMPLERS
-from ablations.study import Cell
 from mae.config_sources import build
 from mae.errors import UserError
 from mae.interruption import StopRequest
 from mae.pipeline import Workplace, choose_device, run_pretraining
 from mae.progress import Silent
 from mae.run_directory import ONLINE, RunDirectory, find_runs, status_of
-from mae.sweep_record import SweepRecord, read_sweep, sweep_directory
+from mae.sweep_record import SweepRecord, sweep_directory
 from tests import pretence
 from tests.conftest import TINY
 
@@ -47,7 +44,13 @@ WATCHED = TINY | {"train.epochs": 3, "run.knn_every": 1}
 
 
 def drive(
-    runs_dir: Path, trials: int, workers: int = 1, text: str = SPACE, settings: dict[str, Any] = WATCHED, uri: str = "none", **more: Any
+    runs_dir: Path,
+    trials: int,
+    workers: int = 1,
+    text: str = SPACE,
+    settings: dict[str, Any] = WATCHED,
+    uri: str = "none",
+    **more: Any,
 ) -> SweepRecord:
     file = runs_dir.parent / f"{runs_dir.name}-space.toml"
     file.write_text(text)
