@@ -1,5 +1,7 @@
 """Which parameters mattered in a sweep, and how sure that is."""
 
+import warnings
+
 import numpy as np
 import optuna
 import pandas as pd
@@ -22,11 +24,13 @@ def importances(study: optuna.Study, objective: int = 0, resamples: int = RESAMP
     if len(trials) < FEWEST:
         return pd.DataFrame(columns=["key", "importance", "low", "high"])
     draws = np.random.default_rng(0)
-    whole = _shares(study, trials, objective)
-    found = [
-        _shares(study, [trials[index] for index in draws.integers(len(trials), size=len(trials))], objective)
-        for _ in range(resamples)
-    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of small samples, of which the intervals tell
+        whole = _shares(study, trials, objective)
+        found = [
+            _shares(study, [trials[index] for index in draws.integers(len(trials), size=len(trials))], objective)
+            for _ in range(resamples)
+        ]
     rows = []
     for key, share in whole.items():
         low, high = np.quantile([each.get(key, 0.0) for each in found], [0.025, 0.975])

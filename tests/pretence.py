@@ -6,6 +6,7 @@ from multiprocessing.connection import Connection
 
 from ablations.plan import Job
 from ablations.worker import Place, Report
+from mae.config_sources import to_toml
 from mae.run_directory import ONLINE, Record, RunDirectory
 
 
@@ -14,6 +15,7 @@ def work(pipe: Connection, job: Job, place: Place) -> None:
     run, accuracy = RunDirectory(place.runs_dir / job.fingerprint), 100 * job.config.mask.ratio
     with run.locked(), open(run.path / "trained", "a") as trained:
         trained.write("once\n")
+        run.write_text("config.toml", to_toml(job.config))
         record = Record(stage="pretrain", name=job.label, fingerprint=job.fingerprint)
         for epoch in range(1, job.config.train.epochs + 1):
             run.append_metrics(epoch, {"train/epoch": epoch - 1, ONLINE: accuracy})
