@@ -251,6 +251,8 @@ def sweep(
     with sweep_underway(asked, options.store, output.console) as directory:
         record, plan = run_sweep(asked, wishes, directory, options.device, workers, per_gpu, output.console)
         _print_sweep(record, plan, directory, output)
+    if not any(trial.state == "complete" for trial in record.trials):
+        raise typer.Exit(1)
 
 
 @_command("reconstruct")

@@ -12,7 +12,7 @@ from ablations.plan import Job
 from ablations.worker import Report
 from mae.errors import RunError
 from mae.interruption import Interrupted, StopRequest
-from mae.run_directory import RunDirectory
+from mae.run_directory import RunDirectory, Status
 
 RETRIES = 2
 """How often a job whose process died is started again; it continues from its last checkpoint."""
@@ -98,7 +98,7 @@ class Driver:
                 self.queue.appendleft(entry)
                 return None
             report = Report("failed", f"{report.text}, {entry.deaths} times")
-            _record_failure(RunDirectory(self.runs_dir / entry.job.fingerprint), report.text)
+            record_end(RunDirectory(self.runs_dir / entry.job.fingerprint), "failed", report.text)
         return report
 
 
@@ -128,7 +128,7 @@ def work_off(jobs: Sequence[Job], driver: Driver, stop: StopRequest, fail_fast: 
     return failures
 
 
-def _record_failure(run: RunDirectory, reason: str) -> None:
-    """Nobody else can say why: the process that kept the record is dead."""
-    if (record := run.read_record()) is not None and run.result() is None:
-        run.write_record(record.model_copy(update={"status": "failed", "reason": reason, "ended": time.time()}))
+def record_end(run: RunDirectory, status: Status, reason: str) -> None:
+    """Say in a run's record how it ended: the process that kept the record is dead."""
+    if (record := run.read_record()) is not None and run.result() is None and not run.is_locked():
+        run.write_record(record.model_copy(update={"status": status, "reason": reason, "ended": time.time()}))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,8 @@ def make_sweep(wishes: Wishes, base: Config, runs_dir: Path, progress: Progress)
     """Return the sweep that is asked for; `UserError` if any of it is impossible. Nothing is written or trained."""
     if wishes.sampler not in SAMPLERS:
         raise UserError(f"--sampler {wishes.sampler}: expected one of {', '.join(SAMPLERS)}")
+    if wishes.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", wishes.name):
+        raise UserError(f"--study {wishes.name!r}: expected letters, digits and . _ -, at most 100 of them")
     objectives = choose_objectives(wishes.objective, base)
     if wishes.seeds_top and len(objectives) > 1:
         raise UserError("--seeds-top: with several objectives there is a front and no best; give a single one")
@@ -105,7 +108,7 @@ def run_sweep(
     Returns the record and the plan of the comparison, whose failed jobs are left out of the choice of the winner.
     """
     url = wishes.storage or f"sqlite:///{sweep.runs_dir.resolve()}/optuna.db"
-    with opened(url, sweep.name) as storage:
+    with opened(url, sweep.name, sweep.runs_dir) as storage:
         study = prepare_study(sweep, storage)
         record = KeptRecord(sweep, study, directory)
         record.write()
@@ -175,6 +178,7 @@ def compared_values(sweep: Sweep, plan: Plan) -> dict[str, list[float]]:
 
 
 def prepare_study(sweep: Sweep, storage: optuna.storages.RDBStorage) -> optuna.Study:
+    """Return the sweep's study, continued or new; `UserError` if one of its name searches something else."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     directions = [objective.direction for objective in sweep.objectives]

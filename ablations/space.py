@@ -63,7 +63,8 @@ class Parameter:
             case IntDistribution(low=low, high=high, step=step, log=log):
                 return trial.suggest_int(self.key, low, high, step=step, log=log)
             case FloatDistribution(low=low, high=high, step=step, log=log):
-                return _clean(trial.suggest_float(self.key, low, high, step=step, log=log))
+                value = trial.suggest_float(self.key, low, high, step=step, log=log)
+                return value if step is None else _clean(value)
 
     def describe(self) -> dict[str, Any]:
         """Return the parameter as a space file has it, without its key."""

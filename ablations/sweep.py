@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ablations.driver import REUSED, Driver
+from ablations.driver import REUSED, Driver, record_end
 from ablations.objectives import Objective, measure
 from ablations.plan import Digests, Job
 from ablations.space import Space, grid, point_of, suggest
@@ -112,7 +112,7 @@ class AskAndTell:
 
         `told` is called after each. Raises `Interrupted` on a stop request: what runs is saved, and adopted next time.
         """
-        deadline = time.monotonic() + (seconds or float("inf"))
+        deadline = time.monotonic() + (float("inf") if seconds is None else seconds)
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._take(Trial(self.study, frozen._trial_id), frozen)
         while True:
@@ -167,13 +167,14 @@ class AskAndTell:
         elif any(each.key == taken.key for each in self.open if each is not taken):
             self.equal.append(taken)
         elif taken.adopted and self._is_pruned(taken):
+            record_end(self._run(taken), "pruned", taken.pruned)
             self._end(taken, _Outcome(TrialState.PRUNED, reason=taken.pruned))
         else:
             self.driver.submit(job)
 
     def _is_pruned(self, taken: _Open) -> bool:
         """Make good what the driver before has not told of an adopted trial; say whether it is a pruned one."""
-        run = RunDirectory(self.sweep.runs_dir / taken.job.fingerprint)
+        run = self._run(taken)
         if taken.job.watched and run.result() is None:
             for point in run.read_metrics():
                 if ONLINE in point["metrics"] and not taken.pruned:
@@ -181,6 +182,9 @@ class AskAndTell:
                         taken, int(point["metrics"]["train/epoch"]) + 1, point["metrics"][ONLINE]
                     )
         return bool(taken.pruned)
+
+    def _run(self, taken: _Open) -> RunDirectory:
+        return RunDirectory(self.sweep.runs_dir / taken.job.fingerprint)
 
     def _hear(self, taken: _Open, report: Report) -> None:
         if report.kind == "evaluated":

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -13,20 +14,21 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mae.config_sources import flatten
 from mae.errors import RunError, UserError
-from mae.tracking import first_line, without_secrets
+from mae.tracking import first_line, one_at_a_time, without_secrets
 
 IDENTITY = "identity"
 """The study attribute that holds what the study searches."""
 
 
 @contextmanager
-def opened(url: str, name: str) -> Iterator[optuna.storages.RDBStorage]:
+def opened(url: str, name: str, runs_dir: Path) -> Iterator[optuna.storages.RDBStorage]:
     """Give the storage at an SQLAlchemy URL, its tables made if needed, with the study `name` held.
 
     `UserError` if it does not answer, or if another process drives the study: a PostgreSQL server can be driven from
     many machines. Elsewhere the lock on the sweep's directory has to do.
     """
-    storage = _storage(url)
+    with one_at_a_time(runs_dir):  # two that make the tables of a fresh database get in each other's way
+        storage = _storage(url)
     with ExitStack() as stack:
         stack.callback(storage.engine.dispose)
         if storage.engine.dialect.name == "postgresql":

@@ -87,7 +87,7 @@ def measure(url: str, name: str, sampler: str, trials: int, folder: Path) -> np.
     sweep = make_sweep(wishes, resolve("digits"), folder, Silent())
     crew, marks = NoWork([Place(folder, "cpu", 1)] * 2), []
     directory = sweep_directory(folder, name)
-    with directory.locked(), opened(url, name) as storage, LiveView(Console(quiet=True), trials, 2) as view:
+    with directory.locked(), opened(url, name, folder) as storage, LiveView(Console(quiet=True), trials, 2) as view:
         study = prepare_study(sweep, storage)
         record = KeptRecord(sweep, study, directory)
         loop = AskAndTell(sweep, study, Driver(crew, folder, view), StopRequest())

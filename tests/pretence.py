@@ -39,3 +39,12 @@ def work(pipe: Connection, job: Job, place: Place) -> None:
 def die(pipe: Connection, job: Job, place: Place) -> None:
     """Be killed without a word."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_once(pipe: Connection, job: Job, place: Place) -> None:
+    """Be killed without a word the first time, and work the second."""
+    mark = place.runs_dir / "died"
+    if not mark.exists():
+        mark.touch()
+        die(pipe, job, place)
+    work(pipe, job, place)

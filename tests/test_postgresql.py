@@ -94,5 +94,5 @@ def test_a_sweep_with_two_workers_lives_on_a_server(server: str, tmp_path: Path,
     artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"sweep.json", "best.toml", "trials.csv", "best-so-far.png"} <= artifacts
 
-    with opened(storage, "s"), pytest.raises(UserError, match="driven from another"), opened(storage, "s"):
-        pass
+    with opened(storage, "s", tmp_path), pytest.raises(UserError, match="driven from another"):
+        opened(storage, "s", tmp_path).__enter__()

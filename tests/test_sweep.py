@@ -8,17 +8,18 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState
 from rich.console import Console
 
 from ablations.run_sweep import Wishes, make_sweep, run_sweep, sweep_underway
 from ablations.samplers import SAMPLERS
 from mae.config_sources import build
 from mae.errors import UserError
+from mae.fingerprint import pretrain_fingerprint
 from mae.interruption import StopRequest
 from mae.pipeline import Workplace, choose_device, run_pretraining
 from mae.progress import Silent
-from mae.run_directory import ONLINE, RunDirectory, find_runs, status_of
+from mae.run_directory import ONLINE, Record, RunDirectory, find_runs, status_of
+from mae.sources import open_source
 from mae.sweep_record import SweepRecord, sweep_directory
 from tests import pretence
 from tests.conftest import TINY
@@ -228,14 +229,50 @@ def test_a_driver_killed_at_random_moments_ends_with_every_trial_told_and_none_t
     assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
 
 
-@pytest.mark.usefixtures("strict")
-def test_an_adopted_trial_keeps_its_parameters_and_tells_what_was_not_told(tmp_path: Path) -> None:
+def test_a_trial_whose_worker_died_once_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablations.crew.work", pretence.die_once)
+    record = drive(tmp_path / "runs", 1)
+    assert states(record) == ["complete"]
+    assert trainings(tmp_path / "runs") == [1]
+
+
+@pytest.mark.usefixtures("pretended", "strict")
+@pytest.mark.parametrize("decided", [False, True])
+def test_a_pruning_outlives_the_driver_that_was_killed_before_telling_it(decided: bool, tmp_path: Path) -> None:
     runs_dir = tmp_path / "runs"
-    drive(runs_dir, 1, 2)
-    # A driver killed after asking, whose worker had evaluated twice and saved.
-    study = optuna.load_study(study_name="s", storage=f"sqlite:///{runs_dir}/optuna.db")
-    trial = study.ask()
-    params = {"mask.ratio": trial.suggest_float("mask.ratio", 0.5, 0.9, step=0.05)}
-    record = drive(runs_dir, 2, 2, pruner="median")
-    assert record.trials[1].params["mask.ratio"] == pytest.approx(params["mask.ratio"])
-    assert study.trials[1].state == TrialState.PRUNED
+    first = drive(runs_dir, 2, pruner="median")
+    # What a killed driver leaves of trial 2: asked, and its worker, stopped with it, has evaluated twice.
+    trial = optuna.load_study(study_name="s", storage=f"sqlite:///{runs_dir}/optuna.db").ask()
+    params = {
+        "mask.ratio": trial.suggest_float("mask.ratio", 0.5, 0.9, step=0.05),
+        "loss.region": trial.suggest_categorical("loss.region", ["masked", "all", "weighted"]),
+    }
+    if params["loss.region"] == "weighted":
+        params["loss.visible_weight"] = trial.suggest_float("loss.visible_weight", 0.25, 0.75)
+    run = RunDirectory(runs_dir / fingerprint(params))
+    assert run.path.name not in (other.run for other in first.trials)
+    trial.set_user_attr("job", [run.path.name, "knn-1"])
+    run.path.mkdir()
+    run.write_record(Record(stage="pretrain", name="", fingerprint=run.path.name, status="killed"))
+    for epoch in (1, 2):
+        run.append_metrics(epoch, {"train/epoch": epoch - 1, ONLINE: 10.0})
+    if decided:
+        trial.report(10.0, 1)
+        trial.set_user_attr("reason", "worse")
+    adopted = drive(runs_dir, 3, pruner="median").trials[2]
+    assert (adopted.state, adopted.run, adopted.curve) == ("pruned", run.path.name, {1: 10.0})
+    assert adopted.params == pytest.approx(params)
+    assert adopted.reason == ("worse" if decided else "pruned after epoch 1 as trial 2 of sweep s")
+    assert status_of(run) == ("pruned", adopted.reason)
+    assert not (run.path / "trained").exists()
+
+
+def fingerprint(params: dict[str, Any]) -> str:
+    config = build(WATCHED | {key: round(value, 9) if key == "mask.ratio" else value for key, value in params.items()})
+    return pretrain_fingerprint(config, open_source(config.data, Silent()).digest)
+
+
+@pytest.mark.parametrize("name", ["../evil", "", "a/b", "a b"])
+def test_a_name_that_is_no_folder_name_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--study"):
+        drive(tmp_path / "runs", 1, name=name)
