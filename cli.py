@@ -51,6 +51,11 @@ class Options:
 
         return self.tracking_uri or default_uri(self.runs_dir)
 
+    @property
+    def set_keys(self) -> tuple[str, ...]:
+        """The keys that --set fixes."""
+        return tuple(setting.partition("=")[0].strip() for setting in self.settings or ())
+
     def resolve(self, *more: str) -> "Config":
         """Return the config that preset, file, settings and `more` settings give."""
         from mae.config_sources import resolve
@@ -239,8 +244,45 @@ def ablate(
         return
     with underway(plans, options.store, output.console):
         failures = run_plans(plans, options.device, workers, per_gpu, fail_fast, output.console)
-        _print_studies(plans, options.runs_dir, output)
+        output.result({"studies": _print_studies(plans, options.runs_dir, output)})
     if failures:
+        raise typer.Exit(1)
+
+
+@_command("sweep")
+def sweep(
+    options: Options,
+    output: Output,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Trials in all, earlier ones included.")] = 50,
+    space: Annotated[Path | None, typer.Option("--space", help="TOML file with the search space.")] = None,
+    sampler: Annotated[str, typer.Option("--sampler", help="tpe, random, grid, gp, cmaes or nsga2.")] = "tpe",
+    pruner: Annotated[
+        str | None, typer.Option("--pruner", help="hyperband (the default), median, wilcoxon or none.")
+    ] = None,
+    objective: Annotated[
+        str, typer.Option("--objective", help="Such as linear_top1; several with commas: their Pareto front.")
+    ] = "linear_top1",
+    timeout: Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds; then no more are begun.")] = None,
+    name: Annotated[str | None, typer.Option("--study", help="Its name; by default from all that it is.")] = None,
+    storage: Annotated[
+        str | None, typer.Option("--storage", help="URL of Optuna's storage. By default SQLite in the runs folder.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Trainings at a time.")] = None,
+    per_gpu: Annotated[int, typer.Option("--per-gpu", min=1, help="Trainings at a time on one GPU.")] = 1,
+    seeds_top: Annotated[int, typer.Option("--seeds-top", min=0, help="Train the best N with more seeds.")] = 0,
+    seeds: Annotated[int, typer.Option("--seeds", min=2, help="With --seeds-top: trainings per config.")] = 3,
+) -> None:
+    """Search a space with Optuna for the best probe accuracy; the same command continues."""
+    from ablations.run_sweep import Wishes, make_sweep, run_sweep, sweep_underway
+
+    wishes = Wishes(
+        trials, timeout, space, options.set_keys, sampler, pruner, objective, name, storage, seeds_top, seeds
+    )
+    asked = make_sweep(wishes, options.resolve(), options.runs_dir, _progress(output))
+    with sweep_underway(asked, options.store, output.console) as directory:
+        record, plan = run_sweep(asked, wishes, directory, options.device, workers, per_gpu, output.console)
+        _print_sweep(record, plan, directory, output)
+    if not any(trial.state == "complete" for trial in record.trials):
         raise typer.Exit(1)
 
 
@@ -360,7 +402,7 @@ def _list_studies(options: Options, output: Output, base: "Config", seeds: int) 
 
 
 def _print_forecast(plans: Any, options: Options, workers: int | None, per_gpu: int, output: Output) -> None:
-    from ablations.driver import places
+    from ablations.crew import places
     from ablations.forecast import forecast
     from ablations.plan import all_jobs
     from mae.pipeline import choose_device
@@ -382,7 +424,7 @@ def _print_forecast(plans: Any, options: Options, workers: int | None, per_gpu: 
     output.result({"trainings": [cost.__dict__ for cost in costs], "seconds": seconds, "disk": disk})
 
 
-def _print_studies(plans: Any, runs_dir: Path, output: Output) -> None:
+def _print_studies(plans: Any, runs_dir: Path, output: Output) -> list[dict[str, Any]]:
     from analysis.frame import study_frame
     from analysis.study_files import write_study
     from analysis.tables import COST_COLUMNS, NOTE, agreement, baselines, display
@@ -400,7 +442,31 @@ def _print_studies(plans: Any, runs_dir: Path, output: Output) -> None:
         rows = json.loads(summary.to_json(orient="records"))
         results.append({"study": plan.record.name, "directory": str(plan.directory.path), "rows": rows})
     output.console.print(NOTE, highlight=False, style="dim")
-    output.result({"studies": results})
+    return results
+
+
+def _print_sweep(record: Any, plan: Any, directory: Any, output: Output) -> None:
+    from analysis.sweep_files import write_sweep
+    from analysis.sweep_frame import sweep_frame, total_costs
+    from analysis.sweep_summary import best_table, front_table, importance_table, remarks
+
+    runs_dir = directory.path.parent.parent
+    frame = sweep_frame(record, runs_dir)
+    importances = write_sweep(directory, record, frame)
+    compared = _print_studies([plan], runs_dir, output)[0]
+    cells = [cell.name for cell in plan.record.cells]
+    output.console.rule(f"sweep {record.name}", align="left")
+    _print_frame(best_table(record) if record.winner else front_table(record, frame, cells), output)
+    _print_frame(importance_table(importances), output)
+    best = f"; best.toml is for `mae-cli run --config {directory.path / 'best.toml'}`" if record.winner else ""
+    for line in [*remarks(record, frame), f"figures and tables: {directory.path}{best}"]:
+        output.console.print(line, highlight=False, soft_wrap=True)
+    rows = json.loads(importances.to_json(orient="records"))
+    trials = json.loads(frame.to_json(orient="records"))
+    output.result(
+        {"sweep": record.name, "directory": str(directory.path), "winner": record.winner, "compared": compared}
+        | {"importances": rows, "costs": total_costs(frame), "trials": trials}
+    )
 
 
 def _print_frame(frame: Any, output: Output) -> None:

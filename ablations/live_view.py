@@ -5,7 +5,6 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from ablations.plan import Job
 from mae.progress import LINE_SECONDS, duration
 
 COLUMNS = ("{task.description}", BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.fields[note]}"))
@@ -16,7 +15,7 @@ class LiveView:
 
     def __init__(self, console: Console, jobs: int, workers: int) -> None:
         self.console, self.jobs, self.workers = console, jobs, workers
-        self.done = self.reused = self.failures = 0
+        self.done = self.reused = self.failures = self.prunings = 0
         self.labels: dict[int, str] = {}
         self.shares: dict[int, float] = {}
         self.notes: dict[int, str] = {}
@@ -40,8 +39,8 @@ class LiveView:
         """Show one line that stays."""
         (self.bars.console if self.bars else self.console).print(message, highlight=False, markup=False)
 
-    def started(self, worker: int, job: Job) -> None:
-        self.labels[worker], self.shares[worker], self.notes[worker] = job.label, 0.0, "starting"
+    def started(self, worker: int, label: str) -> None:
+        self.labels[worker], self.shares[worker], self.notes[worker] = label, 0.0, "starting"
 
     def progress(self, worker: int, note: str, share: float) -> None:
         """Take in a worker's report: what it is at, and the share of its training that is behind it."""
@@ -51,32 +50,39 @@ class LiveView:
         for known in (self.labels, self.shares, self.notes):
             known.pop(worker, None)
 
-    def finished(self, job: Job, reused: bool = False) -> None:
+    def finished(self, label: str, reused: bool = False) -> None:
         self.done += 1
         self.reused += reused
-        self.say(f"{self.done + self.failures}/{self.jobs} {'reused' if reused else 'done'}: {job.label}{self._left()}")
+        self.say(f"{self._ended()}/{self.jobs} {'reused' if reused else 'done'}: {label}{self._left()}")
 
-    def failed(self, job: Job, reason: str) -> None:
+    def pruned(self, label: str) -> None:
+        self.prunings += 1
+        self.say(f"{self._ended()}/{self.jobs} pruned: {label}{self._left()}")
+
+    def failed(self, label: str, reason: str) -> None:
         self.failures += 1
-        self.say(f"{self.done + self.failures}/{self.jobs} FAILED: {job.label}: {reason}")
+        self.say(f"{self._ended()}/{self.jobs} FAILED: {label}: {reason}")
 
     def refresh(self) -> None:
         """Bring the bars up to date; off a terminal, print a line now and then."""
         if self.bars:
             counts = f"{self.failures} failed{self._left()}"
-            self.bars.update(self.total_row, completed=self.done + self.failures, note=counts)
+            self.bars.update(self.total_row, completed=self._ended(), note=counts)
             for worker, row in enumerate(self.rows):
                 note = f"{self.labels.get(worker, 'idle')}  {self.notes.get(worker, '')}"
                 self.bars.update(row, completed=self.shares.get(worker, 0.0), note=note)
         elif time.monotonic() - self.reported >= LINE_SECONDS:
             self.reported = time.monotonic()
             at = "; ".join(f"{label} {self.shares[n]:.0%}" for n, label in sorted(self.labels.items()))
-            self.say(f"{self.done + self.failures}/{self.jobs} done{self._left()}  at: {at}")
+            self.say(f"{self._ended()}/{self.jobs} done{self._left()}  at: {at}")
+
+    def _ended(self) -> int:
+        return self.done + self.failures + self.prunings
 
     def _left(self) -> str:
         """Estimate from what was done so far, parts of trainings included; every training counts the same."""
-        behind = self.done - self.reused + sum(self.shares.values())
-        to_do = self.jobs - self.done - self.failures - sum(self.shares.values())
+        behind = self.done + self.prunings - self.reused + sum(self.shares.values())
+        to_do = self.jobs - self._ended() - sum(self.shares.values())
         if behind < 0.2 or to_do <= 0:
             return ""
         return f", about {duration((time.monotonic() - self.started_at) / behind * to_do)} left"

@@ -21,12 +21,16 @@ Digests = Callable[[DataConfig], str]
 
 @dataclass(frozen=True)
 class Job:
-    """One pretraining with its probes: the unit a worker takes."""
+    """One pretraining with its probes: the unit a worker takes.
+
+    A watched one reports every online evaluation and waits for the word whether to go on.
+    """
 
     label: str
     config: Config
     fingerprint: str
     kinds: tuple[ProbeKind, ...]
+    watched: bool = False
 
     def probe_name(self, kind: ProbeKind) -> str:
         """Return the name of a probe's directory."""

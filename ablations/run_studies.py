@@ -77,7 +77,8 @@ def run_plans(
     if not missing:
         return {}
     # Heavy imports from here on: a study that is finished answers at once.
-    from ablations.driver import places, work_off
+    from ablations.crew import Crew, places
+    from ablations.driver import Driver, work_off
     from ablations.live_view import LiveView
     from mae.data import load_data
     from mae.interruption import stop_on_signals
@@ -86,7 +87,7 @@ def run_plans(
         load_data(config.data, config.run, ConsoleProgress(console))  # decoded once, before any worker needs it
     where = places(device, workers, per_gpu, runs_dir)
     with stop_on_signals() as stop, LiveView(console, len(missing), len(where)) as view:
-        return work_off(missing, where, view, stop, fail_fast)
+        return work_off(missing, Driver(Crew(where), runs_dir, view), stop, fail_fast)
 
 
 def _runs_dir(plans: Sequence[Plan]) -> Path:

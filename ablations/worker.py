@@ -19,7 +19,7 @@ import torch
 
 from ablations.plan import Job
 from mae.errors import RunError, UserError
-from mae.interruption import Interrupted, StopRequest
+from mae.interruption import Interrupted, Pruned, StopRequest
 from mae.pipeline import Workplace, choose_device, run_pretraining, run_probes
 from mae.progress import Task
 from mae.run_directory import Busy
@@ -30,11 +30,17 @@ REPORT_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Report:
-    """How a job stands. `progress` comes again and again, one of the others ends the job."""
+    """How a job stands. `progress` and `evaluated` come again and again, one of the others ends the job.
 
-    kind: Literal["progress", "finished", "failed", "busy", "stopped"]
+    `text` is the reason or a note, `share` what is behind of the pretraining (0 to 1), `accuracy` the online k-NN
+    top-1 after `epoch` epochs, in percent. `died` is the crew's word for a process that could not report.
+    """
+
+    kind: Literal["progress", "evaluated", "finished", "failed", "busy", "stopped", "pruned", "died"]
     text: str = ""
     share: float = 0.0
+    epoch: int = 0
+    accuracy: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ class Place:
 def work(pipe: Connection, job: Job, place: Place) -> None:
     """Do one job and send a last `Report`; the entry point of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which asks workers to stop
-    stop = StopRequest(second_ends=False)  # a scheduler and the driver may both ask
+    # A second signal changes nothing: a scheduler and the driver may both ask.
+    stop = _WatchedRun(pipe) if job.watched else StopRequest(second_ends=False)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, stop.receive)
     threading.Thread(target=_stop_with_driver, args=(stop,), daemon=True).start()
@@ -64,6 +71,8 @@ def work(pipe: Connection, job: Job, place: Place) -> None:
         report = Report("busy", str(error))
     except (UserError, RunError) as error:
         report = Report("failed", str(error))
+    except Pruned as error:
+        report = Report("pruned", str(error))
     except Interrupted as error:
         report = Report("stopped", str(error))
     except Exception as error:  # a cell's bug must not end the study; its record holds the same reason
@@ -78,6 +87,24 @@ def _stop_with_driver(stop: StopRequest) -> None:
     assert driver is not None  # this is no main process
     driver.join()
     stop.number = stop.number or signal.SIGTERM
+
+
+class _WatchedRun(StopRequest):
+    """Tells the driver of every online evaluation and waits for its word: nothing is trained past a pruning."""
+
+    def __init__(self, pipe: Connection) -> None:
+        super().__init__(second_ends=False)
+        self.pipe = pipe
+        self.pruned = ""
+
+    def evaluated(self, epoch: int, accuracy: float) -> int:
+        with suppress(BrokenPipeError, EOFError, ConnectionResetError):  # the driver was killed: that stops the run too
+            self.pipe.send(Report("evaluated", epoch=epoch, accuracy=accuracy))
+            self.pruned = self.pipe.recv()
+        return signal.SIGTERM if self.pruned else self.number
+
+    def interruption(self, number: int) -> Interrupted:
+        return Pruned(self.pruned) if self.pruned else super().interruption(number)
 
 
 class PipeProgress:

@@ -24,6 +24,14 @@ class Interrupted(Exception):
         self.exit_code = 130 if number == signal.SIGINT else 143
 
 
+class Pruned(Interrupted):
+    """A search has stopped the work, with everything saved: others do better. Asked for again, it continues."""
+
+    def __init__(self, reason: str):
+        Exception.__init__(self, reason)
+        self.exit_code = 143
+
+
 class StopRequest:
     """Remembers the first signal; whoever works looks at it between steps."""
 
@@ -35,10 +43,18 @@ class StopRequest:
             os._exit(130 if number == signal.SIGINT else 143)
         self.number = self.number or number
 
+    def evaluated(self, epoch: int, accuracy: float) -> int:
+        """Hear of an online evaluation after `epoch` epochs, k-NN top-1 in percent; return what to stop with, or 0."""
+        return 0
+
+    def interruption(self, number: int) -> Interrupted:
+        """Return what to raise once everything is saved, having been asked to stop with `number`."""
+        return Interrupted(number)
+
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come."""
         if self.number:
-            raise Interrupted(self.number)
+            raise self.interruption(self.number)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from mae.distributed import ALONE, Processes
 from mae.errors import RunError, UserError
 from mae.fingerprint import pretrain_fingerprint, probe_fingerprint
 from mae.image_files import decode
-from mae.interruption import Interrupted, StoppableProgress, StopRequest
+from mae.interruption import Interrupted, Pruned, StoppableProgress, StopRequest
 from mae.model import build_encoder
 from mae.pretraining import Pretraining, pretrain, steps_per_epoch
 from mae.probing import Setup, probe_all, subjects
@@ -236,6 +236,9 @@ def _recorded(run: RunDirectory, record: Record) -> Iterator[None]:
     try:
         with _explained():
             yield
+    except Pruned as stop:
+        write("pruned", str(stop))
+        raise
     except Interrupted as stop:
         write("killed", str(stop))
         raise

@@ -20,13 +20,13 @@ from mae.draws import generator
 from mae.errors import RunError, UserError
 from mae.features import normalise
 from mae.flops import encoder_flops, training_flops
-from mae.interruption import Interrupted, StopRequest
+from mae.interruption import StopRequest
 from mae.knn import online_accuracy
 from mae.model import load_official_state, official_state, parameter_count, patchify
 from mae.objective import MaskedReconstruction
 from mae.progress import Progress
 from mae.reconstruction import save_picture
-from mae.run_directory import RunDirectory, replacing
+from mae.run_directory import ONLINE, RunDirectory, replacing
 from mae.schedule import lr_at, peak_lr
 from mae.system_metrics import system_metrics
 
@@ -163,7 +163,7 @@ def pretrain(
                 stopped = processes.greatest(stop.number)  # all stop at the same step
                 if not processes.leads:
                     if stopped:
-                        raise Interrupted(stopped)
+                        raise stop.interruption(stopped)
                     continue
                 clock.add(loss, norm)
                 last_of_epoch = work.position.step % work.steps_per_epoch == 0
@@ -171,8 +171,10 @@ def pretrain(
                     work.check_finite()
                     metrics = clock.metrics(config.train.batch_size) | {"train/lr": lr, "train/epoch": epoch}
                     if last_of_epoch and _due(config.run.knn_every, epoch + 1, config.train.epochs):
-                        metrics["online/knn_top1"] = online_accuracy(work.objective.encoder, config, work.data, device)
+                        metrics[ONLINE] = online_accuracy(work.objective.encoder, config, work.data, device)
                     run.append_metrics(work.position.step, metrics | system_metrics(device))
+                    if ONLINE in metrics:
+                        stopped = stop.evaluated(epoch + 1, metrics[ONLINE]) or stopped
                     note = f"loss {metrics['train/loss']:.4f}  {metrics['train/images_per_second']:.0f} images/s"
                 task.advance(1, note if work.position.step % config.run.log_every == 0 or last_of_epoch else "")
                 if last_of_epoch and _due(config.run.picture_every, epoch + 1, config.train.epochs):
@@ -180,7 +182,7 @@ def pretrain(
                 if stopped or clock.since_saved() >= config.run.checkpoint_seconds:
                     _save(work, run, clock)
                 if stopped:
-                    raise Interrupted(stopped)
+                    raise stop.interruption(stopped)
     if not processes.leads:
         return {}
     if not (run.checkpoints / f"step-{work.position.step:08d}.pt").exists():

@@ -34,7 +34,10 @@ class Busy(UserError):
     """Another living process works on the directory."""
 
 
-Status = Literal["running", "finished", "failed", "killed"]
+ONLINE = "online/knn_top1"
+"""The point of the curves that tells how good the features are so far: k-NN top-1 on held-out training images, %."""
+
+Status = Literal["running", "finished", "failed", "killed", "pruned"]
 
 
 class Record(BaseModel):
@@ -44,7 +47,7 @@ class Record(BaseModel):
     name: str
     fingerprint: str
     status: Status = "running"
-    reason: str = Field("", description="why it failed or was killed")
+    reason: str = Field("", description="why it failed, was killed or pruned")
     parent: str | None = Field(None, description="fingerprint of the pretraining a probe belongs to")
     data: dict[str, Any] = Field(default_factory=dict, description="source, digest, image counts")
     tags: dict[str, str] = Field(default_factory=dict)

@@ -1,41 +1,24 @@
-"""A study in MLflow: an experiment per study, a run per study and base config, nested in it a run per cell and seed.
+"""Studies and sweeps in MLflow: an experiment each, in it a run per study or sweep, nested in that a run per trial."""
 
-Such a run holds everything about its trial, so that two cells are compared with two clicks: the curves and costs of the
-pretraining, the results of all its probes, and the tags `study`, `cell` and `seed`. The same command run again goes on
-with the same parent. Like `mae.tracking`, this can be cut off or repeated at any time.
-"""
-
-import hashlib
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
+from mae.nested_tracking import Child, Parent, deliver_parent, status_of_stages
 from mae.run_directory import RunDirectory, status_of
-from mae.study_record import StudyRecord, TrialRecord, find_studies, read_study
-from mae.tracking import (
-    EXPERIMENT,
-    NONE,
-    STATUSES,
-    Tracker,
-    connect,
-    content_of,
-    describe,
-    one_at_a_time,
-    printable,
-    receipt,
-    run_exists,
-    send_curves,
-    send_result,
-    write_receipt,
-)
+from mae.study_record import find_studies, read_study
+from mae.sweep_record import SweepRecord, SweepTrial, find_sweeps, read_sweep
+from mae.tracking import EXPERIMENT, NONE, Tracker
 
 STUDY_WAIT = 60.0
 """Most seconds that the last delivery may hold up the end of a study: tables and figures have just been made."""
 
+SWEEP_STATES = {"complete": "finished", "pruned": "pruned", "failed": "failed", "running": "running"}
+
 
 def study_experiment(name: str) -> str:
-    """Return the name of the experiment that a study's runs are in."""
+    """Return the name of the experiment that the runs of a study or sweep are in."""
     return f"{EXPERIMENT}/{name}"
 
 
@@ -43,125 +26,86 @@ def tracked_studies(
     directories: Sequence[RunDirectory], uri: str, runs_dir: Path, say: Callable[[str], None]
 ) -> AbstractContextManager[object]:
     """Deliver studies every few seconds while the block works on them, and once more at its end; never raises."""
+    return _tracked([(deliver_study, directory) for directory in directories], uri, runs_dir, say)
+
+
+def tracked_sweep(
+    directory: RunDirectory, uri: str, runs_dir: Path, say: Callable[[str], None]
+) -> AbstractContextManager[object]:
+    """Do the same for a sweep."""
+    return _tracked([(deliver_sweep, directory)], uri, runs_dir, say)
+
+
+def deliver_studies(runs_dir: Path, uri: str) -> int:
+    """Bring every study and sweep nobody works on up to date; return how many owed something. Raises as MLflow does."""
+    owed = [(deliver_study, directory) for directory, _ in find_studies(runs_dir)]
+    owed += [(deliver_sweep, directory) for directory in find_sweeps(runs_dir)]
+    return sum(deliver(directory, uri, runs_dir) for deliver, directory in owed if not directory.is_locked())
+
+
+def deliver_study(directory: RunDirectory, uri: str, runs_dir: Path) -> bool:
+    """Bring the store up to date with one study; say whether it owed something. Raises as MLflow does."""
+    record = read_study(directory)
+    children = []
+    for trial in record.trials:
+        run = RunDirectory(runs_dir / trial.fingerprint)
+        stages = [run, *(RunDirectory(run.path / "probes" / name) for name in trial.probes.values())]
+        tags = {"study": record.name, "cell": trial.cell, "seed": str(trial.seed)} | _origin(run)
+        tags["mae.stages"] = _stage_statuses(trial.probes, stages)
+        children.append(Child(f"{trial.cell}, seed {trial.seed}", status_of_stages(stages), tags, stages))
+    tags = {"study": record.name, "mae.stage": "study", "mae.study_id": directory.path.name}
+    parent = Parent(directory, study_experiment(record.name), f"{record.name}: {record.base}", tags, children)
+    return deliver_parent(parent, uri, runs_dir)
+
+
+def deliver_sweep(directory: RunDirectory, uri: str, runs_dir: Path) -> bool:
+    """Bring the store up to date with one sweep; say whether it owed something. Raises as MLflow does."""
+    if not (directory.path / "sweep.json").exists():  # it has just begun
+        return False
+    record = read_sweep(directory)
+    children = [_sweep_child(record, trial, runs_dir) for trial in record.trials]
+    tags = {"sweep": record.name, "mae.stage": "sweep", "sampler": record.sampler, "pruner": record.pruner}
+    parent = Parent(directory, study_experiment(record.name), f"{record.name}: {record.base}", tags, children)
+    return deliver_parent(parent, uri, runs_dir)
+
+
+def _sweep_child(record: SweepRecord, trial: SweepTrial, runs_dir: Path) -> Child:
+    tags = {"sweep": record.name, "trial": str(trial.number), "state": trial.state, "reused": str(trial.reused).lower()}
+    if trial.reason:
+        tags["mae.reason"] = trial.reason
+    stages = []
+    if trial.run:
+        run = RunDirectory(runs_dir / trial.run)
+        stages = [run, *(RunDirectory(run.path / "probes" / name) for name in trial.probes.values())]
+        tags |= _origin(run)
+    values = {
+        f"objective/{objective.name}": value
+        for objective, value in zip(record.objectives, trial.values or (), strict=False)
+    }
+    return Child(f"trial {trial.number}", SWEEP_STATES[trial.state], tags, stages, trial.params, values)
+
+
+def _stage_statuses(probes: Iterable[str], stages: list[RunDirectory]) -> str:
+    """Return how each stage stands, as JSON: {"pretrain": ["finished", ""], "knn": ["failed", "why"]}."""
+    statuses = zip(("pretrain", *probes), map(status_of, stages), strict=True)
+    return json.dumps(dict(statuses), ensure_ascii=False)
+
+
+def _origin(run: RunDirectory) -> dict[str, str]:
+    return {"mae.fingerprint": run.path.name, "mae.directory": str(run.path.resolve())}
+
+
+def _tracked(
+    owed: Sequence[tuple[Callable[[RunDirectory, str, Path], bool], RunDirectory]],
+    uri: str,
+    runs_dir: Path,
+    say: Callable[[str], None],
+) -> AbstractContextManager[object]:
     if uri == NONE:
         return nullcontext()
 
     def send() -> None:
-        for directory in directories:
-            deliver_study(directory, uri, runs_dir)
+        for deliver, directory in owed:
+            deliver(directory, uri, runs_dir)
 
     return Tracker(send, uri, runs_dir, say, last_wait=STUDY_WAIT)
-
-
-def deliver_studies(runs_dir: Path, uri: str) -> int:
-    """Bring every study nobody works on up to date; return how many owed something. Raises as MLflow does."""
-    return sum(
-        deliver_study(directory, uri, runs_dir) for directory, _ in find_studies(runs_dir) if not directory.is_locked()
-    )
-
-
-def deliver_study(directory: RunDirectory, uri: str, runs_dir: Path) -> bool:
-    """Bring the store up to date with one study; say whether it owed something. Raises as MLflow does.
-
-    A trial goes out once it has ended; until then its stages can be watched in the experiment `mae`.
-    """
-    record = read_study(directory)
-    client, experiment = connect(uri, runs_dir, study_experiment(record.name))
-    with one_at_a_time(directory.path):
-        state = receipt(directory, uri, experiment)
-        seen = _content(directory, record, runs_dir)
-        if state.get("seen") == seen:
-            return False
-        if not run_exists(client, state["run_id"]):
-            state |= {"run_id": _create(client, experiment, directory, record), "children": {}, "sent": {}}
-        for trial in record.trials:
-            _deliver_trial(client, experiment, record, trial, state, runs_dir)
-            write_receipt(directory, uri, state)
-        for name, digest in seen["files"].items():
-            if state["sent"].get(name) != digest:
-                client.log_artifact(state["run_id"], str(directory.path / name))
-                state["sent"][name] = digest
-        if seen["status"] == "RUNNING":
-            client.update_run(state["run_id"], status="RUNNING")
-        else:
-            client.set_terminated(state["run_id"], seen["status"])
-        write_receipt(directory, uri, state | {"seen": seen})
-    return True
-
-
-def _create(client: Any, experiment: Any, directory: RunDirectory, record: StudyRecord) -> str:
-    tags = {"study": record.name, "mae.stage": "study", "mae.directory": printable(str(directory.path.resolve()))}
-    name = printable(f"{record.name}: {record.base}")
-    return str(client.create_run(experiment.experiment_id, tags=tags, run_name=name).info.run_id)
-
-
-def _deliver_trial(
-    client: Any, experiment: Any, record: StudyRecord, trial: TrialRecord, state: dict[str, Any], runs_dir: Path
-) -> None:
-    """Send a trial that has ended since the last time; what an interrupted or earlier delivery left is replaced."""
-    stages = _stages(trial, runs_dir)
-    status = _status(stages)
-    if status not in ("finished", "failed"):
-        return
-    key, content = f"{trial.cell}, seed {trial.seed}", {run.path.name: content_of(run) for run in stages}
-    known = state["children"].get(key, {})
-    if known.get("content") == content:
-        return
-    if run_exists(client, known.get("run_id")):
-        client.delete_run(known["run_id"])
-    pretraining = stages[0]
-    tags = {
-        "mlflow.parentRunId": state["run_id"],
-        "study": record.name,
-        "cell": printable(trial.cell),
-        "seed": str(trial.seed),
-        "mae.stage": "trial",
-        "mae.fingerprint": trial.fingerprint,
-        "mae.directory": printable(str(pretraining.path.resolve())),
-    }
-    made = client.create_run(
-        experiment.experiment_id, tags=tags, run_name=printable(f"{trial.cell}, seed {trial.seed}")
-    )
-    run_id = str(made.info.run_id)
-    state["children"][key] = {"run_id": run_id}
-    if (stage := pretraining.read_record()) is not None:
-        describe(client, run_id, stage, pretraining)
-    for _ in send_curves(client, pretraining, run_id):
-        pass
-    for run in stages:
-        if run.result() is not None:
-            send_result(client, run, run_id)
-        if reason := status_of(run)[1]:
-            client.set_tag(run_id, "mae.reason", printable(reason))
-    client.set_terminated(run_id, STATUSES[status])
-    state["children"][key]["content"] = content
-
-
-def _stages(trial: TrialRecord, runs_dir: Path) -> list[RunDirectory]:
-    run = RunDirectory(runs_dir / trial.fingerprint)
-    return [run, *(RunDirectory(run.path / "probes" / name) for name in trial.probes.values())]
-
-
-def _status(stages: list[RunDirectory]) -> str:
-    """Return `failed` if a stage failed, `finished` if all are, else what the first unfinished one is."""
-    statuses = [status_of(run)[0] for run in stages]
-    if "failed" in statuses:
-        return "failed"
-    return next((status for status in statuses if status != "finished"), "finished")
-
-
-def _content(directory: RunDirectory, record: StudyRecord, runs_dir: Path) -> dict[str, Any]:
-    """Return all that a delivery depends on: trials, files, and how the study as a whole stands."""
-    stages = [_stages(trial, runs_dir) for trial in record.trials]
-    statuses = {_status(each) for each in stages}
-    if directory.is_locked():
-        status = "RUNNING"
-    else:
-        status = "FAILED" if "failed" in statuses else "FINISHED" if statuses == {"finished"} else "KILLED"
-    files = {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(directory.path.iterdir())
-        if path.suffix in (".json", ".csv", ".md", ".tex", ".png", ".pdf") and not path.name.startswith("tracking-")
-    }
-    trials = [[content_of(run) for run in each] for each in stages]
-    return {"status": status, "files": files, "trials": trials}

@@ -33,7 +33,7 @@ LAST_WAIT = 10.0
 
 POINTS_PER_CALL = 100
 PARAM_LENGTH = 6000
-STATUSES = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+STATUSES = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED", "pruned": "KILLED"}
 
 
 def default_uri(runs_dir: Path) -> str:

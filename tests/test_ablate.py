@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ablations.driver import places, work_off
+from ablations.crew import Crew, places
+from ablations.driver import Driver, work_off
 from ablations.live_view import LiveView
 from ablations.plan import Job
 from ablations.studies import STUDIES
@@ -44,7 +45,8 @@ def job(**more: Any) -> Job:
 
 def do(jobs: list[Job], runs_dir: Path, stop: StopRequest | None = None) -> dict[str, str]:
     with LiveView(Console(quiet=True), len(jobs), 1) as view:
-        return work_off(jobs, [Place(runs_dir, "cpu", 1)], view, stop or StopRequest())
+        driver = Driver(Crew([Place(runs_dir, "cpu", 1)]), runs_dir, view)
+        return work_off(jobs, driver, stop or StopRequest())
 
 
 def holder(run: RunDirectory) -> int:
@@ -104,7 +106,7 @@ def kill_the_worker(run: str) -> None:
 def test_a_job_whose_process_dies_every_time_fails_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ablations.driver.work", die)
+    monkeypatch.setattr("ablations.crew.work", die)
     reason = do([job()], tmp_path)[job().fingerprint]
     assert reason == "its process ended with signal 9, 3 times"
 

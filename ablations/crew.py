@@ -1,0 +1,106 @@
+"""A crew of worker processes on this machine: places, and on each at most one job in a process of its own."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from ablations.plan import Job
+from ablations.worker import Place, Report, work
+from mae.errors import UserError
+
+HEAR_SECONDS = 0.2
+"""Longest wait for a report."""
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    last: Report = field(default_factory=lambda: Report("progress"))
+
+
+def places(device: str, workers: int | None, per_gpu: int, runs_dir: Path) -> list[Place]:
+    """Return one place per worker: GPUs shared out in turn, `per_gpu` workers each; CPU threads split evenly."""
+    import torch
+
+    if device == "auto" and torch.cuda.is_available():
+        devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    else:
+        devices = [device]
+    slots = [name for _ in range(per_gpu) for name in devices] if devices[0].startswith("cuda") else devices
+    count = workers or len(slots)
+    if devices[0].startswith("cuda") and count > len(slots):
+        raise UserError(f"--workers {count}: {len(devices)} GPU(s) take {len(slots)} worker(s); raise --per-gpu")
+    threads = max(1, (os.cpu_count() or 1) // count)
+    return [Place(runs_dir, slots[index % len(slots)], threads) for index in range(count)]
+
+
+class Crew:
+    """Starts jobs on free places and hears what becomes of them; a place is known by its number."""
+
+    def __init__(self, where: Sequence[Place]) -> None:
+        self.where = where
+        self.workers: dict[int, _Worker] = {}
+
+    def free(self) -> list[int]:
+        """Return the places that have no job."""
+        return [place for place in range(len(self.where)) if place not in self.workers]
+
+    def start(self, place: int, job: Job) -> None:
+        """Start a job on a free place."""
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["ablations.worker"])
+        ours, theirs = context.Pipe()
+        process = context.Process(target=work, args=(theirs, job, self.where[place]), daemon=True)
+        process.start()
+        theirs.close()
+        self.workers[place] = _Worker(process, ours)
+
+    def hear(self) -> list[tuple[int, Report]]:
+        """Wait a moment; return what came, by place. One that has sent its last report is free by then."""
+        if not self.workers:  # whoever asks waits for something else
+            time.sleep(HEAR_SECONDS)
+            return []
+        heard = []
+        ready = wait([worker.pipe for worker in self.workers.values()], timeout=HEAR_SECONDS)
+        for place, worker in list(self.workers.items()):
+            if worker.pipe not in ready:
+                continue
+            try:
+                worker.last = worker.pipe.recv()
+                if worker.last.kind in ("progress", "evaluated"):
+                    heard.append((place, worker.last))
+            except (EOFError, ConnectionResetError):
+                heard.append((place, self._last_word(place)))
+        return heard
+
+    def answer(self, place: int, prune: str) -> None:
+        """Answer `evaluated`: go on, or, with a reason to `prune`, save and end."""
+        try:
+            self.workers[place].pipe.send(prune)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # it has died, and `hear` will say so
+
+    def stop(self) -> None:
+        """Ask every worker to save and end, and wait for that."""
+        for worker in self.workers.values():
+            worker.process.terminate()
+        for worker in self.workers.values():
+            worker.pipe.close()  # one that waits for an answer waits no longer
+            worker.process.join()
+
+    def _last_word(self, place: int) -> Report:
+        worker = self.workers.pop(place)
+        worker.process.join()
+        worker.pipe.close()
+        if worker.last.kind not in ("progress", "evaluated", "stopped"):
+            return worker.last
+        code = worker.process.exitcode
+        return Report(
+            "died", f"its process ended with {f'signal {-code}' if code and code < 0 else f'exit code {code}'}"
+        )

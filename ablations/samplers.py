@@ -1,0 +1,65 @@
+"""Optuna's samplers and pruners under the names of the command line."""
+
+import hashlib
+
+from optuna import pruners, samplers
+
+from ablations.space import Space
+from mae.config import Config
+from mae.errors import UserError
+
+SAMPLERS = ("tpe", "random", "grid", "gp", "cmaes", "nsga2")
+PRUNERS = ("hyperband", "median", "wilcoxon", "none")
+
+
+def make_sampler(name: str, space: Space, study: str, trials: int) -> samplers.BaseSampler:
+    """Return a sampler for a study that has `trials` trials already: its draws must not begin again after a restart.
+
+    `grid` draws nothing: whoever asks enqueues the points. CMA-ES draws choices at random, as does the Gaussian
+    process a parameter that only sometimes exists.
+    """
+    seed = int(hashlib.sha256(f"{study} {trials}".encode()).hexdigest()[:8], 16)
+    match name:
+        case "tpe":
+            return samplers.TPESampler(seed=seed, multivariate=True, group=any(parameter.when for parameter in space))
+        case "random" | "grid":
+            return samplers.RandomSampler(seed=seed)
+        case "gp":
+            return samplers.GPSampler(seed=seed)
+        case "cmaes":
+            return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+        case "nsga2":
+            return samplers.NSGAIISampler(seed=seed)
+    raise UserError(f"--sampler {name}: expected one of {', '.join(SAMPLERS)}")
+
+
+def make_pruner(name: str, base: Config) -> pruners.BasePruner:
+    """Return a pruner for trials that are evaluated every `run.knn_every` epochs; a step is an epoch.
+
+    Wilcoxon's test takes the evaluations of a run for independent, which they are not: it prunes too readily.
+    """
+    match name:
+        case "none":
+            return pruners.NopPruner()
+        case "median":
+            return pruners.MedianPruner(n_startup_trials=5)
+        case "hyperband":
+            shortest = min(max(1, base.run.knn_every), base.train.epochs)
+            return pruners.HyperbandPruner(min_resource=shortest, max_resource=base.train.epochs, reduction_factor=3)
+        case "wilcoxon":
+            return pruners.WilcoxonPruner()
+    raise UserError(f"--pruner {name}: expected one of {', '.join(PRUNERS)}")
+
+
+def choose_pruner(name: str | None, accuracy_alone: bool, base: Config) -> str:
+    """Return the pruner asked for, or the default one; `UserError` where pruning is asked for and cannot be."""
+    if name not in (None, "none", *PRUNERS):
+        raise UserError(f"--pruner {name}: expected one of {', '.join(PRUNERS)}")
+    reason = ""
+    if not accuracy_alone:
+        reason = "trials are pruned on their k-NN accuracy, so only under one objective that is an accuracy"
+    elif base.run.knn_every == 0:
+        reason = "run.knn_every=0: there is no evaluation to prune on"
+    if reason and name not in (None, "none"):
+        raise UserError(f"--pruner {name}: {reason}")
+    return "none" if reason else name or "hyperband"

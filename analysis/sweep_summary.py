@@ -1,0 +1,70 @@
+"""What a sweep has found, in words and small tables of text."""
+
+import pandas as pd
+
+from analysis.statistics import mean_interval
+from analysis.sweep_frame import total_costs
+from mae.progress import duration
+from mae.sweep_record import SweepRecord
+
+
+def best_table(record: SweepRecord) -> pd.DataFrame:
+    """Return what was compared at the end, the winner marked with *: cell, parameters, objective over seeds."""
+    params = {f"trial {trial.number}": trial.params for trial in record.trials}
+    return pd.DataFrame(
+        {
+            "": "*" if cell == record.winner else "",
+            "config": cell,
+            record.objectives[0].name: _estimate(values),
+            "parameters": ", ".join(f"{key.split('.', 1)[1]}={value}" for key, value in params.get(cell, {}).items()),
+        }
+        for cell, values in record.compared.items()
+    )
+
+
+def front_table(record: SweepRecord, frame: pd.DataFrame, cells: list[str]) -> pd.DataFrame:
+    """Return the trials of the Pareto front: number, objectives, parameters."""
+    names = [objective.name for objective in record.objectives]
+    front = frame[[f"trial {number}" in cells for number in frame["number"]]].sort_values(names[0])
+    rows = []
+    for row in front.to_dict("records"):
+        params = {key: row[f"params.{key}"] for key in record.space if not pd.isna(row[f"params.{key}"])}
+        shown = ", ".join(f"{key.split('.', 1)[1]}={value}" for key, value in params.items())
+        rows.append({"trial": str(row["number"]), **{name: f"{row[name]:.4g}" for name in names}, "parameters": shown})
+    return pd.DataFrame(rows)
+
+
+def importance_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return importances as text."""
+    return pd.DataFrame(
+        {
+            "parameter": row.key,
+            "importance": f"{row.importance:.2f}",
+            "95 %": f"{row.low:.2f} to {row.high:.2f}",
+        }
+        for row in table.itertuples()
+    )
+
+
+def remarks(record: SweepRecord, frame: pd.DataFrame) -> list[str]:
+    """Return sentences on what was tried, what it cost and what it spared."""
+    states = frame["state"].value_counts() if len(frame) else {}
+    tried = [f"{states[state]} {state}" for state in ("complete", "pruned", "failed", "running") if state in states]
+    reused = int(frame["reused"].sum()) if len(frame) else 0
+    costs = total_costs(frame)
+    lines = [
+        f"{len(frame)} trials: {', '.join(tried)}; {reused} of them answered by an equal one",
+        f"pretraining: {costs['steps']:.0f} steps, {duration(costs['seconds'])}; spared by pruning "
+        f"{costs['pruned_steps']:.0f} steps, {duration(costs['pruned_seconds'])}; by reuse "
+        f"{costs['reused_steps']:.0f} steps, {duration(costs['reused_seconds'])}",
+    ]
+    if len(record.objectives) == 1:
+        lines.append(
+            "Chosen on images held out of training; the test images, which the table above is about, had no say."
+        )
+    return lines
+
+
+def _estimate(values: list[float]) -> str:
+    mean, low, _ = mean_interval(values)
+    return f"{mean:.4g}" if len(values) < 2 else f"{mean:.4g} ± {mean - low:.2g}"

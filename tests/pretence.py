@@ -1,0 +1,50 @@
+"""A worker that trains nothing, for tests of what surrounds it: the accuracy is 100 * mask.ratio."""
+
+import os
+import signal
+from multiprocessing.connection import Connection
+
+from ablations.plan import Job
+from ablations.worker import Place, Report
+from mae.config_sources import to_toml
+from mae.run_directory import ONLINE, Record, RunDirectory
+
+
+def work(pipe: Connection, job: Job, place: Place) -> None:
+    """Leave what a pretraining and its probes leave; `trained` in the run directory gets a line each time."""
+    run, accuracy = RunDirectory(place.runs_dir / job.fingerprint), 100 * job.config.mask.ratio
+    with run.locked(), open(run.path / "trained", "a") as trained:
+        trained.write("once\n")
+        run.write_text("config.toml", to_toml(job.config))
+        record = Record(stage="pretrain", name=job.label, fingerprint=job.fingerprint)
+        for epoch in range(1, job.config.train.epochs + 1):
+            run.append_metrics(epoch, {"train/epoch": epoch - 1, ONLINE: accuracy})
+            if job.watched:
+                pipe.send(Report("evaluated", epoch=epoch, accuracy=accuracy))
+                if reason := pipe.recv():
+                    run.write_record(record.model_copy(update={"status": "pruned", "reason": reason}))
+                    pipe.send(Report("pruned", reason))
+                    return
+        costs = {"cost/gflops_per_image": 1.0 + job.config.model.decoder.depth, "cost/seconds": 1.0, "cost/steps": 1}
+        run.write_json("result.json", {"metrics": costs})
+        run.write_record(record.model_copy(update={"status": "finished"}))
+    for kind in job.kinds:
+        probe = RunDirectory(run.path / "probes" / job.probe_name(kind))
+        probe.path.mkdir(parents=True)
+        found = {f"{kind}/top1": accuracy, f"{kind}/low": accuracy, f"{kind}/high": accuracy}
+        probe.write_json("result.json", {"metrics": found | {f"{kind}/holdout_top1": accuracy}})
+    pipe.send(Report("finished"))
+
+
+def die(pipe: Connection, job: Job, place: Place) -> None:
+    """Be killed without a word."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_once(pipe: Connection, job: Job, place: Place) -> None:
+    """Be killed without a word the first time, and work the second."""
+    mark = place.runs_dir / "died"
+    if not mark.exists():
+        mark.touch()
+        die(pipe, job, place)
+    work(pipe, job, place)

@@ -1,0 +1,272 @@
+"""Sweeps: asking, telling, pruning, and drivers and workers that are killed."""
+
+import multiprocessing
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from rich.console import Console
+
+from ablations.run_sweep import Wishes, make_sweep, run_sweep, sweep_underway
+from ablations.samplers import SAMPLERS
+from mae.config_sources import build
+from mae.errors import UserError
+from mae.fingerprint import pretrain_fingerprint
+from mae.interruption import StopRequest
+from mae.pipeline import Workplace, choose_device, run_pretraining
+from mae.progress import Silent
+from mae.run_directory import ONLINE, Record, RunDirectory, find_runs, status_of
+from mae.sources import open_source
+from mae.sweep_record import SweepRecord, sweep_directory
+from tests import pretence
+from tests.conftest import TINY
+
+SPACE = """
+[mask.ratio]
+type = "float"
+low = 0.5
+high = 0.9
+step = 0.05
+
+[loss.region]
+type = "categorical"
+choices = ["masked", "all", "weighted"]
+
+[loss.visible_weight]
+type = "float"
+low = 0.25
+high = 0.75
+when = {"loss.region" = "weighted"}
+"""
+WORSE = {"mask.ratio": 0.55, "loss.region": "all"}
+WATCHED = TINY | {"train.epochs": 3, "run.knn_every": 1}
+
+
+def drive(
+    runs_dir: Path,
+    trials: int,
+    workers: int = 1,
+    text: str = SPACE,
+    settings: dict[str, Any] = WATCHED,
+    uri: str = "none",
+    **more: Any,
+) -> SweepRecord:
+    file = runs_dir.parent / f"{runs_dir.name}-space.toml"
+    file.write_text(text)
+    wishes = Wishes(**{"trials": trials, "space": file, "objective": "knn_top1", "name": "s", "pruner": "none"} | more)
+    sweep = make_sweep(wishes, build(settings), runs_dir, Silent())
+    with sweep_underway(sweep, uri, Console(quiet=True)) as directory:
+        return run_sweep(sweep, wishes, directory, "cpu", workers, 1, Console(quiet=True))[0]
+
+
+def states(record: SweepRecord) -> list[str]:
+    return [trial.state for trial in record.trials]
+
+
+def trainings(runs_dir: Path) -> list[int]:
+    """How often each run was trained by a pretended worker."""
+    return [len((run.path / "trained").read_text().splitlines()) for run in find_runs(runs_dir)]
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablations.crew.work", pretence.work)
+
+
+class Strict(optuna.pruners.BasePruner):
+    """Prunes whatever is asked about."""
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        return True
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablations.run_sweep.make_pruner", lambda name, base: Strict())
+
+
+@pytest.mark.usefixtures("pretended")
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_tells_as_many_trials_as_were_asked_for(sampler: str, tmp_path: Path) -> None:
+    text = SPACE.replace("high = 0.75", "high = 0.75\nstep = 0.25") if sampler == "grid" else SPACE
+    record = drive(tmp_path / "runs", 13, text=text, sampler=sampler)
+    assert states(record) == ["complete"] * 13
+    assert record.trials[0].is_default
+    assert record.trials[0].params == {"mask.ratio": 0.75, "loss.region": "masked"}
+    for trial in record.trials:
+        assert ("loss.visible_weight" in trial.params) == (trial.params["loss.region"] == "weighted")
+        assert trial.values == [pytest.approx(100 * trial.params["mask.ratio"])]
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_grid_ends_when_every_point_was_tried(tmp_path: Path) -> None:
+    text = '[mask.ratio]\ntype = "float"\nlow = 0.5\nhigh = 0.75\nstep = 0.05'
+    record = drive(tmp_path / "runs", 50, workers=2, text=text, sampler="grid")
+    assert sorted(trial.params["mask.ratio"] for trial in record.trials) == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75]
+
+
+@pytest.mark.usefixtures("pretended")
+def test_an_equal_trial_is_answered_without_training(tmp_path: Path) -> None:
+    text = '[mask.ratio]\ntype = "categorical"\nchoices = [0.5, 0.75]'
+    record = drive(tmp_path / "runs", 12, workers=3, text=text, sampler="random")
+    assert states(record) == ["complete"] * 12
+    assert trainings(tmp_path / "runs") == [1, 1]
+    assert [trial.reused for trial in record.trials].count(False) == 2
+    assert all(trial.values == [100 * trial.params["mask.ratio"]] for trial in record.trials)
+
+
+@pytest.mark.usefixtures("pretended")
+def test_the_same_sweep_goes_on_to_more_trials_with_new_draws(tmp_path: Path) -> None:
+    first = drive(tmp_path / "runs", 6, sampler="random")
+    assert drive(tmp_path / "runs", 6, sampler="random").trials == first.trials
+    more = drive(tmp_path / "runs", 12, sampler="random")
+    assert more.trials[:6] == first.trials
+    assert [trial.params for trial in more.trials[6:]] != [trial.params for trial in first.trials]
+    assert len(more.trials) == 12
+
+
+@pytest.mark.usefixtures("pretended")
+def test_another_space_under_the_same_name_is_refused_with_the_difference(tmp_path: Path) -> None:
+    drive(tmp_path / "runs", 1)
+    with pytest.raises(UserError, match=r"space\.mask\.ratio\.high: 0\.9 there, 0\.8 asked for"):
+        drive(tmp_path / "runs", 2, text=SPACE.replace("0.9", "0.8"))
+    with pytest.raises(UserError, match=r"base\.train\.epochs: 3 there, 2 asked for"):
+        drive(tmp_path / "runs", 2, settings=TINY)
+
+
+def test_a_second_driver_is_refused(tmp_path: Path) -> None:
+    with sweep_directory(tmp_path / "runs", "s").locked(), pytest.raises(UserError, match="being worked on"):
+        drive(tmp_path / "runs", 1)
+
+
+@pytest.mark.usefixtures("pretended")
+def test_values_that_are_impossible_together_fail_with_the_reason(tmp_path: Path) -> None:
+    text = (
+        '[model.encoder.heads]\ntype = "categorical"\nchoices = [2, 3]\n'
+        '[model.encoder.dim]\ntype = "categorical"\nchoices = [16, 24]'
+    )
+    record = drive(tmp_path / "runs", 4, text=text, sampler="grid")
+    failed = [trial for trial in record.trials if trial.state == "failed"]
+    assert [trial.params for trial in failed] == [{"model.encoder.heads": 3, "model.encoder.dim": 16}]
+    assert "expected a divisor of dim=16" in failed[0].reason
+    assert states(record).count("complete") == 3
+
+
+@pytest.mark.usefixtures("pretended")
+def test_no_trial_is_begun_after_the_time_is_up(tmp_path: Path) -> None:
+    assert drive(tmp_path / "runs", 50, seconds=1e-9).trials == []
+
+
+@pytest.mark.usefixtures("pretended")
+def test_several_objectives_give_the_front_and_no_pruning(tmp_path: Path) -> None:
+    text = SPACE + '[model.decoder.depth]\ntype = "int"\nlow = 1\nhigh = 4\n'
+    record = drive(tmp_path / "runs", 10, text=text, objective="knn_top1,gflops", pruner=None)
+    assert record.pruner == "none"
+    assert all(trial.values is not None and len(trial.values) == 2 for trial in record.trials)
+    with pytest.raises(UserError, match="only under one objective"):
+        drive(tmp_path / "runs", 10, objective="knn_top1,gflops", pruner="median")
+
+
+def test_linear_accuracy_is_never_that_on_test_images(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must not choose on test images"):
+        drive(tmp_path / "runs", 1, settings=TINY | {"probe.linear.solver": "lars"}, objective="linear_top1")
+
+
+@pytest.mark.usefixtures("pretended", "strict")
+def test_a_pruned_trial_keeps_its_evaluations_and_the_default_is_never_pruned(tmp_path: Path) -> None:
+    record = drive(tmp_path / "runs", 3, pruner="median")
+    assert states(record) == ["complete", "pruned", "pruned"]
+    assert list(record.trials[0].curve) == [1, 2, 3]
+    assert list(record.trials[1].curve) == [1]
+    assert record.trials[1].reason == "pruned after epoch 1 as trial 1 of sweep s"
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_pruned_training_stops_at_once_and_continues_in_full_when_asked_for(tmp_path: Path) -> None:
+    record = drive(tmp_path / "runs", 2, 2, pruner="median")
+    run = RunDirectory(tmp_path / "runs" / record.trials[1].run)
+    assert status_of(run) == ("pruned", record.trials[1].reason)
+    assert [point["step"] for point in run.read_metrics() if ONLINE in point["metrics"]] == [5]  # of 15
+    config = build(WATCHED | record.trials[1].params)
+    weights = []
+    for runs_dir in (tmp_path / "runs", tmp_path / "peaceful"):
+        work = Workplace(runs_dir, "none", choose_device("cpu"), Silent(), StopRequest())
+        weights.append(run_pretraining(config, work).result()["weights_sha256"])
+    assert weights[0] == weights[1]
+
+
+def test_a_trial_whose_worker_always_dies_fails_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ablations.crew.work", pretence.die)
+    record = drive(tmp_path / "runs", 1)
+    assert states(record) == ["failed"]
+    assert record.trials[0].reason == "its process ended with signal 9, 3 times"
+
+
+def begin(runs_dir: Path, trials: int, **more: Any) -> multiprocessing.process.BaseProcess:
+    """Start a driver in a process of its own."""
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=drive, args=(runs_dir, trials, 2), kwargs=more)
+    process.start()
+    return process
+
+
+def test_a_driver_killed_at_random_moments_ends_with_every_trial_told_and_none_trained_twice(tmp_path: Path) -> None:
+    runs_dir, trials, draws = tmp_path / "runs", 6, random.Random(0)
+    for _ in range(3):
+        driver = begin(runs_dir, trials, pruner="hyperband")
+        time.sleep(draws.uniform(0.5, 2.5))
+        driver.kill()
+        driver.join()
+    before = {path: path.stat().st_mtime_ns for path in runs_dir.rglob("result.json")}
+    record = drive(runs_dir, trials, 2, pruner="hyperband")
+    assert len(record.trials) == trials
+    assert set(states(record)) <= {"complete", "pruned"}
+    assert {run.path.name for run in find_runs(runs_dir)} == {trial.run for trial in record.trials}
+    assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
+
+
+def test_a_trial_whose_worker_died_once_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablations.crew.work", pretence.die_once)
+    record = drive(tmp_path / "runs", 1)
+    assert states(record) == ["complete"]
+    assert trainings(tmp_path / "runs") == [1]
+
+
+@pytest.mark.usefixtures("pretended", "strict")
+@pytest.mark.parametrize("decided", [False, True])
+def test_a_pruning_outlives_the_driver_that_was_killed_before_telling_it(decided: bool, tmp_path: Path) -> None:
+    runs_dir = tmp_path / "runs"
+    first = drive(runs_dir, 2, pruner="median")
+    # What a killed driver leaves of trial 2: asked, and its worker, stopped with it, has evaluated twice.
+    study, params = optuna.load_study(study_name="s", storage=f"sqlite:///{runs_dir}/optuna.db"), WORSE
+    study.enqueue_trial(params)
+    trial = study.ask()
+    trial.suggest_float("mask.ratio", 0.5, 0.9, step=0.05)
+    config = build(WATCHED | params)
+    run = RunDirectory(runs_dir / pretrain_fingerprint(config, open_source(config.data, Silent()).digest))
+    assert run.path.name not in (other.run for other in first.trials)
+    trial.set_user_attr("job", [run.path.name, "knn-1"])
+    run.path.mkdir()
+    run.write_record(Record(stage="pretrain", name="", fingerprint=run.path.name, status="killed"))
+    for epoch in (1, 2):
+        run.append_metrics(epoch, {"train/epoch": epoch - 1, ONLINE: 10.0})
+    if decided:
+        trial.report(10.0, 1)
+        trial.set_user_attr("reason", "worse")
+    adopted = drive(runs_dir, 3, pruner="median").trials[2]
+    assert (adopted.state, adopted.run, adopted.curve) == ("pruned", run.path.name, {1: 10.0})
+    assert adopted.params == params
+    assert adopted.reason == ("worse" if decided else "pruned after epoch 1 as trial 2 of sweep s")
+    assert status_of(run) == ("pruned", adopted.reason)
+    assert not (run.path / "trained").exists()
+
+
+@pytest.mark.parametrize("name", ["../evil", "", "a/b", "a b"])
+def test_a_name_that_is_no_folder_name_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--study"):
+        drive(tmp_path / "runs", 1, name=name)

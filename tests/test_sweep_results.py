@@ -1,0 +1,134 @@
+"""What is made of a sweep: choice of the best, costs, importances, figures, MLflow."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from ablations.run_sweep import best_trials
+from analysis.importances import importances
+from analysis.sweep_files import write_sweep
+from analysis.sweep_frame import as_study, sweep_frame, total_costs
+from analysis.sweep_summary import best_table, importance_table, remarks
+from mae.config_sources import resolve
+from mae.run_directory import RunDirectory
+from mae.study_tracking import deliver_sweep, study_experiment
+from mae.sweep_record import ObjectiveRecord, SweepRecord, SweepTrial, read_sweep, sweep_directory
+from mae.tracking import default_uri
+from tests.test_sweep import SPACE, drive, pretended
+from tests.test_tracking import make_run
+
+__all__ = ["pretended"]
+
+MATTERS: dict[str, dict[str, Any]] = {
+    "mask.ratio": {"type": "float", "low": 0.1, "high": 0.9},
+    "target.kind": {"type": "categorical", "choices": ["pixels", "normalized_pixels"]},
+}
+
+
+def made(count: int, second: str = "") -> SweepRecord:
+    """A sweep in which the accuracy is the mask ratio and a little noise."""
+    draws = np.random.default_rng(0)
+    trials = []
+    for number in range(count):
+        ratio, kind = float(draws.uniform(0.1, 0.9)), str(draws.choice(MATTERS["target.kind"]["choices"]))
+        values = [100 * ratio + float(draws.normal()), *([100 * ratio**2] if second else [])]
+        params = {"mask.ratio": ratio, "target.kind": kind}
+        trials.append(SweepTrial(number=number, state="complete", params=params, values=values, run=str(number)))
+    objectives = [ObjectiveRecord(name="knn_top1", direction="maximize")]
+    objectives += [ObjectiveRecord(name=second, direction="minimize")] if second else []
+    return SweepRecord(name="s", sampler="random", pruner="none", objectives=objectives, space=MATTERS, base="digits",
+                       config={"train.epochs": 10}, data={}, trials=trials)  # fmt: skip
+
+
+def test_the_parameter_that_matters_is_found_beyond_the_uncertainty() -> None:
+    table = importances(as_study(made(40)))
+    assert table["key"].tolist() == ["mask.ratio", "target.kind"]
+    assert table["importance"].sum() == pytest.approx(1)
+    assert table["low"][0] > table["high"][1]
+
+
+def test_too_few_trials_say_nothing() -> None:
+    assert importances(as_study(made(7))).empty
+
+
+def test_every_figure_is_drawn(tmp_path: Path) -> None:
+    for second in ("", "gflops"):
+        record = made(12, second)
+        write_sweep(RunDirectory(tmp_path), record, sweep_frame(record, tmp_path))
+    names = {file.stem for file in tmp_path.glob("*.png")}
+    assert {"best-so-far", "slices", "importances", "parallel", "contour", "front", "slices-gflops"} <= names
+
+
+def test_a_sweep_without_a_complete_trial_has_a_frame_and_no_figure(tmp_path: Path) -> None:
+    record = made(2)
+    record.trials = [SweepTrial(number=0, state="failed", params={}, reason="impossible")]
+    frame = sweep_frame(record, tmp_path)
+    write_sweep(RunDirectory(tmp_path), record, frame)
+    assert not list(tmp_path.glob("*.png"))
+    assert "1 failed" in remarks(record, frame)[0]
+
+
+def test_the_best_come_first_and_equal_ones_once() -> None:
+    values = [("a", 1.0), ("b", 3.0), ("b", 3.0), ("c", 2.0)]
+    trials = [SweepTrial(number=n, state="complete", params={}, values=[value], run=run) for n, (run, value) in
+              enumerate(values)]  # fmt: skip
+    assert [trial.number for trial in best_trials(trials, ["maximize"])] == [1, 3, 0]
+    assert [trial.number for trial in best_trials(trials, ["minimize"])] == [0, 3, 1]
+
+
+def test_the_front_leaves_out_what_another_trial_beats_in_both() -> None:
+    points = [(90.0, 5.0), (80.0, 1.0), (85.0, 6.0), (90.0, 5.5)]
+    trials = [SweepTrial(number=n, state="complete", params={}, values=[*point], run=str(n)) for n, point in
+              enumerate(points)]  # fmt: skip
+    assert [trial.number for trial in best_trials(trials, ["maximize", "minimize"])] == [0, 1]
+
+
+def test_costs_tell_what_was_spent_and_what_pruning_and_reuse_spared(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a0")  # three steps, an epoch each
+    points = run.read_metrics()
+    run.write_text("metrics.jsonl", "")
+    for step, point in enumerate(points, start=1):
+        run.append_metrics(step, point["metrics"] | {"train/epoch": step - 1})
+    record = made(0)
+    record.trials = [
+        SweepTrial(number=0, state="pruned", params={}, curve={2: 50.0}, run="a0"),
+        SweepTrial(number=1, state="complete", params={}, values=[1.0], run="a0", reused=True),
+    ]
+    costs = total_costs(sweep_frame(record, tmp_path))
+    assert (costs["steps"], costs["pruned_steps"], costs["reused_steps"]) == (2, 8, 3)
+
+
+@pytest.mark.usefixtures("pretended")
+def test_the_best_are_trained_with_more_seeds_and_the_best_mean_wins(tmp_path: Path) -> None:
+    runs_dir = tmp_path / "runs"
+    record = drive(runs_dir, 8, sampler="random", seeds_top=2, seeds=3)
+    assert next(iter(record.compared)) == "default"
+    assert [len(values) for values in record.compared.values()] == [3, 3, 3]
+    assert np.mean(record.compared[record.winner]) == max(np.mean(values) for values in record.compared.values())
+    best = resolve(file=sweep_directory(runs_dir, "s").path / "best.toml")
+    assert 100 * best.mask.ratio == pytest.approx(record.compared[record.winner][0])
+    assert best_table(record)["config"].tolist() == list(record.compared)
+    assert importance_table(importances(as_study(record))) is not None
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_sweep_is_a_parent_with_a_child_per_trial_delivered_once(tmp_path: Path) -> None:
+    runs_dir, uri = tmp_path / "runs", default_uri(tmp_path)
+    text = SPACE.split("[loss.region]")[0]
+    drive(runs_dir, 9, text=text, sampler="random")
+    directory = sweep_directory(runs_dir, "s")
+    assert deliver_sweep(directory, uri, runs_dir)
+    assert not deliver_sweep(directory, uri, runs_dir)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(study_experiment("s"))
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = {int(run.data.tags["trial"]): run for run in runs if run is not parent}
+    assert (parent.info.status, sorted(children)) == ("FINISHED", list(range(9)))
+    for trial in read_sweep(directory).trials:
+        assert trial.values == [children[trial.number].data.metrics["objective/knn_top1"]]
+        assert children[trial.number].data.tags["mae.fingerprint"] == trial.run
