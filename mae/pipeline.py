@@ -185,7 +185,7 @@ def _git_commit() -> str:
 def _stage(run: RunDirectory, record: Record, config: Config, work: Workplace) -> Iterator[None]:
     """Hold a stage's directory, say in it what it is, and track it; the record ends before the last delivery."""
     surroundings = environment(work.device)
-    tags = {f"mae.{name}": str(surroundings[name]) for name in ("git_commit", "device_name", "torch", "host")}
+    tags = {f"mae.{name}": str(surroundings[name]) for name in ("git_commit", "device_name", "torch", "host", "command")}
     record = record.model_copy(update={"tags": tags})
     with run.locked():
         run.write_text("config.toml", to_toml(config))

@@ -196,10 +196,15 @@ def _flush_folder(folder: Path) -> None:
 
 
 def status_of(run: RunDirectory) -> tuple[str, str]:
-    """Return a stage's status and its reason: `killed` if its process died, `missing` if it was never begun."""
+    """Return a stage's status and its reason.
+
+    Beside those of `Status`: `killed` if its process died, `missing` if it was never begun, `unreadable` if another
+    version of the program wrote its record.
+    """
     record = run.read_record()
     if record is None:
-        return "missing", ""
+        there = (run.path / "record.json").exists()
+        return ("unreadable", "written by another version of mae-cli") if there else ("missing", "")
     if record.status == "running" and not run.is_locked():
         return "killed", "its process died"
     return record.status, record.reason

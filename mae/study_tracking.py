@@ -6,6 +6,7 @@ with the same parent. Like `mae.tracking`, this can be cut off or repeated at an
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -29,6 +30,8 @@ from mae.tracking import (
     send_result,
     write_receipt,
 )
+
+ENDED = ("finished", "failed", "killed")
 
 STUDY_WAIT = 60.0
 """Most seconds that the last delivery may hold up the end of a study: tables and figures have just been made."""
@@ -90,7 +93,12 @@ def deliver_study(directory: RunDirectory, uri: str, runs_dir: Path) -> bool:
 
 
 def _create(client: Any, experiment: Any, directory: RunDirectory, record: StudyRecord) -> str:
-    tags = {"study": record.name, "mae.stage": "study", "mae.directory": printable(str(directory.path.resolve()))}
+    tags = {
+        "study": record.name,
+        "mae.stage": "study",
+        "mae.study_id": directory.path.name,
+        "mae.directory": printable(str(directory.path.resolve())),
+    }
     name = printable(f"{record.name}: {record.base}")
     return str(client.create_run(experiment.experiment_id, tags=tags, run_name=name).info.run_id)
 
@@ -101,7 +109,7 @@ def _deliver_trial(
     """Send a trial that has ended since the last time; what an interrupted or earlier delivery left is replaced."""
     stages = _stages(trial, runs_dir)
     status = _status(stages)
-    if status not in ("finished", "failed"):
+    if status not in ENDED:
         return
     key, content = f"{trial.cell}, seed {trial.seed}", {run.path.name: content_of(run) for run in stages}
     known = state["children"].get(key, {})
@@ -110,7 +118,9 @@ def _deliver_trial(
     if run_exists(client, known.get("run_id")):
         client.delete_run(known["run_id"])
     pretraining = stages[0]
+    stage = pretraining.read_record()
     tags = {
+        **{name: printable(value) for name, value in (stage.tags if stage else {}).items()},
         "mlflow.parentRunId": state["run_id"],
         "study": record.name,
         "cell": printable(trial.cell),
@@ -118,13 +128,14 @@ def _deliver_trial(
         "mae.stage": "trial",
         "mae.fingerprint": trial.fingerprint,
         "mae.directory": printable(str(pretraining.path.resolve())),
+        "mae.stages": _stage_statuses(trial, stages),
     }
     made = client.create_run(
         experiment.experiment_id, tags=tags, run_name=printable(f"{trial.cell}, seed {trial.seed}")
     )
     run_id = str(made.info.run_id)
     state["children"][key] = {"run_id": run_id}
-    if (stage := pretraining.read_record()) is not None:
+    if stage is not None:
         describe(client, run_id, stage, pretraining)
     for _ in send_curves(client, pretraining, run_id):
         pass
@@ -140,6 +151,12 @@ def _deliver_trial(
 def _stages(trial: TrialRecord, runs_dir: Path) -> list[RunDirectory]:
     run = RunDirectory(runs_dir / trial.fingerprint)
     return [run, *(RunDirectory(run.path / "probes" / name) for name in trial.probes.values())]
+
+
+def _stage_statuses(trial: TrialRecord, stages: list[RunDirectory]) -> str:
+    """Return how each stage stands, as JSON: {"pretrain": ["finished", ""], "knn": ["failed", "why"]}."""
+    statuses = zip(("pretrain", *trial.probes), map(status_of, stages), strict=True)
+    return printable(json.dumps(dict(statuses), ensure_ascii=False))
 
 
 def _status(stages: list[RunDirectory]) -> str:
