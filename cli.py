@@ -354,17 +354,17 @@ def _print_forecast(plans: Any, options: Options, workers: int | None, per_gpu: 
 def _print_studies(plans: Any, runs_dir: Path, output: Output) -> None:
     from analysis.frame import study_frame
     from analysis.study_files import write_study
-    from analysis.tables import COST_COLUMNS, NOTE, agreement, baselines, display
+    from analysis.tables import COST_COLUMNS, NOTE, display, remarks
 
     results = []
     for plan in plans:
-        frame = study_frame(plan.record, runs_dir)
-        summary = write_study(plan.directory, plan.record, frame)
+        frame = study_frame(plan.record, runs_dir, plan.directory.path.name)
+        summary = write_study(plan.directory, frame, runs_dir)
         shown = display(summary)
         output.console.rule(f"{plan.record.question} ({plan.record.base})", align="left")
         _print_frame(shown.drop(columns=list(COST_COLUMNS), errors="ignore"), output)
         _print_frame(shown[[name for name in shown.columns if name in ("cell", *COST_COLUMNS)]], output)
-        for line in [*agreement(summary), *baselines(frame), f"table and figure: {plan.directory.path}"]:
+        for line in [*remarks(frame), f"table and figure: {plan.directory.path}"]:
             output.console.print(line, highlight=False, soft_wrap=True)
         rows = json.loads(summary.to_json(orient="records"))
         results.append({"study": plan.record.name, "directory": str(plan.directory.path), "rows": rows})

@@ -104,7 +104,9 @@ def from_files(paths: Sequence[Path]) -> pd.DataFrame:
     files = [file for path in paths for file in (sorted(path.rglob("results.*")) if path.is_dir() else [path])]
     files = [file for file in files if file.suffix in READERS or file in paths]
     if not files:
-        raise UserError(f"no results.csv or results.parquet in {', '.join(map(str, paths))}; `mae-cli export` writes one")
+        raise UserError(
+            f"no results.csv or results.parquet in {', '.join(map(str, paths))}; `mae-cli export` writes one"
+        )
     frame = pd.concat([_read(file) for file in files], ignore_index=True).drop_duplicates(ignore_index=True)
     if len(twice := frame[frame.duplicated(KEY)]):
         row = twice.iloc[0]

@@ -52,3 +52,10 @@ def rank_agreement(measured: Sequence[float], published: Sequence[float]) -> tup
         return rho, NAN, NAN
     half = stats.norm.ppf(1 - ALPHA / 2) * np.sqrt((1 + rho**2 / 2) / (len(measured) - 3))
     return rho, float(np.tanh(np.arctanh(rho) - half)), float(np.tanh(np.arctanh(rho) + half))
+
+
+def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
+    """Say of each point whether no other one is at most as costly and at least as good, and better in one of the two."""
+    cost, value = np.asarray(costs, dtype=float), np.asarray(values, dtype=float)
+    better = (cost[:, None] <= cost) & (value[:, None] >= value) & ((cost[:, None] < cost) | (value[:, None] > value))
+    return [not dominated for dominated in better.any(axis=0)]

@@ -30,7 +30,9 @@ def make_studies(runs_dir: Path, runs: int) -> None:
     config = Config()
     for number in range(STUDIES):
         cells = [
-            CellRecord(name=f"{ratio:.4f}", overrides={"mask.ratio": ratio}, paper={"linear": 70.0}, is_default=not index)
+            CellRecord(
+                name=f"{ratio:.4f}", overrides={"mask.ratio": ratio}, paper={"linear": 70.0}, is_default=not index
+            )
             for index in range(runs // STUDIES // SEEDS)
             for ratio in [0.1 + index / 1000]
         ]
@@ -87,19 +89,21 @@ def make_run(runs_dir: Path, trial: TrialRecord, config: Config) -> None:
 
 
 def report(label: str, load: Callable[[], pd.DataFrame], repeats: int) -> None:
-    """Print the seconds that loading and tabulating take, the smallest and the largest of `repeats`."""
-    loading, tabulating = [], []
+    """Print the seconds that loading and tabulating take, the smallest and the largest of `repeats`; the same of CPU."""
+    clocks = {"wall": time.monotonic, "CPU": time.process_time}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in clocks}
     for _ in range(repeats):
-        started = time.monotonic()
+        started = {name: clock() for name, clock in clocks.items()}
         frame = load()
-        loaded = time.monotonic()
+        loaded = {name: clock() for name, clock in clocks.items()}
         for _, study in frame.groupby("study_id", sort=False):
             display(summarise(study))
-        loading.append(loaded - started)
-        tabulating.append(time.monotonic() - loaded)
-    rows = f"{frame['run'].nunique()} runs, {len(frame)} rows"
-    times = [f"{min(values):5.2f} to {max(values):5.2f} s" for values in (loading, tabulating)]
-    print(f"{label:16} {rows:24} loading {times[0]}, tabulating {times[1]}")
+        for name, clock in clocks.items():
+            seconds[name].append((loaded[name] - started[name], clock() - loaded[name]))
+    print(f"{label}: {frame['run'].nunique()} runs, {len(frame)} rows")
+    for name, times in seconds.items():
+        loading, tabulating = (f"{min(values):5.2f} to {max(values):5.2f} s" for values in zip(*times, strict=True))
+        print(f"  {name:4} loading {loading}, tabulating {tabulating}")
 
 
 def main() -> None:

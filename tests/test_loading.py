@@ -23,7 +23,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two studies with what can go wrong in them: a failed run, one that was killed, one that never began."""
     folder = tmp_path_factory.mktemp("runs")
     write_study(folder, {**MASK_RATIO, "0.9": [66.0, None, 64.1]})
-    write_study(folder, {"µ, \"x\"": [None, 1 / 3], "b": [50.0]}, name="target", axis="", default="b", base="other")
+    write_study(folder, {'µ, "x"': [None, 1 / 3], "b": [50.0]}, name="target", axis="", default="b", base="other")
     run = RunDirectory(folder / fingerprint("mask-ratio", "0.5", 0))
     record = run.read_record()
     assert record is not None
@@ -113,7 +113,7 @@ def test_files_with_the_same_rows_count_once_and_contradictions_are_refused(tmp_
     assert_frame_equal(from_files([tmp_path]), frame)
     frame.loc[0, "top1"] = 1.0
     export(frame, tmp_path / "a" / "results.parquet")
-    with pytest.raises(UserError, match="contradict each other about mask-ratio, cell 0.5, seed 0"):
+    with pytest.raises(UserError, match=r"contradict each other about mask-ratio, cell 0\.5, seed 0"):
         from_files([tmp_path])
 
 
