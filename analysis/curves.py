@@ -4,6 +4,7 @@ Columns: study_id, order, cell, seed, step, epoch, loss, and online_knn, the top
 part of the training images, NaN where it was not measured.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -41,3 +42,13 @@ def read_curves(frame: pd.DataFrame, runs_dir: Path) -> pd.DataFrame:
                     | {"online_knn": metrics.get("online/knn_top1")}
                 )
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def curves_of(frame: pd.DataFrame, runs_dir: Path, files: Sequence[Path]) -> pd.DataFrame:
+    """Return the curves of a frame: from the `curves.csv` beside the given exported files, or from `runs_dir`."""
+    if not files:
+        return read_curves(frame, runs_dir)
+    found = [file for path in files for file in ((path if path.is_dir() else path.parent).rglob("curves.csv"))]
+    parts = [pd.read_csv(file, dtype={name: kind for name, kind in COLUMNS.items() if kind == "str"}) for file in found]
+    known = pd.concat([*parts, read_curves(frame[:0], runs_dir)], ignore_index=True)
+    return known[known["study_id"].isin(frame["study_id"])].drop_duplicates(ignore_index=True)

@@ -6,6 +6,7 @@ seeds an interval may leave its panel.
 
 from collections.abc import Callable, Mapping
 from functools import wraps
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -23,7 +24,7 @@ PALETTE = sns.color_palette("colorblind")
 COLORS = dict(zip([*PROBES, "none"], PALETTE, strict=False))
 MARKERS = dict(zip([*PROBES, "none"], "osD", strict=False))
 GREY = "0.45"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.labelsize": 8,
@@ -38,6 +39,9 @@ STYLE = {
 }
 PANEL = (3.3, 2.6)
 """Width and height of a panel, inches: a column of a two-column page."""
+
+Pictures = tuple[np.ndarray, np.ndarray]
+"""Masked and reconstructed images, each (n, H, W, C) of values in 0..1."""
 
 PAPER = {"linear": "paper_linear", "knn": "paper_linear", "none": "paper_speedup"}
 """What of the paper a probe stands beside; it has no k-NN probe."""
@@ -154,9 +158,9 @@ def _dots(panel: Axes, seeds: pd.DataFrame, probe: str, places: dict[int, float]
     """Draw single seeds a little beside their interval."""
     where = [places.get(order, order) for order in seeds["order"]]
     dots = (where, seeds["value"])
-    aside = (4 / 72, 0) if places else (0, -5 / 72)
+    right, up = (4 / 72, 0.0) if places else (0.0, -5 / 72)
     assert isinstance(panel.figure, Figure)
-    shifted = panel.transData + ScaledTranslation(*aside, panel.figure.dpi_scale_trans)
+    shifted = panel.transData + ScaledTranslation(right, up, panel.figure.dpi_scale_trans)
     style = {"color": COLORS[probe], "alpha": 0.6, "markersize": 4}
     panel.plot(*(dots if places else dots[::-1]), ".", transform=shifted, **style)
 
@@ -230,7 +234,9 @@ def cost_figure(frame: pd.DataFrame) -> Figure:
 
 def _label_costs(panel: Axes) -> None:
     panel.set_xscale("log")
-    panel.margins(x=0.12, y=0.1)
+    low, high = panel.dataLim.intervalx
+    panel.set_xlim(low / 2, high * 2)
+    panel.margins(y=0.1)
     panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.xaxis.set_major_formatter("{x:g}")
     panel.xaxis.set_minor_locator(NullLocator())
@@ -254,10 +260,10 @@ def loss_figure(curves: pd.DataFrame) -> Figure:
 
 
 @_styled
-def reconstruction_figure(originals: np.ndarray, cells: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+def reconstruction_figure(originals: np.ndarray, cells: Mapping[str, Pictures]) -> Figure:
     """Return a grid: a column per cell; per image a row as its model sees it and a row as it completes it.
 
-    `originals`, and the (masked, reconstructed) images per cell, are arrays (n, H, W, C) of values in 0..1.
+    `originals` are (n, H, W, C) of values in 0..1.
     """
     columns = 1 + len(cells)
     figure = Figure(figsize=(0.62 * columns + 0.2, 1.24 * len(originals) + 0.4), layout="constrained")

@@ -21,7 +21,7 @@ MARGIN = 1.0
 
 Verdict = Literal["agrees", "disagrees", "undecided", "no data"]
 Weights = Callable[[pd.DataFrame], dict[str, float]]
-"""From a study's cells (columns cell, x, is_default) to the weights of those that a contrast reads; none if it cannot."""
+"""From a study's cells (columns cell, x, is_default) to the weights of those that a contrast reads, if there."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding: its number, where the paper has it, what it says; `lacking` is what else it would take to test it."""
+    """One finding: its number, where the paper has it, what it says; `lacking` is what else a test would need."""
 
     number: str
     source: str
@@ -75,6 +75,7 @@ def _widest_from_default(cells: pd.DataFrame) -> dict[str, float]:
     return {wider[-1]: 1.0, default[0]: -1.0} if wider and default else {}
 
 
+NOTHING = Contrast(math.nan, math.nan, math.nan, math.nan)
 FINE_TUNING = "fine-tuning"
 
 FINDINGS = (
@@ -91,8 +92,8 @@ FINDINGS = (
     Finding(
         "3",
         "Table 1a, 1b",
-        "Decoder depth matters for linear probing, hardly for fine-tuning; beyond 8 blocks or the default width nothing "
-        "improves.",
+        "Decoder depth matters for linear probing, hardly for fine-tuning; beyond 8 blocks or the default width "
+        "nothing improves.",
         (
             Statement("deeper is better, up to 8 blocks", "decoder-depth", _trend(high=8, log=True)),
             Statement("12 blocks are no better than 8", "decoder-depth", _difference("12", "8"), "no gain"),
@@ -236,14 +237,14 @@ def _told(row: dict[str, Any]) -> str:
     """Return a statement's result in words: "rises up to 75 %: +2.1 (0.3 to 3.9), agrees"."""
     if pd.isna(row["effect"]):
         return f"{row['statement']}: {row['verdict']} ({row['reason']})"
-    style = "×{:.3g}" if row["ratio"] else "{:+.1f}"
+    style = "{:.3g} times" if row["ratio"] else "{:+.1f}"
     interval = "" if pd.isna(row["low"]) else f" ({style} to {style})".format(row["low"], row["high"])
     reason = f" ({row['reason']})" if row["reason"] else ""
     return f"{row['statement']}: {style.format(row['effect'])}{interval}, {row['verdict']}{reason}"
 
 
 def _lacking(what: str) -> dict[str, Any]:
-    return _row(f"needs {what}", "", Contrast(*[math.nan] * 4), False, "", "no data", "not measured by this program")
+    return _row(f"needs {what}", "", NOTHING, False, "", "no data", "not measured by this program")
 
 
 def _row(
@@ -261,17 +262,16 @@ def _row(
 
 
 def _statement(frame: pd.DataFrame, statement: Statement, probe: str, finding: Finding) -> dict[str, Any]:
-    nothing = Contrast(*[math.nan] * 4)
     part = frame[frame["study"] == statement.study]
     if part["study_id"].nunique() > 1:
-        reason = f"{part['study_id'].nunique()} studies {statement.study} on this base; choose one by its folder's name"
-        return _row(statement.claim, statement.study, nothing, statement.ratio, "", "undecided", reason)
+        reason = f"{part['study_id'].nunique()} studies {statement.study} on this base, choose one by its folder's name"
+        return _row(statement.claim, statement.study, NOTHING, statement.ratio, "", "undecided", reason)
     weights = statement.weights(part.drop_duplicates("order").sort_values("order"))
     groups = {cell: _values(part, cell, statement, probe) for cell in weights}
     if not weights or not all(groups.values()):
         missing = ", ".join(cell for cell, values in groups.items() if not values)
         reason = f"no results of {missing}" if missing else f"no study {statement.study} with such cells"
-        return _row(statement.claim, statement.study, nothing, statement.ratio, "", "no data", reason)
+        return _row(statement.claim, statement.study, NOTHING, statement.ratio, "", "no data", reason)
     level = 1 - ALPHA / len(finding.statements)
     result = contrast([*groups.values()], [*weights.values()], level)
     test = f"contrast of {len(groups)} cells, Welch, {100 * level:.4g} % interval"
@@ -280,7 +280,7 @@ def _statement(frame: pd.DataFrame, statement: Statement, probe: str, finding: F
     else:
         verdict, reason = _by_interval(result, statement), ""
     if statement.ratio:
-        result = Contrast(*np.exp(result[:3]).tolist(), result.p)
+        result = Contrast(math.exp(result.effect), math.exp(result.low), math.exp(result.high), result.p)
     return _row(statement.claim, statement.study, result, statement.ratio, test, verdict, reason)
 
 
@@ -307,6 +307,6 @@ def _by_interval(result: Contrast, statement: Statement) -> Verdict:
         "rise": (low > 0, high < 0),
         "fall": (high < 0, low > 0),
         "no gain": (high < MARGIN, low > MARGIN),
-        "no difference": (-MARGIN < low and high < MARGIN, low > MARGIN or high < -MARGIN),
+        "no difference": (low > -MARGIN and high < MARGIN, low > MARGIN or high < -MARGIN),
     }[statement.expected]
     return "agrees" if agrees else "disagrees" if disagrees else "undecided"

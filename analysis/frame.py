@@ -3,7 +3,7 @@
 | column | type | meaning |
 |---|---|---|
 | study, study_id | str | the study's name; its folder's name, which no other cells, settings or images share |
-| question, source, axis, log_axis | str, bool | what it asks; where the paper does; key on x, and whether x is logarithmic |
+| question, source, axis, log_axis | str, bool | what it asks; where the paper does; key on x; is x logarithmic |
 | base, data, data_digest | str | the config its cells differ from; the images, and the hash of their content |
 | order, cell, is_default | int, str, bool | place in the table, name, whether it is the base config itself |
 | x | float | value on the study's axis, NaN where it has none |

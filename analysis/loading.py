@@ -164,7 +164,7 @@ def export(frame: pd.DataFrame, to: Path) -> None:
 def load(
     runs_dir: Path, uri: str, files: Sequence[Path], studies: Sequence[str], say: Callable[[str], None]
 ) -> pd.DataFrame:
-    """Return the chosen studies from `files` if there are any, else from MLflow at `uri` unless empty, else from runs."""
+    """Return the chosen studies: from `files` if there are any, from MLflow if there is a `uri`, else from runs."""
     frame = from_files(files) if files else from_mlflow(uri) if uri else from_runs(runs_dir, say)
     return select(frame, studies)
 

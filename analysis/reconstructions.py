@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from analysis.figures import Pictures
 from mae.augmentation import centre
 from mae.checkpoints import latest
 from mae.draws import generator
@@ -18,9 +19,6 @@ from mae.tracking import NONE
 
 IMAGES = 3
 """How many of the test images that runs draw are shown."""
-
-Pictures = tuple[np.ndarray, np.ndarray]
-"""Masked and reconstructed images, each (n, H, W, C) of values in 0..1."""
 
 
 def reconstruct_cells(frame: pd.DataFrame, runs_dir: Path) -> tuple[np.ndarray, dict[str, Pictures]]:

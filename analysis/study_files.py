@@ -26,12 +26,13 @@ def write_study(directory: RunDirectory, frame: pd.DataFrame, runs_dir: Path) ->
     directory.write_text("table.tex", to_latex(shown, question))
     directory.write_text("table.html", to_html(shown))
     if (frame["status"] == "finished").any():
-        save_figure(study_figure(frame), directory.path / "figure")
+        figure = study_figure(frame)
+        for name in ("figure.png", "figure.pdf"):
+            save_figure(figure, directory.path / name)
     return summary
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG and PDF; `path` is without the ending."""
-    for suffix in ("png", "pdf"):
-        with replacing(path.with_name(f"{path.name}.{suffix}")) as temporary:
-            figure.savefig(temporary, format=suffix, dpi=200)
+    """Write a figure in the format that the name's ending says."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=200)

@@ -13,10 +13,10 @@ PROBES = {"linear": "linear", "knn": "k-NN"}
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per cell and probe of a study's frame.
 
-    Columns: study, order, cell, is_default, probe, paper_*, runs, failed, reason; mean, low, high (top-1 in %, 95 %: Student-t
-    over seeds; of a single seed the probe's bootstrap interval); difference from the default in points, p (Welch,
-    Holm-corrected over the cells), verdict (higher, lower, within noise, n/a or default); gflops, tflop, seconds,
-    memory_mb as means; time relative to the default.
+    Columns: study, order, cell, is_default, probe, paper_*, runs, failed, reason; mean, low, high (top-1 in %, 95 %:
+    Student-t over seeds; of a single seed the probe's bootstrap interval); difference from the default in points, p
+    (Welch, Holm-corrected over the cells), verdict (higher, lower, within noise, n/a or default); gflops, tflop,
+    seconds, memory_mb as means; time relative to the default.
     """
     summary = pd.DataFrame([row for _, part in frame.groupby("probe", sort=False) for row in _rows(part)])
     for _, part in summary.groupby("probe", sort=False):
@@ -96,7 +96,7 @@ def baselines(frame: pd.DataFrame) -> list[str]:
 
 
 def heading(frame: pd.DataFrame) -> str:
-    """Return one study's question, and in brackets what it is called, where the paper asks it, and on what it was run."""
+    """Return one study's question, and in brackets its name, where the paper asks it, and on what it was run."""
     first = frame.iloc[0]
     known = [first["study"], first["source"], f"{first['base']} on {first['data']}" if first["data"] else first["base"]]
     return f"**{first['question'] or first['study']}** ({', '.join(filter(None, known))})"

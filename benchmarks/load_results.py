@@ -89,7 +89,7 @@ def make_run(runs_dir: Path, trial: TrialRecord, config: Config) -> None:
 
 
 def report(label: str, load: Callable[[], pd.DataFrame], repeats: int) -> None:
-    """Print the seconds that loading and tabulating take, the smallest and the largest of `repeats`; the same of CPU."""
+    """Print the seconds that loading and tabulating take, the smallest and largest of `repeats`, also of CPU."""
     clocks = {"wall": time.monotonic, "CPU": time.process_time}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in clocks}
     for _ in range(repeats):

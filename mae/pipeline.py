@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -157,7 +158,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join([Path(sys.argv[0]).name.replace("cli.py", "mae-cli"), *sys.argv[1:]]),
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,

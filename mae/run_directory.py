@@ -236,16 +236,16 @@ def find_run(runs_dir: Path, prefix: str) -> RunDirectory:
 
 
 def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
-    """Return one row per pretraining, newest first: run, name, status, seconds, metrics of it and its probes."""
-    rows = []
-    for run in find_runs(runs_dir):
-        record = run.read_record()
-        assert record is not None  # find_runs leaves out what has none
-        metrics: dict[str, float] = {}
-        for place in [run, *probes_of(run)]:
-            metrics |= (place.result() or {}).get("metrics", {})
-        status = status_of(run)[0]
-        rows.append(
-            {"run": run.path.name, "name": record.name, "status": status, "seconds": record.seconds, "metrics": metrics}
-        )
-    return rows
+    """Return one row per pretraining, newest first: see `run_row`."""
+    return [run_row(run) for run in find_runs(runs_dir)]
+
+
+def run_row(run: RunDirectory) -> dict[str, Any]:
+    """Return what there is to say about a pretraining: run, name, status, seconds, metrics of it and its probes."""
+    record = run.read_record()
+    assert record is not None  # find_runs leaves out what has none
+    metrics: dict[str, float] = {}
+    for place in [run, *probes_of(run)]:
+        metrics |= (place.result() or {}).get("metrics", {})
+    status = status_of(run)[0]
+    return {"run": run.path.name, "name": record.name, "status": status, "seconds": record.seconds, "metrics": metrics}

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
+from mae.errors import UserError
 from mae.run_directory import RunDirectory, status_of
 from mae.study_record import StudyRecord, TrialRecord, find_studies, read_study
 from mae.tracking import (
@@ -23,6 +25,7 @@ from mae.tracking import (
     content_of,
     describe,
     one_at_a_time,
+    open_store,
     printable,
     receipt,
     run_exists,
@@ -35,6 +38,10 @@ ENDED = ("finished", "failed", "killed")
 
 STUDY_WAIT = 60.0
 """Most seconds that the last delivery may hold up the end of a study: tables and figures have just been made."""
+
+
+COMPARED = 100
+"""Most trials in a link: a browser's address has an end, and so has what fits on a page."""
 
 
 def study_experiment(name: str) -> str:
@@ -54,6 +61,31 @@ def tracked_studies(
             deliver_study(directory, uri, runs_dir)
 
     return Tracker(send, uri, runs_dir, say, last_wait=STUDY_WAIT)
+
+
+def study_page(uri: str, study: str) -> str:
+    """Return the fragment of the MLflow page that compares the trials of a study's newest run.
+
+    `study` is its name or its folder's; `UserError` if the store has no such study, or fewer than two trials of it.
+    """
+    client = open_store(uri)
+    experiments = [each for each in client.search_experiments() if each.name.startswith(study_experiment(""))]
+    identifiers = [each.experiment_id for each in experiments]
+    parents = client.search_runs(identifiers, "tags.`mae.stage` = 'study'") if identifiers else []
+    names = {run.info.run_id: (run.data.tags["study"], run.data.tags.get("mae.study_id")) for run in parents}
+    parent = next((run for run in parents if study in names[run.info.run_id]), None)
+    if parent is None:
+        known = ", ".join(dict.fromkeys(name for name, _ in names.values())) or "none"
+        raise UserError(f"--study {study}: MLflow has no such study; it has: {known}")
+    child_of = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    children = client.search_runs([parent.info.experiment_id], child_of, order_by=["attributes.start_time ASC"])
+    if len(children) < 2:
+        raise UserError(
+            f"--study {study}: {len(children)} of its trainings have ended; there is nothing to compare yet"
+        )
+    runs = json.dumps([run.info.run_id for run in children[:COMPARED]])
+    experiment = json.dumps([parent.info.experiment_id])
+    return f"#/compare-runs?{urlencode({'runs': runs, 'experiments': experiment, 'workflowType': 'machine_learning'})}"
 
 
 def deliver_studies(runs_dir: Path, uri: str) -> int:
