@@ -119,5 +119,6 @@ def write_run(runs_dir: Path, trial: TrialRecord, value: float | None) -> RunDir
         place = RunDirectory(run.path / "probes" / name)
         place.path.mkdir(parents=True, exist_ok=True)
         place.write_record(record.model_copy(update={"stage": "probe", "parent": trial.fingerprint}))
+        place.write_text("config.toml", to_toml(Config()))
         place.write_json("result.json", {"metrics": {key: metrics[key] for key in metrics if key.startswith(kind)}})
     return run
