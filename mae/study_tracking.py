@@ -169,13 +169,13 @@ def _deliver_trial(
     state["children"][key] = {"run_id": run_id}
     if stage is not None:
         describe(client, run_id, stage, pretraining)
-    for _ in send_curves(client, pretraining, run_id):
-        pass
-    for run in stages:
+    for run in [*stages[1:], pretraining]:  # accuracy first: MLflow's compare page opens with what came first
         if run.result() is not None:
             send_result(client, run, run_id)
         if reason := status_of(run)[1]:
             client.set_tag(run_id, "mae.reason", printable(reason))
+    for _ in send_curves(client, pretraining, run_id):
+        pass
     client.set_terminated(run_id, STATUSES[status])
     state["children"][key]["content"] = content
 

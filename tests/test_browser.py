@@ -108,6 +108,7 @@ def keep(page: Any, name: str, whole: bool = False) -> None:
 def test_the_compare_page_shows_every_trial_of_the_study(page: Any, compare_page: str) -> None:
     page.goto(compare_page, wait_until="domcontentloaded")
     page.get_by_text("Comparing 6 Runs").first.wait_for()
+    assert page.get_by_text("linear/top1").first.is_visible()  # what it compares at first sight
     for name in ("0.5, seed 0", "0.9, seed 1"):
         assert page.get_by_text(name).first.is_visible()
     keep(page, "compare")
