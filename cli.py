@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -23,6 +23,13 @@ app = typer.Typer(help="Ablation studies of masked autoencoders.", no_args_is_he
 
 SHARED = "Options of every command"
 Kinds = Annotated[list[str] | None, typer.Option("--kind", help="linear or knn. Repeatable.")]
+Studies = Annotated[
+    list[str] | None, typer.Option("--study", help="A study's name or its folder's. Repeatable; all if not given.")
+]
+FromMlflow = Annotated[bool, typer.Option("--mlflow", help="Read the MLflow store, not the runs folder.")]
+Results = Annotated[
+    list[Path] | None, typer.Option("--results", help="Read exported files, or folders of them, not runs. Repeatable.")
+]
 Run = Annotated[str, typer.Argument(help="(The start of) a run's fingerprint; see `mae-cli runs`.")]
 
 
@@ -346,12 +353,81 @@ def presets(options: Options, output: Output) -> None:
     output.result({"presets": {name: preset.model_dump() for name, preset in PRESETS.items()}})
 
 
-@_command("runs")
-def runs(options: Options, output: Output) -> None:
-    """List the runs, newest first, with their probes."""
-    from mae.run_directory import list_runs
+@_command("export")
+def export_results(
+    options: Options,
+    output: Output,
+    to: Annotated[Path, typer.Argument(help="The file to write: .csv or .parquet.")],
+    studies: Studies = None,
+    mlflow: FromMlflow = False,
+    results: Results = None,
+) -> None:
+    """Write the results of studies as one tidy table: a row per study, cell, seed and probe."""
+    from analysis.loading import export
 
-    rows = list_runs(options.runs_dir)
+    frame = _load(options, studies, mlflow, results, output)
+    export(frame, to)
+    output.console.print(f"{len(frame)} rows: {to}", highlight=False, soft_wrap=True)
+    output.result({"file": str(to), "rows": len(frame)})
+
+
+@_command("report")
+def report(
+    options: Options,
+    output: Output,
+    studies: Studies = None,
+    kind: Annotated[Literal["html", "md", "pdf", "tex"], typer.Option("--format", help="Of the document.")] = "html",
+    to: Annotated[Path | None, typer.Option("--to", help="The file to write; report.* in the runs folder.")] = None,
+    notebooks: Annotated[bool, typer.Option("--notebooks", help="Re-execute and save the notebooks too.")] = False,
+    mlflow: FromMlflow = False,
+    results: Results = None,
+) -> None:
+    """Write one document of tables, figures, and what the paper found beside what was found here."""
+    from analysis.curves import curves_of
+    from analysis.reconstructions import reconstruct_cells
+    from analysis.report import make_report, write_report
+
+    frame = _load(options, studies, mlflow, results, output)
+    file = to or options.runs_dir / f"report.{kind}"
+    curves = curves_of(frame, options.runs_dir, results or [])
+    made = make_report(frame, curves, lambda study: reconstruct_cells(study, options.runs_dir))
+    write_report(made, file, kind)
+    output.console.print(f"report: {file}", highlight=False, soft_wrap=True)
+    if notebooks:
+        from analysis.execution import execute_notebooks
+
+        execute_notebooks(results[0] if results else options.runs_dir, save=True, say=_progress(output).say)
+    verdicts = {row["finding"]: row["verdict"] for base in made.bases for row in base.findings}
+    output.result({"report": str(file), "verdicts": verdicts})
+
+
+@_command("compare")
+def compare(
+    options: Options,
+    output: Output,
+    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="(Starts of) fingerprints; two or more.")],
+) -> None:
+    """Compare runs: the settings that differ, metrics, cost."""
+    from analysis.comparison import compare_runs
+
+    compared = compare_runs(options.runs_dir, names)
+    _print_frame(compared.reset_index(names="").map(str), output)
+    output.result({"compared": json.loads(compared.to_json())})
+
+
+@_command("runs")
+def runs(
+    options: Options,
+    output: Output,
+    where: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Only such runs.")] = None,
+    sort: Annotated[str, typer.Option("--sort", help="A setting or metric, best or largest first.")] = "",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Show this many at most.")] = None,
+) -> None:
+    """List the runs, newest first, with their probes: `mae-cli runs mask.ratio=0.75 --sort knn/top1`."""
+    from mae.run_directory import list_runs
+    from mae.run_selection import select_runs
+
+    rows = select_runs(list_runs(options.runs_dir), options.runs_dir, where or [], sort, limit)
     table = Table("run", "status", "name", "linear", "k-NN", "loss", "min")
     for row in rows:
         metrics = row["metrics"]
@@ -364,19 +440,33 @@ def runs(options: Options, output: Output) -> None:
 
 @_command("ui")
 def ui(
-    options: Options, output: Output, port: Annotated[int, typer.Option("--port", help="Port on this machine.")] = 5000
+    options: Options,
+    output: Output,
+    study: Annotated[str | None, typer.Option("--study", help="Link to the comparison of this study's runs.")] = None,
+    port: Annotated[int, typer.Option("--port", help="Port on this machine.")] = 5000,
 ) -> None:
-    """Serve the MLflow page of the runs on this machine, until Ctrl-C."""
+    """Serve the MLflow page of the runs on this machine, until Ctrl-C; on a desktop, open it."""
+    from mae.desktop import open_when_up
+    from mae.study_tracking import study_page
     from mae.tracking import deliver_all, experiment_page
 
     deliver_all(options.runs_dir, options.store)
-    page = f"http://127.0.0.1:{port}/{experiment_page(options.store, options.runs_dir)}"
+    fragment = study_page(options.store, study) if study else experiment_page(options.store, options.runs_dir)
+    page = f"http://127.0.0.1:{port}/{fragment}"
     output.console.print(page, highlight=False, soft_wrap=True)
+    open_when_up(page)
     output.result({"page": page})
     sys.stdout.flush()
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven more processes that nobody needs here
     server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", options.store]
     os.execv(sys.executable, [*server, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"])
+
+
+def _load(options: Options, studies: list[str] | None, mlflow: bool, results: list[Path] | None, output: Output) -> Any:
+    from analysis.loading import load
+
+    uri = options.store if mlflow else ""
+    return load(options.runs_dir, uri, results or [], studies or [], _progress(output).say)
 
 
 def _progress(output: Output) -> Any:
@@ -427,17 +517,17 @@ def _print_forecast(plans: Any, options: Options, workers: int | None, per_gpu: 
 def _print_studies(plans: Any, runs_dir: Path, output: Output) -> list[dict[str, Any]]:
     from analysis.frame import study_frame
     from analysis.study_files import write_study
-    from analysis.tables import COST_COLUMNS, NOTE, agreement, baselines, display
+    from analysis.tables import COST_COLUMNS, NOTE, display, remarks
 
     results = []
     for plan in plans:
-        frame = study_frame(plan.record, runs_dir)
-        summary = write_study(plan.directory, plan.record, frame)
+        frame = study_frame(plan.record, runs_dir, plan.directory.path.name)
+        summary = write_study(plan.directory, frame, runs_dir)
         shown = display(summary)
         output.console.rule(f"{plan.record.question} ({plan.record.base})", align="left")
         _print_frame(shown.drop(columns=list(COST_COLUMNS), errors="ignore"), output)
         _print_frame(shown[[name for name in shown.columns if name in ("cell", *COST_COLUMNS)]], output)
-        for line in [*agreement(summary), *baselines(frame), f"table and figure: {plan.directory.path}"]:
+        for line in [*remarks(frame), f"table and figure: {plan.directory.path}"]:
             output.console.print(line, highlight=False, soft_wrap=True)
         rows = json.loads(summary.to_json(orient="records"))
         results.append({"study": plan.record.name, "directory": str(plan.directory.path), "rows": rows})

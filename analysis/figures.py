@@ -1,72 +1,284 @@
-"""Figures of studies, from their frames."""
+"""Figures of studies, from their frames: means with 95 % intervals, single seeds as dots, the paper's in grey.
 
+Colours are told apart by the colour-blind, and by marker or place in grey print. Axes fit the single seeds: of few
+seeds an interval may leave its panel.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
-from analysis.statistics import mean_interval
-from analysis.tables import PROBES
+from analysis.statistics import pareto_front
+from analysis.tables import PROBES, speedups, summarise
 
-COLORS = dict(zip(PROBES, sns.color_palette("colorblind"), strict=False))
-GREY = "0.55"
+PALETTE = sns.color_palette("colorblind")
+COLORS = dict(zip([*PROBES, "none"], PALETTE, strict=False))
+MARKERS = dict(zip([*PROBES, "none"], "osD", strict=False))
+GREY = "0.45"
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "pdf.fonttype": 42,  # text stays text
+}
+PANEL = (3.3, 2.6)
+"""Width and height of a panel, inches: a column of a two-column page."""
+
+Pictures = tuple[np.ndarray, np.ndarray]
+"""Masked and reconstructed images, each (n, H, W, C) of values in 0..1."""
+
+PAPER = {"linear": "paper_linear", "knn": "paper_linear", "none": "paper_speedup"}
+"""What of the paper a probe stands beside; it has no k-NN probe."""
+
+PAPER_LABELS = {
+    "paper_linear": "the paper: linear probe of ViT-L, %",
+    "paper_speedup": "the paper: ViT-L on TPUs",
+}
+AXES = {
+    "mask.ratio": "masking ratio (share of patches hidden)",
+    "model.decoder.depth": "decoder depth (blocks)",
+    "model.decoder.dim": "decoder width (channels)",
+    "train.epochs": "pretraining length (epochs)",
+}
+ACCURACY = "test top-1, %"
+SPEEDUP = "speed-up of pretraining"
 
 
-def study_figure(frame: pd.DataFrame, axis: str, log_axis: bool) -> Figure:
-    """Return a panel per probe with means, 95 % intervals over seeds and single seeds as dots, and the paper's in grey.
+def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    @wraps(draw)
+    def styled(*arguments: object, **options: object) -> Figure:
+        with mpl.rc_context(STYLE):
+            return draw(*arguments, **options)
 
-    `axis` names the key on x; without one, cells are rows of a dot plot. The default cell is ringed.
+    return styled
+
+
+@_styled
+def study_figure(frame: pd.DataFrame) -> Figure:
+    """Return a panel per probe of one study, or of its speed-ups where it is not probed; no panel without results.
+
+    A study with an axis is a curve over it, another one a dot plot. The default cell is ringed.
     """
-    done = frame[frame["status"] == "finished"].dropna(subset=["top1"])
-    probes = list(dict.fromkeys(done["probe"]))
-    paper = frame.drop_duplicates("order").dropna(subset=["paper_linear"])
-    panels = len(probes) + bool(len(paper))
-    figure = Figure(figsize=(3.6 * panels, 3.2 if axis else 0.4 * frame["order"].nunique() + 1.4), layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0] if panels else []
-    for panel, probe in zip(axes, probes, strict=False):
-        _measured(panel, done[done["probe"] == probe], axis, COLORS[probe])
-        panel.set_title(f"{PROBES[probe]} probe, this study", fontsize=10)
-    if len(paper):
-        places = paper["x"] if axis else paper["order"]
-        across, up = (places, paper["paper_linear"]) if axis else (paper["paper_linear"], places)
-        axes[-1].plot(across, up, "o-" if axis else "o", color=GREY, markersize=4)
-        axes[-1].set_title("linear probe, the paper\n(ViT-L, ImageNet-1K)", fontsize=10)
-    for panel in axes:
-        _label(panel, frame, axis, log_axis, panel is axes[0])
+    probes = [probe for probe, part in points(frame).groupby("probe", sort=False) if part["value"].notna().any()]
+    figure = Figure(figsize=(_width(frame) * max(1, len(probes)), _height(frame)), layout="constrained")
+    axes = figure.subplots(1, len(probes), squeeze=False)[0] if probes else []
+    for panel, probe in zip(axes, probes, strict=True):
+        _draw(panel, frame, str(probe))
+        panel.set_title(f"{PROBES[str(probe)]} probe" if probe in PROBES else SPEEDUP)
     return figure
 
 
-def _measured(panel: Axes, done: pd.DataFrame, axis: str, color: tuple[float, float, float]) -> None:
-    means = []
-    for order, trials in done.groupby("order"):
-        mean, low, high = mean_interval(trials["top1"].tolist())
-        if len(trials) == 1:
-            low, high = trials["low"].iloc[0], trials["high"].iloc[0]
-        place = trials["x"].iloc[0] if axis else order
-        means.append((place, mean, low, high, trials["is_default"].iloc[0]))
-        dots = ([place] * len(trials), trials["top1"])
-        panel.plot(*(dots if axis else dots[::-1]), ".", color=color, alpha=0.5, markersize=4)
-    for place, mean, low, high, is_default in means:
-        line, point = ([place, place], [low, high]), ([place], [mean])
-        panel.plot(*(line if axis else line[::-1]), color=color, linewidth=1.5)
-        marker = {"markeredgecolor": "black", "markersize": 7} if is_default else {"markersize": 5}
-        panel.plot(*(point if axis else point[::-1]), "o", color=color, **marker)
-    if axis:
-        panel.plot([row[0] for row in means], [row[1] for row in means], color=color, linewidth=1)
+@_styled
+def overview_figure(frame: pd.DataFrame, probe: str = "linear") -> Figure:
+    """Return a panel per study of one base: what its table says, under one probe."""
+    studies = [part for _, part in frame.groupby("study_id", sort=False) if _has_results(part, probe)]
+    columns = 3
+    rows = -(-len(studies) // columns)
+    figure = Figure(figsize=(PANEL[0] * columns, (PANEL[1] + 0.2) * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat) if studies else []
+    for panel, part in zip(panels, studies, strict=False):
+        _draw(panel, part, probe if probe in set(part["probe"]) else "none")
+        panel.set_title(f"{part['source'].iloc[0]}  {part['study'].iloc[0]}".strip())
+    for panel in panels[len(studies) :]:
+        panel.remove()
+    return figure
 
 
-def _label(panel: Axes, frame: pd.DataFrame, axis: str, log_axis: bool, first: bool) -> None:
-    if axis:
-        panel.set(xlabel=axis)
-        if first:
-            panel.set_ylabel("test top-1, %")
-        if log_axis:
-            panel.set_xscale("log", base=2)
-            panel.xaxis.set_major_formatter("{x:.0f}")
+def _has_results(part: pd.DataFrame, probe: str) -> bool:
+    return bool(part.loc[part["probe"].isin([probe, "none"]) & (part["status"] == "finished")].size)
+
+
+def points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one study's finished rows with `value`: top-1 in %, or the speed-up where there is no probe."""
+    done = frame[frame["status"] == "finished"].copy()
+    done["value"] = done["top1"].where(done["probe"] != "none", speedups(done))
+    return done
+
+
+def _width(frame: pd.DataFrame) -> float:
+    names = 0 if frame["x"].notna().all() else frame["cell"].str.len().max()
+    return PANEL[0] + 0.05 * max(0, names - 12)
+
+
+def _height(frame: pd.DataFrame) -> float:
+    return PANEL[1] if frame["x"].notna().all() else 0.32 * frame["order"].nunique() + 1.5
+
+
+def _draw(panel: Axes, frame: pd.DataFrame, probe: str) -> None:
+    part = frame[frame["probe"] == probe]
+    seeds = points(frame)
+    seeds = seeds[seeds["probe"] == probe]
+    curve = bool(part["x"].notna().all())
+    means = summarise(part) if probe != "none" else _means(seeds)
+    places = part.drop_duplicates("order").set_index("order")["x"].to_dict() if curve else {}
+    _dots(panel, seeds, probe, places)
+    for row in means.dropna(subset=["mean"]).to_dict("records"):
+        place = places.get(row["order"], row["order"])
+        line, point = ([place, place], [row["low"], row["high"]]), ([place], [row["mean"]])
+        ring = {"markeredgecolor": "black", "markersize": 7} if row["is_default"] else {"markersize": 5}
+        panel.plot(*(line if curve else line[::-1]), color=COLORS[probe], linewidth=1.5, zorder=3)
+        panel.plot(*(point if curve else point[::-1]), MARKERS[probe], color=COLORS[probe], zorder=4, **ring)
+    label = SPEEDUP if probe == "none" else ACCURACY
+    if curve:
+        drawn = means.dropna(subset=["mean"])
+        panel.plot([places[order] for order in drawn["order"]], drawn["mean"], color=COLORS[probe], linewidth=1)
+        _label_curve(panel, frame, sorted(set(places.values())), label)
     else:
-        panel.set_xlabel("test top-1, %")
+        panel.set(xlabel=label)
         cells = frame.drop_duplicates("order").sort_values("order")
-        panel.set_yticks(cells["order"], cells["cell"] if first else [""] * len(cells))
+        panel.set_yticks(cells["order"], cells["cell"])
         panel.set_ylim(len(cells) - 0.5, -0.5)
-    panel.grid(alpha=0.3)
-    sns.despine(ax=panel)
+    _fit(panel, seeds["value"], curve)
+    _draw_paper(panel, part, probe, curve)
+
+
+def _means(seeds: pd.DataFrame) -> pd.DataFrame:
+    """Return means and intervals of speed-ups as `summarise` does for accuracies."""
+    named = seeds.assign(top1=seeds["value"], low=np.nan, high=np.nan)
+    return summarise(named)
+
+
+def _dots(panel: Axes, seeds: pd.DataFrame, probe: str, places: dict[int, float]) -> None:
+    """Draw single seeds a little beside their interval."""
+    where = [places.get(order, order) for order in seeds["order"]]
+    dots = (where, seeds["value"])
+    right, up = (4 / 72, 0.0) if places else (0.0, -5 / 72)
+    assert isinstance(panel.figure, Figure)
+    shifted = panel.transData + ScaledTranslation(right, up, panel.figure.dpi_scale_trans)
+    style = {"color": COLORS[probe], "alpha": 0.6, "markersize": 4}
+    panel.plot(*(dots if places else dots[::-1]), ".", transform=shifted, **style)
+
+
+def _label_curve(panel: Axes, frame: pd.DataFrame, values: list[float], label: str) -> None:
+    axis = frame["axis"].iloc[0]
+    panel.set(xlabel=AXES.get(axis, axis), ylabel=label)
+    if frame["log_axis"].iloc[0]:
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(values, [f"{value:g}" for value in values])
+        panel.minorticks_off()
+
+
+def _fit(panel: Axes, values: pd.Series, curve: bool) -> None:
+    """Fit the axis of values to single seeds, with room around them."""
+    if values.empty:
+        return
+    room = 0.25 * (values.max() - values.min()) or 1.0
+    (panel.set_ylim if curve else panel.set_xlim)(values.min() - room, values.max() + room)
+
+
+def _draw_paper(panel: Axes, part: pd.DataFrame, probe: str, curve: bool) -> None:
+    """Draw the paper's figures on a grey scale of their own: its images and model are others."""
+    column = PAPER[probe]
+    paper = part.drop_duplicates("order").dropna(subset=[column]).sort_values("order")
+    if paper.empty:
+        return
+    other = panel.twinx() if curve else panel.twiny()
+    places = paper["x"] if curve else paper["order"]
+    marks = (places, paper[column]) if curve else (paper[column], places)
+    other.plot(*marks, "D--" if curve else "D", color=GREY, markersize=3, linewidth=0.8, markerfacecolor="none")
+    _fit(other, paper[column], curve)
+    (other.set_ylabel if curve else other.set_xlabel)(PAPER_LABELS[column], color=GREY, fontsize=7)
+    other.tick_params(colors=GREY)
+    other.grid(visible=False)
+    other.spines["right" if curve else "top"].set(visible=True, color=GREY)
+
+
+@_styled
+def cost_figure(frame: pd.DataFrame) -> Figure:
+    """Return accuracy against compute of pretraining for the cells of one base, a panel per probe, with the front.
+
+    A cell on the Pareto front is named: no other one is both cheaper and better, as means go.
+    """
+    summary = pd.concat([summarise(part) for _, part in frame.groupby("study_id", sort=False)])
+    summary = summary.dropna(subset=["mean", "tflop"])
+    probes = [probe for probe in PROBES if probe in set(summary["probe"])]
+    figure = Figure(figsize=(1.3 * PANEL[0] * max(1, len(probes)), 1.3 * PANEL[1]), layout="constrained")
+    axes = figure.subplots(1, len(probes), squeeze=False)[0] if probes else []
+    studies = list(dict.fromkeys(summary["study"]))
+    for panel, probe in zip(axes, probes, strict=True):
+        part = summary[summary["probe"] == probe].drop_duplicates(["tflop", "mean"]).reset_index(drop=True)
+        for number, study in enumerate(studies):
+            cells = part[part["study"] == study]
+            style = {"color": PALETTE[number % len(PALETTE)], "marker": "osD^v<>PX*"[number % 10]}
+            panel.scatter(cells["tflop"], cells["mean"], s=18, label=study, zorder=3, **style)
+        front = part[pareto_front(part["tflop"].tolist(), part["mean"].tolist())].sort_values("tflop")
+        panel.plot(front["tflop"], front["mean"], drawstyle="steps-post", color="black", linewidth=0.8)
+        middle = np.sqrt(part["tflop"].min() * part["tflop"].max())
+        for row in front.to_dict("records"):
+            right = row["tflop"] > middle  # the name then stands inside the panel
+            place = {"xytext": (-4 if right else 4, 4), "ha": "right" if right else "left"}
+            text = f"{row['study']}: {row['cell']}"
+            panel.annotate(text, (row["tflop"], row["mean"]), textcoords="offset points", fontsize=6, **place)
+        _label_costs(panel)
+        panel.set_title(f"{PROBES[probe]} probe")
+    if probes:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure
+
+
+def _label_costs(panel: Axes) -> None:
+    panel.set_xscale("log")
+    low, high = panel.dataLim.intervalx
+    panel.set_xlim(low / 2, high * 2)
+    panel.margins(y=0.1)
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.set(xlabel="compute of pretraining, $10^{12}$ operations", ylabel=ACCURACY)
+
+
+@_styled
+def loss_figure(curves: pd.DataFrame) -> Figure:
+    """Return one study's losses over pretraining: a colour per cell, a thin line per seed."""
+    cells = curves.drop_duplicates("order").sort_values("order")
+    shades = dict(zip(cells["order"], sns.color_palette("viridis", len(cells)), strict=True))
+    dashes = dict(zip(cells["order"], ["-", "--", "-.", ":"] * len(cells), strict=False))
+    figure = Figure(figsize=(1.5 * PANEL[0], 1.1 * PANEL[1]), layout="constrained")
+    panel = figure.subplots()
+    for (order, cell, seed), part in curves.groupby(["order", "cell", "seed"]):
+        label = cell if seed == curves["seed"].min() else None
+        panel.plot(part["step"], part["loss"], dashes[order], color=shades[order], linewidth=0.9, label=label)
+    panel.set(xlabel="optimiser step", ylabel="reconstruction loss (mean squared error)")
+    figure.legend(loc="outside right center", frameon=False)
+    return figure
+
+
+@_styled
+def reconstruction_figure(originals: np.ndarray, cells: Mapping[str, Pictures]) -> Figure:
+    """Return a grid: a column per cell; per image a row as its model sees it and a row as it completes it.
+
+    `originals` are (n, H, W, C) of values in 0..1.
+    """
+    columns = 1 + len(cells)
+    figure = Figure(figsize=(0.62 * columns + 0.2, 1.24 * len(originals) + 0.4), layout="constrained")
+    axes = figure.subplots(2 * len(originals), columns, squeeze=False)
+    for panel in axes.flat:
+        panel.set_axis_off()
+    for number, original in enumerate(originals):
+        _show(axes[2 * number][0], original)
+        for column, (masked, completed) in enumerate(cells.values(), start=1):
+            _show(axes[2 * number][column], masked[number])
+            _show(axes[2 * number + 1][column], completed[number])
+    for panel, name in zip(axes[0], ["original", *cells], strict=True):
+        panel.set_title(name, fontsize=7)
+    return figure
+
+
+def _show(panel: Axes, image: np.ndarray) -> None:
+    panel.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)

@@ -1,19 +1,27 @@
-"""Results of studies as one tidy frame: a row per cell, seed and probe.
+"""Results of studies as one tidy frame: a row per study, cell, seed and probe, wherever the results came from.
 
 | column | type | meaning |
 |---|---|---|
-| study, base | str | the study's name; the config its cells differ from |
+| study, study_id | str | the study's name; its folder's name, which no other cells, settings or images share |
+| question, source, axis, log_axis | str, bool | what it asks; where the paper does; key on x; is x logarithmic |
+| base, data, data_digest | str | the config its cells differ from; the images, and the hash of their content |
 | order, cell, is_default | int, str, bool | place in the table, name, whether it is the base config itself |
 | x | float | value on the study's axis, NaN where it has none |
 | seed, run | int, str | `train.seed`; fingerprint of the pretraining |
-| status, reason | str | finished, failed, killed, running or missing; why it failed |
+| status, reason | str | finished, failed, killed, running, missing or unreadable; why |
 | probe | str | linear, knn, or none for a study that is not probed |
 | top1, low, high | float | test top-1 in %, and its 95 % bootstrap interval over test images |
 | untrained, pixels | float | the same probe's top-1 on the untrained encoder and on raw pixels, % |
 | paper_linear, paper_finetune, paper_speedup | float | the paper's figures for the cell |
-| gflops, seconds, memory_mb, loss | float | per image and training step; of pretraining; its peak; its last |
+| gflops, tflop | float | per image and training step; of the whole pretraining, in 10^12 operations |
+| seconds, memory_mb, loss | float | of pretraining; its peak; its last |
+| commit, torch, device, command | str | of the pretraining: code, PyTorch, device's name, command line |
 """
 
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,40 +36,87 @@ COSTS = {
     "memory_mb": "cost/peak_memory_mb",
     "loss": "train/final_loss",
 }
-NUMBERS = ("x", "top1", "low", "high", "untrained", "pixels", *COSTS)
+SURROUNDINGS = {"commit": "mae.git_commit", "torch": "mae.torch", "device": "mae.device_name", "command": "mae.command"}
 PAPER = ("linear", "finetune", "speedup")
-TEXTS = ("study", "base", "cell", "run", "status", "reason", "probe")
+TYPES: dict[str, str] = {
+    **dict.fromkeys(("study", "study_id", "question", "source", "axis"), "str"),
+    "log_axis": "bool",
+    **dict.fromkeys(("base", "data", "data_digest"), "str"),
+    "order": "int64",
+    "cell": "str",
+    "is_default": "bool",
+    "x": "float64",
+    "seed": "int64",
+    **dict.fromkeys(("run", "status", "reason", "probe"), "str"),
+    **dict.fromkeys(("top1", "low", "high", "untrained", "pixels"), "float64"),
+    **dict.fromkeys((f"paper_{name}" for name in PAPER), "float64"),
+    **dict.fromkeys(("gflops", "tflop", "seconds", "memory_mb", "loss"), "float64"),
+    **dict.fromkeys(SURROUNDINGS, "str"),
+}
+"""The columns in order, with their types."""
+
+PRETRAINING = "pretrain"
 
 
-def study_frame(record: StudyRecord, runs_dir: Path) -> pd.DataFrame:
-    """Return the frame of one study; trials that are not finished have their status, reason and no numbers."""
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a trial: status and reason per stage (`pretrain` or a probe's kind), metrics and tags of all."""
+
+    stages: Mapping[str, tuple[str, str]]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+MISSING = Outcome({PRETRAINING: ("missing", "")})
+
+
+def tidy(record: StudyRecord, study_id: str, outcome_of: Callable[[TrialRecord], Outcome]) -> pd.DataFrame:
+    """Return the frame of one study; rows that are not finished have a status, a reason and no accuracy."""
     cells = {cell.name: (order, cell) for order, cell in enumerate(record.cells)}
     rows = []
     for trial in record.trials:
-        order, cell = cells[trial.cell]
-        for probe in trial.probes or {"none": ""}:
-            rows.append(_row(record, order, cell, trial, probe, runs_dir))
-    frame = pd.DataFrame(rows)
-    numbers = [*NUMBERS, *(f"paper_{name}" for name in PAPER)]
-    return frame.astype({**dict.fromkeys(numbers, "float64"), **dict.fromkeys(TEXTS, "str")})
+        outcome, (order, cell) = outcome_of(trial), cells[trial.cell]
+        for probe in trial.probes or ("none",):
+            rows.append({"study_id": study_id, "order": order} | _row(record, cell, trial, probe, outcome))
+    return pd.DataFrame(rows, columns=list(TYPES)).astype(TYPES)
 
 
-def _row(
-    record: StudyRecord, order: int, cell: CellRecord, trial: TrialRecord, probe: str, runs_dir: Path
-) -> dict[str, Any]:
-    run = RunDirectory(runs_dir / trial.fingerprint)
-    results = (run.result() or {}).get("metrics", {})
-    status, reason = status_of(run)
-    found: dict[str, float] = {}
-    if trial.probes:
-        place = RunDirectory(run.path / "probes" / trial.probes[probe])
-        found = (place.result() or {}).get("metrics", {})
-        if status == "finished" and not found:
-            status, reason = status_of(place)
+def study_frame(record: StudyRecord, runs_dir: Path, study_id: str = "") -> pd.DataFrame:
+    """Return the frame of one study from the run directories under `runs_dir`."""
+
+    @cache
+    def outcome(fingerprint: str, probes: tuple[tuple[str, str], ...]) -> Outcome:
+        return _outcome(RunDirectory(runs_dir / fingerprint), dict(probes))
+
+    return tidy(record, study_id or record.name, lambda trial: outcome(trial.fingerprint, tuple(trial.probes.items())))
+
+
+def _outcome(run: RunDirectory, probes: Mapping[str, str]) -> Outcome:
+    stages, metrics = {PRETRAINING: status_of(run)}, dict((run.result() or {}).get("metrics", {}))
+    for kind, name in probes.items():
+        place = RunDirectory(run.path / "probes" / name)
+        result = place.result()
+        stages[kind] = status_of(place) if result is None else ("finished", "")
+        metrics |= (result or {}).get("metrics", {})
+    record = run.read_record()
+    return Outcome(stages, metrics, record.tags if record else {})
+
+
+def _row(record: StudyRecord, cell: CellRecord, trial: TrialRecord, probe: str, outcome: Outcome) -> dict[str, Any]:
+    status, reason = outcome.stages[PRETRAINING]
+    metrics = outcome.metrics if status == "finished" else {}
+    if status == "finished" and trial.probes:
+        status, reason = outcome.stages.get(probe, ("missing", ""))
+        if status == "finished" and not math.isfinite(metrics.get(f"{probe}/top1", math.nan)):
+            status, reason = "failed", "its accuracy is not a number"
+    found = metrics if status == "finished" else {}
+    costs = {name: metrics.get(key) for name, key in COSTS.items()}
+    batch = cell.overrides.get("train.batch_size", record.config.get("train.batch_size", math.nan))
     return {
+        **{name: getattr(record, name) for name in ("question", "source", "axis", "log_axis", "base")},
         "study": record.name,
-        "base": record.base,
-        "order": order,
+        "data": record.data.get("source", ""),
+        "data_digest": record.data.get("digest", ""),
         "cell": cell.name,
         "is_default": cell.is_default,
         "x": cell.overrides.get(record.axis) if record.axis else None,
@@ -73,5 +128,7 @@ def _row(
         **{name: found.get(f"{probe}/{name}") for name in ("top1", "low", "high")},
         **{name: found.get(f"{probe}/{name}_top1") for name in ("untrained", "pixels")},
         **{f"paper_{name}": cell.paper.get(name) for name in PAPER},
-        **{name: results.get(key) for name, key in COSTS.items()},
+        **costs,
+        "tflop": (costs["gflops"] or math.nan) * metrics.get("cost/steps", math.nan) * batch / 1000,
+        **{name: outcome.tags.get(tag, "") for name, tag in SURROUNDINGS.items()},
     }

@@ -4,12 +4,22 @@ A difference counts only if it survives Holm's correction over all cells of its 
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 ALPHA = 0.05
 NAN = float("nan")
+
+
+class Contrast(NamedTuple):
+    """A weighted sum of means, the ends of its interval, and the p-value of its being 0."""
+
+    effect: float
+    low: float
+    high: float
+    p: float
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -23,10 +33,8 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 def welch(values: Sequence[float], reference: Sequence[float]) -> tuple[float, float]:
     """Return the difference of means and Welch's two-sided p-value, NaN where a side has fewer than two values."""
-    difference = float(np.mean(values) - np.mean(reference))
-    if min(len(values), len(reference)) < 2 or np.ptp(values) == np.ptp(reference) == 0:
-        return difference, NAN
-    return difference, float(stats.ttest_ind(values, reference, equal_var=False).pvalue)
+    result = contrast([values, reference], [1, -1])
+    return result.effect, result.p
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -52,3 +60,35 @@ def rank_agreement(measured: Sequence[float], published: Sequence[float]) -> tup
         return rho, NAN, NAN
     half = stats.norm.ppf(1 - ALPHA / 2) * np.sqrt((1 + rho**2 / 2) / (len(measured) - 3))
     return rho, float(np.tanh(np.arctanh(rho) - half)), float(np.tanh(np.arctanh(rho) + half))
+
+
+def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
+    """Say of each point whether it is on the front: no other is cheaper and as good, or better and as cheap."""
+    cost, value = np.asarray(costs, dtype=float), np.asarray(values, dtype=float)
+    better = (cost[:, None] <= cost) & (value[:, None] >= value) & ((cost[:, None] < cost) | (value[:, None] > value))
+    return [not column.any() for column in better.T]
+
+
+def contrast(groups: Sequence[Sequence[float]], weights: Sequence[float], level: float = 1 - ALPHA) -> Contrast:
+    """Return the weighted sum of group means with its interval and two-sided p-value of being 0.
+
+    Variances may differ: Welch's test is the case of two groups weighing 1 and -1 (Welch-Satterthwaite degrees of
+    freedom). Interval and p are NaN where a group has fewer than two values, or no group has any spread.
+    """
+    samples = [np.asarray(group, dtype=float) for group in groups]
+    weight = np.asarray(weights, dtype=float)
+    effect = float(weight @ [sample.mean() for sample in samples])
+    if min(map(len, samples)) < 2 or all(np.ptp(sample) == 0 for sample in samples):
+        return Contrast(effect, NAN, NAN, NAN)
+    sizes = np.array([len(sample) for sample in samples])
+    parts = weight**2 * np.array([sample.var(ddof=1) for sample in samples]) / sizes
+    error, freedom = np.sqrt(parts.sum()), parts.sum() ** 2 / (parts**2 / (sizes - 1)).sum()
+    half = float(stats.t.ppf((1 + level) / 2, freedom) * error)
+    return Contrast(effect, effect - half, effect + half, float(2 * stats.t.sf(abs(effect / error), freedom)))
+
+
+def trend(x: Sequence[float]) -> list[float]:
+    """Return the weights that make of means at places `x` the rise of their least-squares line over its length."""
+    centred = np.asarray(x, dtype=float) - np.mean(x)
+    weights: list[float] = (centred / (centred @ centred) * np.ptp(x)).tolist()
+    return weights

@@ -13,10 +13,10 @@ PROBES = {"linear": "linear", "knn": "k-NN"}
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per cell and probe of a study's frame.
 
-    Columns: order, cell, is_default, probe, paper_*, runs, failed, reason; mean, low, high (top-1 in %, 95 %: Student-t
-    over seeds; of a single seed the probe's bootstrap interval); difference from the default in points, p (Welch,
-    Holm-corrected over the cells), verdict (higher, lower, within noise, n/a or default); gflops, seconds, memory_mb as
-    means; time relative to the default.
+    Columns: study, order, cell, is_default, probe, paper_*, runs, failed, reason; mean, low, high (top-1 in %, 95 %:
+    Student-t over seeds; of a single seed the probe's bootstrap interval); difference from the default in points, p
+    (Welch, Holm-corrected over the cells), verdict (higher, lower, within noise, n/a or default); gflops, tflop,
+    seconds, memory_mb as means; time relative to the default.
     """
     summary = pd.DataFrame([row for _, part in frame.groupby("probe", sort=False) for row in _rows(part)])
     for _, part in summary.groupby("probe", sort=False):
@@ -38,6 +38,7 @@ def _rows(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
         if len(finished) and len(default) and not first["is_default"]:
             difference, p = welch(finished["top1"].tolist(), default["top1"].tolist())
         yield {
+            "study": first["study"],
             "order": order,
             "cell": cell,
             "is_default": bool(first["is_default"]),
@@ -52,6 +53,7 @@ def _rows(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "difference": difference,
             "p": p,
             "gflops": finished["gflops"].mean(),
+            "tflop": finished["tflop"].mean(),
             "seconds": finished["seconds"].mean(),
             "memory_mb": finished["memory_mb"].mean(),
             "time": finished["seconds"].mean() / default["seconds"].mean() if len(default) else float("nan"),
@@ -93,6 +95,37 @@ def baselines(frame: pd.DataFrame) -> list[str]:
     ]
 
 
+def heading(frame: pd.DataFrame) -> str:
+    """Return one study's question, and in brackets its name, where the paper asks it, and on what it was run."""
+    first = frame.iloc[0]
+    known = [first["study"], first["source"], f"{first['base']} on {first['data']}" if first["data"] else first["base"]]
+    return f"**{first['question'] or first['study']}** ({', '.join(filter(None, known))})"
+
+
+def remarks(frame: pd.DataFrame) -> list[str]:
+    """Return what has to be said about one study's table: agreement with the paper, baselines, and what is wrong."""
+    return [*agreement(summarise(frame)), *baselines(frame), *caveats(frame)]
+
+
+def caveats(frame: pd.DataFrame) -> list[str]:
+    """Return a sentence for each reason to read one study's table with care."""
+    trials = frame.drop_duplicates(["cell", "seed"])
+    lines = []
+    for status, part in frame[frame["status"] != "finished"].groupby("status"):
+        count = len(part.drop_duplicates(["cell", "seed"]))
+        reasons = ", ".join(dict.fromkeys(filter(None, part["reason"])))
+        lines.append(
+            f"{count} of {len(trials)} trainings {status}{f' ({reasons})' if reasons else ''}: not in any mean"
+        )
+    seeds = frame[frame["status"] == "finished"].groupby("cell")["seed"].nunique()
+    if len(seeds) and seeds.max() == 1:
+        lines.append("one seed: no test, no difference counts")
+    commits = [*dict.fromkeys(filter(None, trials["commit"]))]
+    if len(commits) > 1:
+        lines.append(f"trained by {len(commits)} versions of the code: {', '.join(commits)}")
+    return lines
+
+
 def display(summary: pd.DataFrame) -> pd.DataFrame:
     """Return the table as people read it: a row of text per cell, the default marked with *, empty columns left out."""
     rows = []
@@ -131,6 +164,17 @@ def _difference(row: dict[str, Any]) -> str:
     p = "<.001" if row["p"] < 0.001 else f"{row['p']:.3f}".removeprefix("0")
     sign = {"higher": "▲", "lower": "▼", "within noise": "≈"}[row["verdict"]]
     return f"{row['difference']:+.1f} {sign} p {p}"
+
+
+def speedups(done: pd.DataFrame) -> pd.Series:
+    """Return how many times faster each finished row of one study was pretrained than the mean of its reference cell.
+
+    The reference is the cell that has a speed-up of 1 in the paper, else the default; NaN if it has no result.
+    """
+    reference = done[done["paper_speedup"] == 1.0]
+    if reference.empty:
+        reference = done[done["is_default"]]
+    return reference["seconds"].mean() / done["seconds"]
 
 
 def _number(value: float, style: str) -> str:

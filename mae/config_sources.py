@@ -140,8 +140,13 @@ def _refuse_inert(config: Config, overrides: Overrides) -> None:
 
 
 def _file_overrides(file: Path) -> Overrides:
+    return flatten(read_toml(file))
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Return the tables of a TOML file; `UserError` if it cannot be read or is none."""
     try:
-        return flatten(tomllib.loads(file.read_text(encoding="utf-8")))
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"config file {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from mae.fingerprint import pretrain_fingerprint, probe_fingerprint
 from mae.image_files import decode
 from mae.interruption import Interrupted, Pruned, StoppableProgress, StopRequest
 from mae.model import build_encoder
+from mae.objective import MaskedReconstruction
 from mae.pretraining import Pretraining, pretrain, steps_per_epoch
 from mae.probing import Setup, probe_all, subjects
 from mae.progress import Progress
@@ -149,18 +151,24 @@ def stored_config(run: RunDirectory, settings: tuple[str, ...], changeable: tupl
     return config
 
 
-def draw_reconstructions(run: RunDirectory, config: Config, files: list[Path], to: Path, work: Workplace) -> None:
-    """Write a PNG of image files, or of the first test images, as a finished run reconstructs them under `config`."""
+def load_objective(run: RunDirectory, config: Config, work: Workplace) -> tuple[ImageData, MaskedReconstruction]:
+    """Return the data and the whole trained autoencoder of a finished pretraining; `RunError` without a checkpoint."""
     data = _data_of(run, config, work)
     if (saved := checkpoints.latest(run.checkpoints)) is None:
         raise RunError(f"{run.path} has no checkpoint, and the encoder alone cannot reconstruct; pretrain again")
-    images = [torch.tensor(decode(file, config.data.stored, config.data.channels)) for file in files]
     pretraining = Pretraining(config, data, work.device)
     pretraining.restore(saved)
+    return data, pretraining.objective
+
+
+def draw_reconstructions(run: RunDirectory, config: Config, files: list[Path], to: Path, work: Workplace) -> None:
+    """Write a PNG of image files, or of the first test images, as a finished run reconstructs them under `config`."""
+    data, objective = load_objective(run, config, work)
+    images = [torch.tensor(decode(file, config.data.stored, config.data.channels)) for file in files]
     if not to.parent.is_dir():
         raise UserError(f"--to {to}: there is no folder {to.parent}")
     chosen = torch.stack(images) if images else shown_images(data)
-    draw_grid(pretraining.objective, centre(chosen, config.data), data, to, work.device)
+    draw_grid(objective, centre(chosen, config.data), data, to, work.device)
 
 
 def environment(device: torch.device, processes: Processes) -> dict[str, Any]:
@@ -171,7 +179,7 @@ def environment(device: torch.device, processes: Processes) -> dict[str, Any]:
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join([Path(sys.argv[0]).name.replace("cli.py", "mae-cli"), *sys.argv[1:]]),
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -207,7 +215,9 @@ def _git_commit() -> str:
 def _stage(run: RunDirectory, record: Record, config: Config, work: Workplace) -> Iterator[None]:
     """Hold a stage's directory, say in it what it is, and track it; the record ends before the last delivery."""
     surroundings = environment(work.device, work.processes)
-    tags = {f"mae.{name}": str(surroundings[name]) for name in ("git_commit", "device_name", "torch", "host")}
+    tags = {
+        f"mae.{name}": str(surroundings[name]) for name in ("git_commit", "device_name", "torch", "host", "command")
+    }
     record = record.model_copy(update={"tags": tags})
     with run.locked():
         run.write_text("config.toml", to_toml(config))

@@ -199,10 +199,15 @@ def _flush_folder(folder: Path) -> None:
 
 
 def status_of(run: RunDirectory) -> tuple[str, str]:
-    """Return a stage's status and its reason: `killed` if its process died, `missing` if it was never begun."""
+    """Return a stage's status and its reason.
+
+    Beside those of `Status`: `killed` if its process died, `missing` if it was never begun, `unreadable` if another
+    version of the program wrote its record.
+    """
     record = run.read_record()
     if record is None:
-        return "missing", ""
+        there = (run.path / "record.json").exists()
+        return ("unreadable", "written by another version of mae-cli") if there else ("missing", "")
     if record.status == "running" and not run.is_locked():
         return "killed", "its process died"
     return record.status, record.reason
@@ -234,16 +239,16 @@ def find_run(runs_dir: Path, prefix: str) -> RunDirectory:
 
 
 def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
-    """Return one row per pretraining, newest first: run, name, status, seconds, metrics of it and its probes."""
-    rows = []
-    for run in find_runs(runs_dir):
-        record = run.read_record()
-        assert record is not None  # find_runs leaves out what has none
-        metrics: dict[str, float] = {}
-        for place in [run, *probes_of(run)]:
-            metrics |= (place.result() or {}).get("metrics", {})
-        status = status_of(run)[0]
-        rows.append(
-            {"run": run.path.name, "name": record.name, "status": status, "seconds": record.seconds, "metrics": metrics}
-        )
-    return rows
+    """Return one row per pretraining, newest first: see `run_row`."""
+    return [run_row(run) for run in find_runs(runs_dir)]
+
+
+def run_row(run: RunDirectory) -> dict[str, Any]:
+    """Return what there is to say about a pretraining: run, name, status, seconds, metrics of it and its probes."""
+    record = run.read_record()
+    assert record is not None  # find_runs leaves out what has none
+    metrics: dict[str, float] = {}
+    for place in [run, *probes_of(run)]:
+        metrics |= (place.result() or {}).get("metrics", {})
+    status = status_of(run)[0]
+    return {"run": run.path.name, "name": record.name, "status": status, "seconds": record.seconds, "metrics": metrics}

@@ -4,15 +4,20 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from urllib.parse import urlencode
 
+from mae.errors import UserError
 from mae.nested_tracking import Child, Parent, deliver_parent, status_of_stages
 from mae.run_directory import RunDirectory, status_of
 from mae.study_record import find_studies, read_study
 from mae.sweep_record import SweepRecord, SweepTrial, find_sweeps, read_sweep
-from mae.tracking import EXPERIMENT, NONE, Tracker
+from mae.tracking import EXPERIMENT, NONE, Tracker, open_store
 
 STUDY_WAIT = 60.0
 """Most seconds that the last delivery may hold up the end of a study: tables and figures have just been made."""
+
+COMPARED = 100
+"""Most trials in a link: a browser's address has an end, and so has what fits on a page."""
 
 SWEEP_STATES = {"complete": "finished", "pruned": "pruned", "failed": "failed", "running": "running"}
 
@@ -34,6 +39,31 @@ def tracked_sweep(
 ) -> AbstractContextManager[object]:
     """Do the same for a sweep."""
     return _tracked([(deliver_sweep, directory)], uri, runs_dir, say)
+
+
+def study_page(uri: str, study: str) -> str:
+    """Return the fragment of the MLflow page that compares the trials of a study's newest run.
+
+    `study` is its name or its folder's; `UserError` if the store has no such study, or fewer than two trials of it.
+    """
+    client = open_store(uri)
+    experiments = [each for each in client.search_experiments() if each.name.startswith(study_experiment(""))]
+    identifiers = [each.experiment_id for each in experiments]
+    parents = client.search_runs(identifiers, "tags.`mae.stage` = 'study'") if identifiers else []
+    names = {run.info.run_id: (run.data.tags["study"], run.data.tags.get("mae.study_id")) for run in parents}
+    parent = next((run for run in parents if study in names[run.info.run_id]), None)
+    if parent is None:
+        known = ", ".join(dict.fromkeys(name for name, _ in names.values())) or "none"
+        raise UserError(f"--study {study}: MLflow has no such study; it has: {known}")
+    child_of = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    children = client.search_runs([parent.info.experiment_id], child_of, order_by=["attributes.start_time ASC"])
+    if len(children) < 2:
+        raise UserError(
+            f"--study {study}: {len(children)} of its trainings have ended; there is nothing to compare yet"
+        )
+    runs = json.dumps([run.info.run_id for run in children[:COMPARED]])
+    experiment = json.dumps([parent.info.experiment_id])
+    return f"#/compare-runs?{urlencode({'runs': runs, 'experiments': experiment, 'workflowType': 'machine_learning'})}"
 
 
 def deliver_studies(runs_dir: Path, uri: str) -> int:

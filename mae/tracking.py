@@ -167,16 +167,22 @@ def deliver(run: RunDirectory, uri: str, runs_dir: Path) -> str:
     return str(state["run_id"])
 
 
-def connect(uri: str, runs_dir: Path, name: str = EXPERIMENT) -> tuple[Any, Any]:
-    """Return a client and the experiment `name`, made if needed: by one process at a time, or a fresh store breaks."""
+def open_store(uri: str) -> Any:
+    """Return a client that answers or fails within seconds."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the next delivery is the retry
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table it makes
+    return MlflowClient(tracking_uri=uri)
+
+
+def connect(uri: str, runs_dir: Path, name: str = EXPERIMENT) -> tuple[Any, Any]:
+    """Return a client and the experiment `name`, made if needed: by one process at a time, or a fresh store breaks."""
     with one_at_a_time(runs_dir):
-        client = MlflowClient(tracking_uri=uri)
+        client = open_store(uri)
         if (experiment := client.get_experiment_by_name(name)) is not None:
             return client, experiment
         # Left alone, artifacts of a database store would land in whatever folder the command ran in.

@@ -1,0 +1,47 @@
+"""What the models of a study's cells make of the same images; needs the checkpoints in the run directories."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from analysis.figures import Pictures
+from mae.augmentation import centre
+from mae.checkpoints import latest
+from mae.draws import generator
+from mae.interruption import StopRequest
+from mae.pipeline import Workplace, load_objective, stored_config
+from mae.progress import Silent
+from mae.reconstruction import reconstruct, shown_images
+from mae.run_directory import RunDirectory
+from mae.tracking import NONE
+
+IMAGES = 3
+"""How many of the test images that runs draw are shown."""
+
+
+def reconstruct_cells(frame: pd.DataFrame, runs_dir: Path) -> tuple[np.ndarray, dict[str, Pictures]]:
+    """Return test images (n, H, W, C), and what each cell's first finished seed makes of them under its own mask.
+
+    Cells without a checkpoint are left out.
+    """
+    work = Workplace(runs_dir, NONE, torch.device("cpu"), Silent(), StopRequest())
+    done = frame[frame["status"] == "finished"].sort_values(["order", "seed"])
+    originals, cells = np.empty((0, 0, 0, 0)), {}
+    for cell, trials in done.groupby("cell", sort=False):
+        run = RunDirectory(runs_dir / str(trials["run"].iloc[0]))
+        if latest(run.checkpoints) is None:
+            continue
+        config = stored_config(run, (), ())
+        data, objective = load_objective(run, config, work)
+        images = centre(shown_images(data)[:IMAGES], config.data)
+        order = objective.sample(generator(config.train.seed, "picture"), len(images))
+        originals = _channels_last(images)
+        masked, completed = reconstruct(objective, images, order, data)
+        cells[str(cell)] = (_channels_last(masked), _channels_last(completed))
+    return originals, cells
+
+
+def _channels_last(images: torch.Tensor) -> np.ndarray:
+    return images.permute(0, 2, 3, 1).numpy()
