@@ -209,9 +209,13 @@ def _embedded(picture: Picture) -> str:
 
 
 def _write_pdf(html: str, to: Path) -> None:
+    from PIL import ImageFile
+
+    strict = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         from weasyprint import HTML
     except (ImportError, OSError) as error:  # OSError where its library Pango is missing
         raise UserError(f"PDF needs WeasyPrint: pip install 'mae-cli[pdf]' ({error}); or print the HTML") from None
+    ImageFile.LOAD_TRUNCATED_IMAGES = strict  # WeasyPrint would have half an image pass for a whole one everywhere
     with replacing(to) as temporary:
         HTML(string=html).write_pdf(temporary)

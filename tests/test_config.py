@@ -37,7 +37,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("model.encoder.heads=5", ["model.encoder.heads=5", "divisor of dim=64"]),
         ("model.encoder.depth=0", ["model.encoder.depth=0", "1"]),
         ("train.epochs=true", ["train.epochs=True", "integer"]),
-        ("train.warmup_epochs=200", ["train.warmup_epochs=200", "at most epochs=100"]),
+        ("train.warmup_epochs=200", ["train.warmup_epochs=200", "at most epochs=40"]),
         ("train.base_lr=nan", ["train.base_lr=nan", "finite"]),
         ("mask=1", ["mask is a table", "mask.ratio"]),
         ("loss.visible_weight=0.2", ["loss.visible_weight", "loss.region=weighted"]),

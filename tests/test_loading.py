@@ -7,6 +7,7 @@ from pandas.testing import assert_frame_equal
 
 from analysis.frame import TYPES
 from analysis.loading import export, from_files, from_mlflow, from_runs, select
+from mae.config import Config
 from mae.errors import UserError
 from mae.run_directory import RunDirectory
 from mae.study_tracking import deliver_study
@@ -57,7 +58,7 @@ def test_every_column_is_documented_and_typed() -> None:
 
 
 def test_compute_is_flops_of_all_images() -> None:
-    assert study_frame_of(MASK_RATIO)["tflop"].unique() == pytest.approx([0.5 * 100 * 64 / 1000])
+    assert study_frame_of(MASK_RATIO)["tflop"].unique() == pytest.approx([0.5 * 100 * Config().train.batch_size / 1000])
 
 
 def test_an_accuracy_that_is_not_a_number_is_a_marked_row() -> None:
