@@ -6,6 +6,8 @@ HTML, printed.
 
 import base64
 import io
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,13 +211,10 @@ def _embedded(picture: Picture) -> str:
 
 
 def _write_pdf(html: str, to: Path) -> None:
-    from PIL import ImageFile
-
-    strict = ImageFile.LOAD_TRUNCATED_IMAGES
-    try:
-        from weasyprint import HTML
-    except (ImportError, OSError) as error:  # OSError where its library Pango is missing
-        raise UserError(f"PDF needs WeasyPrint: pip install 'mae-cli[pdf]' ({error}); or print the HTML") from None
-    ImageFile.LOAD_TRUNCATED_IMAGES = strict  # WeasyPrint would have half an image pass for a whole one everywhere
+    """In a process of its own: once imported, WeasyPrint has PIL pass half an image for a whole one."""
     with replacing(to) as temporary:
-        HTML(string=html).write_pdf(temporary)
+        command = [sys.executable, "-m", "weasyprint", "--quiet", "-", str(temporary)]
+        done = subprocess.run(command, input=html, capture_output=True, text=True)
+        if done.returncode:  # it, or its library Pango, is missing
+            reason = done.stderr.strip().splitlines()[-1]
+            raise UserError(f"PDF needs WeasyPrint: pip install 'mae-cli[pdf]' ({reason}); or print the HTML")
