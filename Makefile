@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint
 
 demo: .venv/installed
-	$(BIN)/mae-cli ablate mask-ratio --workers 2
+	$(BIN)/mae-cli ablate mask-ratio --set train.epochs=25 --workers 2
 
 test: .venv/installed
 	$(BIN)/pytest
