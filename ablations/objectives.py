@@ -56,7 +56,7 @@ def choose_objectives(text: str, base: Config) -> tuple[Objective, ...]:
 def measure(objectives: tuple[Objective, ...], job: Job, runs_dir: Path) -> list[float]:
     """Return the objectives' values of a finished job; `UserError` naming one that it has not measured."""
     run = RunDirectory(runs_dir / job.fingerprint)
-    places = [run, *(RunDirectory(run.path / "probes" / job.probe_name(kind)) for kind in job.kinds)]
+    places = [run, *(run.probe(job.probe_name(kind)) for kind in job.kinds)]
     known: dict[str, Any] = {}
     for point in run.read_metrics():
         known |= point["metrics"]

@@ -38,9 +38,9 @@ class Job:
 
     def is_done(self, runs_dir: Path) -> bool:
         """Say whether the pretraining and every probe have their results."""
-        run = runs_dir / self.fingerprint
-        places = [run, *(run / "probes" / self.probe_name(kind) for kind in self.kinds)]
-        return all((place / "result.json").exists() for place in places)
+        run = RunDirectory(runs_dir / self.fingerprint)
+        places = [run, *(run.probe(self.probe_name(kind)) for kind in self.kinds)]
+        return all((place.path / "result.json").exists() for place in places)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mae.run_directory import RunDirectory
+from mae.run_directory import ONLINE, RunDirectory
 
 POINTS = 200
 """Most points of a run that are kept: more cannot be told apart in a figure."""
@@ -35,11 +35,11 @@ def read_curves(frame: pd.DataFrame, runs_dir: Path) -> pd.DataFrame:
         each = -(-len(curve) // POINTS)
         for index, point in enumerate(curve):
             metrics = point["metrics"]
-            if index % each == 0 or index == len(curve) - 1 or "online/knn_top1" in metrics:
+            if index % each == 0 or index == len(curve) - 1 or ONLINE in metrics:
                 rows.append(
                     {name: trial[name] for name in ("study_id", "order", "cell", "seed")}
                     | {"step": point["step"], "epoch": metrics.get("train/epoch"), "loss": metrics.get("train/loss")}
-                    | {"online_knn": metrics.get("online/knn_top1")}
+                    | {"online_knn": metrics.get(ONLINE)}
                 )
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 

@@ -94,7 +94,7 @@ def study_frame(record: StudyRecord, runs_dir: Path, study_id: str = "") -> pd.D
 def _outcome(run: RunDirectory, probes: Mapping[str, str]) -> Outcome:
     stages, metrics = {PRETRAINING: status_of(run)}, dict((run.result() or {}).get("metrics", {}))
     for kind, name in probes.items():
-        place = RunDirectory(run.path / "probes" / name)
+        place = run.probe(name)
         result = place.result()
         stages[kind] = status_of(place) if result is None else ("finished", "")
         metrics |= (result or {}).get("metrics", {})

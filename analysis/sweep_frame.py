@@ -74,7 +74,7 @@ def _row(record: SweepRecord, trial: SweepTrial, runs_dir: Path) -> dict[str, An
     run = RunDirectory(runs_dir / trial.run) if trial.run else None
     tested: dict[str, float] = {}
     for name in trial.probes.values() if run else ():
-        found = (RunDirectory(run.path / "probes" / name).result() or {}).get("metrics", {})  # type: ignore[union-attr]
+        found = (run.probe(name).result() or {}).get("metrics", {})  # type: ignore[union-attr]
         tested |= {key: value for key, value in found.items() if key.split("/")[1] in ("top1", "low", "high")}
     values = trial.values or [float("nan")] * len(record.objectives)
     return {

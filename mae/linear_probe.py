@@ -1,7 +1,6 @@
 """Linear probes on frozen features, batch norm without affine before the classifier (appendix A.1, Table 10)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -40,25 +39,32 @@ def fit_logistic(
         # Cross-entropy curves by p (1 - p) of a class's probability times the variance; p = 1 / classes at first.
         curvature = variances.clamp(min=0) * (classes - 1) / classes**2 + penalty
         units = (curvature + 1e-6 * curvature.max()).rsqrt()
-        place = torch.cat([weights[:, :-1] @ axes / units, weights[:, -1:]], dim=1).requires_grad_()
-        optimizer = torch.optim.LBFGS(
-            [place], max_iter=300, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
-        )
-
-        def moved(place: Tensor = place, units: Tensor = units) -> Tensor:
-            return torch.cat([place[:, :-1] * units @ axes.T, place[:, -1:]], dim=1)
-
-        def closure(penalty: float = penalty, optimizer: Any = optimizer, moved: Any = moved) -> Tensor:
-            task.advance(0)  # a fit on raw pixels takes a minute, and whoever wants to stop it waits
-            optimizer.zero_grad()
-            weights = moved()
-            loss = F.cross_entropy(scores(weights, features), labels) + penalty / 2 * weights[:, :-1].square().sum()
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
-        weights = moved().detach()
+        weights = _minimise(weights, features, labels, penalty, axes, units, task)
         yield weights
+
+
+def _minimise(
+    weights: Tensor, features: Tensor, labels: Tensor, penalty: float, axes: Tensor, units: Tensor, task: Task
+) -> Tensor:
+    """Return the weights of least loss, from `weights` on; steps are along `axes` (D, D, columns) in `units` (D,)."""
+    place = torch.cat([weights[:, :-1] @ axes / units, weights[:, -1:]], dim=1).requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [place], max_iter=300, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+    )
+
+    def here() -> Tensor:
+        return torch.cat([place[:, :-1] * units @ axes.T, place[:, -1:]], dim=1)
+
+    def closure() -> Tensor:
+        task.advance(0)  # a fit on raw pixels takes a minute, and whoever wants to stop it waits
+        optimizer.zero_grad()
+        weights = here()
+        loss = F.cross_entropy(scores(weights, features), labels) + penalty / 2 * weights[:, :-1].square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return here().detach()
 
 
 def scores(weights: Tensor, features: Tensor) -> Tensor:

@@ -115,15 +115,13 @@ def _deliver_child(client: Any, experiment: Any, child: Child, state: dict[str, 
     else:
         client.log_batch(run_id, params=[Param(key, printable(str(value))) for key, value in child.params.items()])
     client.log_batch(run_id, metrics=[Metric(name, value, 0, 0) for name, value in child.metrics.items()])
-    for run in [
-        *child.stages[1:],
-        *child.stages[:1],
-    ]:  # accuracy first: MLflow's compare page opens with what came first
+    pretraining, probes = child.stages[:1], child.stages[1:]
+    for run in [*probes, *pretraining]:  # accuracy first: MLflow's compare page opens with what came first
         if run.result() is not None:
             send_result(client, run, run_id)
         if "mae.reason" not in tags and (reason := status_of(run)[1]):
             client.set_tag(run_id, "mae.reason", printable(reason))
-    for run in child.stages[:1]:
+    for run in pretraining:
         for _ in send_curves(client, run, run_id):
             pass
     client.set_terminated(run_id, STATUSES[child.status])

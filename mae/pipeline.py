@@ -117,7 +117,7 @@ def run_probes(run: RunDirectory, config: Config, work: Workplace) -> dict[str, 
 
 def probe_directory(run: RunDirectory, config: Config, kind: ProbeKind) -> RunDirectory:
     """Return where a probe of `run` is kept."""
-    return RunDirectory(run.path / "probes" / f"{kind}-{probe_fingerprint(config, kind, run.path.name)}")
+    return run.probe(f"{kind}-{probe_fingerprint(config, kind, run.path.name)}")
 
 
 def load_encoder(run: RunDirectory, config: Config, work: Workplace) -> tuple[ImageData, torch.nn.Module]:

@@ -64,6 +64,10 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.pictures = path / "pictures"
 
+    def probe(self, name: str) -> "RunDirectory":
+        """Return the directory of a probe of this pretraining."""
+        return RunDirectory(self.path / "probes" / name)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold this directory, making it if needed; `Busy` if another process works on it."""
