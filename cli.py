@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ablations.executor import Executor
     from mae.config import Config
     from mae.pipeline import Workplace
 
@@ -30,6 +31,10 @@ FromMlflow = Annotated[bool, typer.Option("--mlflow", help="Read the MLflow stor
 Results = Annotated[
     list[Path] | None, typer.Option("--results", help="Read exported files, or folders of them, not runs. Repeatable.")
 ]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Trainings at a time.")]
+PerGpu = Annotated[int, typer.Option("--per-gpu", min=1, help="Trainings at a time on one GPU.")]
+ExecutorKind = Annotated[Literal["local", "ray"], typer.Option("--executor", help="This machine, or a Ray cluster.")]
+Address = Annotated[str | None, typer.Option("--address", help="The Ray cluster's; `auto` for the one around here.")]
 Run = Annotated[str, typer.Argument(help="(The start of) a run's fingerprint; see `mae-cli runs`.")]
 
 
@@ -231,8 +236,10 @@ def ablate(
     axis: Annotated[list[str] | None, typer.Option("--axis", help="key=value,value; several: their product.")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings per cell; 3 or more are recommended.")] = 1,
     probes: Annotated[str | None, typer.Option("--probe", help="linear, knn or both with a comma.")] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Trainings at a time.")] = None,
-    per_gpu: Annotated[int, typer.Option("--per-gpu", min=1, help="Trainings at a time on one GPU.")] = 1,
+    workers: Workers = None,
+    per_gpu: PerGpu = 1,
+    executor: ExecutorKind = "local",
+    address: Address = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="Train this cell only. Repeatable.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what it would cost, and train nothing.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")] = False,
@@ -240,6 +247,7 @@ def ablate(
     """Run an ablation study: train and probe what is missing, print its table beside the paper's figures."""
     from ablations.run_studies import choose_studies, make_plans, run_plans, underway
 
+    who = _executor(options, workers, per_gpu, executor, address)
     base = options.resolve(*_kinds(probes.split(",") if probes else None))
     if name == "list":
         _list_studies(options, output, base, seeds)
@@ -247,10 +255,10 @@ def ablate(
     studies = choose_studies(name, file, axis or [])
     plans = make_plans(studies, base, seeds, options.runs_dir, only or [], _progress(output))
     if dry_run:
-        _print_forecast(plans, options, workers, per_gpu, output)
+        _print_forecast(plans, options, who, output)
         return
     with underway(plans, options.store, output.console):
-        failures = run_plans(plans, options.device, workers, per_gpu, fail_fast, output.console)
+        failures = run_plans(plans, who, fail_fast, output.console)
         output.result({"studies": _print_studies(plans, options.runs_dir, output)})
     if failures:
         raise typer.Exit(1)
@@ -274,20 +282,23 @@ def sweep(
     storage: Annotated[
         str | None, typer.Option("--storage", help="URL of Optuna's storage. By default SQLite in the runs folder.")
     ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Trainings at a time.")] = None,
-    per_gpu: Annotated[int, typer.Option("--per-gpu", min=1, help="Trainings at a time on one GPU.")] = 1,
+    workers: Workers = None,
+    per_gpu: PerGpu = 1,
+    executor: ExecutorKind = "local",
+    address: Address = None,
     seeds_top: Annotated[int, typer.Option("--seeds-top", min=0, help="Train the best N with more seeds.")] = 0,
     seeds: Annotated[int, typer.Option("--seeds", min=2, help="With --seeds-top: trainings per config.")] = 3,
 ) -> None:
     """Search a space with Optuna for the best probe accuracy; the same command continues."""
     from ablations.run_sweep import Wishes, make_sweep, run_sweep, sweep_underway
 
+    who = _executor(options, workers, per_gpu, executor, address)
     wishes = Wishes(
         trials, timeout, space, options.set_keys, sampler, pruner, objective, name, storage, seeds_top, seeds
     )
     asked = make_sweep(wishes, options.resolve(), options.runs_dir, _progress(output))
     with sweep_underway(asked, options.store, output.console) as directory:
-        record, plan = run_sweep(asked, wishes, directory, options.device, workers, per_gpu, output.console)
+        record, plan = run_sweep(asked, wishes, directory, who, output.console)
         _print_sweep(record, plan, directory, output)
     if not any(trial.state == "complete" for trial in record.trials):
         raise typer.Exit(1)
@@ -491,16 +502,25 @@ def _list_studies(options: Options, output: Output, base: "Config", seeds: int) 
     output.result({"studies": rows})
 
 
-def _print_forecast(plans: Any, options: Options, workers: int | None, per_gpu: int, output: Output) -> None:
+def _executor(options: Options, workers: int | None, per_gpu: int, kind: Any, address: str | None) -> "Executor":
+    from ablations.executor import Executor
+
+    return Executor(options.device, workers, per_gpu, kind, address)
+
+
+def _print_forecast(plans: Any, options: Options, who: "Executor", output: Output) -> None:
     from ablations.crew import places
     from ablations.forecast import forecast
     from ablations.plan import all_jobs
+    from mae.errors import UserError
     from mae.pipeline import choose_device
     from mae.progress import duration
 
     jobs = all_jobs(plans)
     missing = [job for job in jobs if not job.is_done(options.runs_dir)]
-    where = places(options.device, workers, per_gpu, options.runs_dir)
+    if who.kind != "local":
+        raise UserError("--dry-run measures on this machine: give --workers N and leave --executor out")
+    where = places(who.device, who.workers, who.per_gpu, options.runs_dir)
     costs = forecast(missing, choose_device(where[0].device), where[0].threads, _progress(output))
     table = Table("training", "GFLOPs", "time", "disk MB", box=SIMPLE_HEAD)
     for cost in costs:

@@ -1,13 +1,13 @@
-"""A crew of worker processes on this machine: places, and on each at most one job in a process of its own."""
+"""A crew: places, and on each at most one job in a process of its own. `LocalCrew` has its places on this machine."""
 
 import multiprocessing
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Protocol
 
 from ablations.plan import Job
 from ablations.worker import Place, Report, work
@@ -27,6 +27,7 @@ class _Worker:
 def places(device: str, workers: int | None, per_gpu: int, runs_dir: Path) -> list[Place]:
     """Return one place per worker: GPUs shared out in turn, `per_gpu` workers each; CPU threads split evenly."""
     import torch
+    from joblib import cpu_count  # heeds affinity and a container's share of the cores
 
     if device == "auto" and torch.cuda.is_available():
         devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
@@ -36,23 +37,44 @@ def places(device: str, workers: int | None, per_gpu: int, runs_dir: Path) -> li
     count = workers or len(slots)
     if devices[0].startswith("cuda") and count > len(slots):
         raise UserError(f"--workers {count}: {len(devices)} GPU(s) take {len(slots)} worker(s); raise --per-gpu")
-    threads = max(1, (os.cpu_count() or 1) // count)
+    threads = max(1, cpu_count() // count)
     return [Place(runs_dir, slots[index % len(slots)], threads) for index in range(count)]
 
 
-class Crew:
+class Crew(Protocol):
     """Starts jobs on free places and hears what becomes of them; a place is known by its number."""
 
-    def __init__(self, where: Sequence[Place]) -> None:
-        self.where = where
-        self.workers: dict[int, _Worker] = {}
+    size: int
+    """How many places there are."""
 
     def free(self) -> list[int]:
         """Return the places that have no job."""
-        return [place for place in range(len(self.where)) if place not in self.workers]
 
     def start(self, place: int, job: Job) -> None:
         """Start a job on a free place."""
+
+    def hear(self) -> list[tuple[int, Report]]:
+        """Wait a moment; return what came, by place. One that has sent its last report is free by then."""
+
+    def answer(self, place: int, prune: str) -> None:
+        """Answer `evaluated`: go on, or, with a reason to `prune`, save and end."""
+
+    def stop(self) -> None:
+        """Ask every worker to save and end, and wait for that."""
+
+
+class LocalCrew:
+    """A `Crew` of processes on this machine."""
+
+    def __init__(self, where: Sequence[Place]) -> None:
+        self.where = where
+        self.size = len(where)
+        self.workers: dict[int, _Worker] = {}
+
+    def free(self) -> list[int]:
+        return [place for place in range(self.size) if place not in self.workers]
+
+    def start(self, place: int, job: Job) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["ablations.worker"])
         ours, theirs = context.Pipe()
@@ -62,7 +84,6 @@ class Crew:
         self.workers[place] = _Worker(process, ours)
 
     def hear(self) -> list[tuple[int, Report]]:
-        """Wait a moment; return what came, by place. One that has sent its last report is free by then."""
         if not self.workers:  # whoever asks waits for something else
             time.sleep(HEAR_SECONDS)
             return []
@@ -80,14 +101,12 @@ class Crew:
         return heard
 
     def answer(self, place: int, prune: str) -> None:
-        """Answer `evaluated`: go on, or, with a reason to `prune`, save and end."""
         try:
             self.workers[place].pipe.send(prune)
         except (BrokenPipeError, ConnectionResetError):
             return  # it has died, and `hear` will say so
 
     def stop(self) -> None:
-        """Ask every worker to save and end, and wait for that."""
         for worker in self.workers.values():
             worker.process.terminate()
         for worker in self.workers.values():

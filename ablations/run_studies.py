@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ablations.executor import Executor
 from ablations.plan import Digests, Plan, all_jobs, make_plan
 from ablations.studies import STUDIES
 from ablations.study import Study, product, read_study
@@ -67,9 +68,7 @@ def underway(plans: Sequence[Plan], uri: str, console: Console) -> Iterator[None
         yield
 
 
-def run_plans(
-    plans: Sequence[Plan], device: str, workers: int | None, per_gpu: int, fail_fast: bool, console: Console
-) -> dict[str, str]:
+def run_plans(plans: Sequence[Plan], executor: Executor, fail_fast: bool, console: Console) -> dict[str, str]:
     """Train and probe what the plans miss; return the reasons of failed jobs by fingerprint."""
     jobs, runs_dir = all_jobs(plans), _runs_dir(plans)
     missing = [job for job in jobs if not job.is_done(runs_dir)]
@@ -77,7 +76,6 @@ def run_plans(
     if not missing:
         return {}
     # Heavy imports from here on: a study that is finished answers at once.
-    from ablations.crew import Crew, places
     from ablations.driver import Driver, work_off
     from ablations.live_view import LiveView
     from mae.data import load_data
@@ -85,9 +83,12 @@ def run_plans(
 
     for config in {job.config.data: job.config for job in missing}.values():
         load_data(config.data, config.run, ConsoleProgress(console))  # decoded once, before any worker needs it
-    where = places(device, workers, per_gpu, runs_dir)
-    with stop_on_signals() as stop, LiveView(console, len(missing), len(where)) as view:
-        return work_off(missing, Driver(Crew(where), runs_dir, view), stop, fail_fast)
+    with (
+        executor.crew(runs_dir) as crew,
+        stop_on_signals() as stop,
+        LiveView(console, len(missing), crew.size) as view,
+    ):
+        return work_off(missing, Driver(crew, runs_dir, view), stop, fail_fast)
 
 
 def _runs_dir(plans: Sequence[Plan]) -> Path:

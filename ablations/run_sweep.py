@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 from rich.console import Console
 
+from ablations.executor import Executor
 from ablations.mirrored_storage import MirroredStorage
 from ablations.objectives import choose_objectives, measure
 from ablations.plan import Plan, make_plan
@@ -98,9 +99,7 @@ def run_sweep(
     sweep: Sweep,
     wishes: Wishes,
     directory: RunDirectory,
-    device: str,
-    workers: int | None,
-    per_gpu: int,
+    executor: Executor,
     console: Console,
 ) -> tuple[SweepRecord, Plan]:
     """Ask and tell until all trials are told, then train what the comparison with the default misses.
@@ -112,10 +111,10 @@ def run_sweep(
         study = prepare_study(sweep, storage)
         record = KeptRecord(sweep, study, directory)
         record.write()
-        _ask_and_tell(sweep, study, wishes, device, workers, per_gpu, record, console)
+        _ask_and_tell(sweep, study, wishes, executor, record, console)
         plan = plan_comparison(sweep, sweep_trials(study), wishes)
         plan.directory.write_text("study.json", plan.record.model_dump_json(indent=2) + "\n")
-        run_plans([plan], device, workers, per_gpu, False, console)
+        run_plans([plan], executor, False, console)
         values = compared_values(sweep, plan)
         choose = max if sweep.objectives[0].direction == "maximize" else min
         best = choose(values, key=lambda cell: fmean(values[cell]), default="")
@@ -196,9 +195,7 @@ def _ask_and_tell(
     sweep: Sweep,
     study: optuna.Study,
     wishes: Wishes,
-    device: str,
-    workers: int | None,
-    per_gpu: int,
+    executor: Executor,
     record: "KeptRecord",
     console: Console,
 ) -> None:
@@ -208,16 +205,17 @@ def _ask_and_tell(
     if told >= wishes.trials and not unfinished:
         return
     # Heavy imports from here on: a sweep that is finished answers at once.
-    from ablations.crew import Crew, places
     from ablations.driver import Driver
     from ablations.live_view import LiveView
     from mae.data import load_data
     from mae.interruption import stop_on_signals
 
     load_data(sweep.base.data, sweep.base.run, ConsoleProgress(console))
-    where = places(device, workers, per_gpu, sweep.runs_dir)
-    crew = Crew(where)
-    with stop_on_signals() as stop, LiveView(console, wishes.trials - told, len(where)) as view:
+    with (
+        executor.crew(sweep.runs_dir) as crew,
+        stop_on_signals() as stop,
+        LiveView(console, wishes.trials - told, crew.size) as view,
+    ):
         try:
             AskAndTell(sweep, study, Driver(crew, sweep.runs_dir, view), stop).run(
                 wishes.trials, wishes.seconds, record.write_now_and_then

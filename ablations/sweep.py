@@ -119,7 +119,7 @@ class AskAndTell:
             if self.stop.number:
                 raise Interrupted(self.stop.number)
             while (
-                len(self.open) < len(self.driver.crew.where)
+                len(self.open) < self.driver.crew.size
                 and self.told + len(self.open) < trials
                 and time.monotonic() < deadline
                 and self._ask()

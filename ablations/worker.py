@@ -63,7 +63,7 @@ def work(pipe: Connection, job: Job, place: Place) -> None:
     torch.set_num_threads(place.threads)
     try:
         workplace = Workplace(place.runs_dir, "none", choose_device(place.device), PipeProgress(pipe), stop)
-        run = run_pretraining(job.config, workplace)
+        run = run_pretraining(job.config, workplace, job.fingerprint)
         if job.kinds:
             run_probes(run, job.config, workplace)
         report = Report("finished")

@@ -15,7 +15,7 @@ import numpy as np
 import optuna
 from rich.console import Console
 
-from ablations.crew import Crew
+from ablations.crew import LocalCrew
 from ablations.driver import Driver
 from ablations.live_view import LiveView
 from ablations.plan import Job
@@ -33,7 +33,7 @@ EVALUATIONS = 10
 """Online evaluations per trial, as on `digits`."""
 
 
-class NoWork(Crew):
+class NoWork(LocalCrew):
     """Has every job evaluated and finished at once; the files that a worker would write are made outside the clock."""
 
     def __init__(self, where: list[Place]) -> None:

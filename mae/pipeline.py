@@ -72,13 +72,20 @@ def choose_device(name: str, processes: Processes = ALONE) -> torch.device:
     return device
 
 
-def run_pretraining(config: Config, work: Workplace) -> RunDirectory:
-    """Return the finished pretraining of `config`, training what is still missing; all processes call this."""
+def run_pretraining(config: Config, work: Workplace, planned: str | None = None) -> RunDirectory:
+    """Return the finished pretraining of `config`, training what is still missing; all processes call this.
+
+    `RunError` if its fingerprint is not the `planned` one: then these are other images.
+    """
     processes = work.processes
     processes.check(config.train)
     with processes.joined(work.device):
         data = processes.in_turns(lambda: load_data(config.data, config.run, work.progress))
         fingerprint = processes.same(pretrain_fingerprint(config, data.digest), "fingerprint of settings and images")
+        if planned not in (None, fingerprint):
+            raise RunError(
+                f"the images at {config.data.source} on {platform.node()} are not those that were planned for"
+            )
         run = RunDirectory(work.runs_dir / fingerprint)
         if processes.from_first(run.result() is not None):
             work.progress.say(f"{fingerprint} is finished already: {name_run(config)}")

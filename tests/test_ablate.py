@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ablations.crew import Crew, places
+from ablations.crew import LocalCrew, places
 from ablations.driver import Driver, work_off
 from ablations.live_view import LiveView
 from ablations.plan import Job
@@ -45,7 +45,7 @@ def job(**more: Any) -> Job:
 
 def do(jobs: list[Job], runs_dir: Path, stop: StopRequest | None = None) -> dict[str, str]:
     with LiveView(Console(quiet=True), len(jobs), 1) as view:
-        driver = Driver(Crew([Place(runs_dir, "cpu", 1)]), runs_dir, view)
+        driver = Driver(LocalCrew([Place(runs_dir, "cpu", 1)]), runs_dir, view)
         return work_off(jobs, driver, stop or StopRequest())
 
 

@@ -1,0 +1,42 @@
+"""Who does the jobs of a command: worker processes on this machine, or workers on the nodes of a Ray cluster."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from ablations.crew import Crew, LocalCrew, places
+from mae.errors import UserError
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Where jobs run and how many at a time; `address` is a Ray cluster's, without one Ray starts on this machine.
+
+    Raises `UserError` if that cannot be.
+    """
+
+    device: str = "auto"
+    workers: int | None = None
+    per_gpu: int = 1
+    kind: Literal["local", "ray"] = "local"
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.address and self.kind != "ray":
+            raise UserError(f"--address {self.address}: only --executor ray has an address")
+        if self.kind == "ray" and find_spec("ray") is None:
+            raise UserError("--executor ray needs Ray, which is not installed: pip install 'mae-cli[cluster]'")
+
+    @contextmanager
+    def crew(self, runs_dir: Path) -> Iterator[Crew]:
+        """Yield the crew. To be entered before signals are handled: Ray takes SIGTERM for itself when it starts."""
+        if self.kind == "local":
+            yield LocalCrew(places(self.device, self.workers, self.per_gpu, runs_dir))
+            return
+        from ablations.ray_crew import ray_crew
+
+        with ray_crew(self.address, self.device, self.workers, self.per_gpu, runs_dir) as crew:
+            yield crew

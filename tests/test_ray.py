@@ -1,0 +1,131 @@
+"""A Ray cluster of two nodes, for real: work is shared out, results come back, a lost node costs nothing finished."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+from typer.testing import CliRunner
+
+from ablations.ray_crew import NODE_RUNS_DIR, Demand, demand
+from ablations.run_parcel import pack, unpack
+from cli import app
+from mae.errors import UserError
+from mae.run_directory import Busy, RunDirectory, find_runs, status_of
+from tests.conftest import TINY
+
+SLOW = TINY | {"train.epochs": 30, "run.checkpoint_seconds": 0.0, "run.knn_every": 0}
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    yield started
+    started.shutdown()
+
+
+def on_cluster(cluster: Cluster, runs_dir: Path, *arguments: str, **settings: object) -> "subprocess.Popen[str]":
+    fixed = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "cli", *arguments, *fixed, "--runs-dir", str(runs_dir), "--tracking-uri", "none"]
+    command += ["--executor", "ray", "--address", cluster.address, "--workers", "2"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def runs(folder: Path) -> dict[str, str]:
+    return {run.path.name: status_of(run)[0] for run in find_runs(folder)}
+
+
+def test_trials_on_a_node_with_a_folder_of_its_own_are_pruned_and_come_back(cluster: Cluster, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    cluster.add_node(num_cpus=1, env_vars={NODE_RUNS_DIR: str(there)})
+    cluster.wait_for_nodes()
+    driver = on_cluster(
+        cluster, here, "sweep", "--trials", "6", "--objective", "knn_top1", "--pruner", "median", "--sampler", "random",
+        **TINY | {"train.epochs": 4, "run.knn_every": 1},
+    )  # fmt: skip
+    output, _ = driver.communicate()
+    assert driver.returncode == 0, output
+    assert runs(there)
+    assert runs(here).items() >= runs(there).items()
+    assert set(runs(here).values()) <= {"finished", "pruned"}
+    assert not list(here.glob(".driver-*"))
+
+
+def test_a_lost_node_loses_no_training(cluster: Cluster, tmp_path: Path) -> None:
+    lost = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    study = ("ablate", "--axis", "mask.ratio=0.4,0.5,0.6,0.7", "--probe", "knn")
+    driver = on_cluster(cluster, tmp_path, *study, **SLOW)
+    while len(list(tmp_path.glob("*/checkpoints/*.pt"))) < 2:
+        assert driver.poll() is None, driver.communicate()[0]
+        time.sleep(0.05)
+    cluster.remove_node(lost, allow_graceful=False)
+    output, _ = driver.communicate()
+    assert driver.returncode == 0, output
+    assert "is gone; continuing from its last checkpoint" in " ".join(output.split())
+    assert list(runs(tmp_path).values()) == ["finished"] * 4
+
+
+def test_workers_take_a_gpu_each_or_a_part_of_one() -> None:
+    nodes = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 64.0}]
+    assert demand(nodes, "auto", None, 1) == Demand(3, 8, 1.0)
+    assert demand(nodes, "cuda", 5, 2) == Demand(5, 4, 0.5)
+
+
+def test_workers_on_cpus_take_what_fits_on_the_nodes() -> None:
+    nodes = [{"CPU": 4.0}, {"CPU": 6.0}]
+    assert demand(nodes, "auto", None, 1) == Demand(2, 4)
+    assert demand(nodes, "cpu", 5, 1) == Demand(5, 2)
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "reason"),
+    [("cuda", None, "no node of the Ray cluster has a GPU"), ("cuda:1", None, "Ray shares out"), ("cpu", 9, "8 CPU")],
+)
+def test_what_a_cluster_has_not_got_is_refused(device: str, workers: int | None, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        demand([{"CPU": 8.0}], device, workers, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [(["--address", "auto"], "only --executor ray"), (["--executor", "ray", "--dry-run"], "leave --executor out")],
+)
+def test_options_that_do_not_go_together_are_refused(arguments: list[str], reason: str, runs_dir: Path) -> None:
+    result = CliRunner().invoke(app, ["ablate", "mask-ratio", *arguments, "--runs-dir", str(runs_dir)])
+    assert result.exit_code == 2
+    assert reason in result.stderr
+    assert not runs_dir.exists()
+
+
+def test_a_cluster_that_is_not_there_is_a_users_mistake(runs_dir: Path) -> None:
+    command = ["ablate", "mask-ratio", "--executor", "ray", "--address", "127.0.0.1:1", "--tracking-uri", "none"]
+    result = CliRunner().invoke(app, [*command, "--runs-dir", str(runs_dir)])
+    assert result.exit_code == 2
+    assert "no Ray cluster at 127.0.0.1:1" in result.stderr
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    run = RunDirectory(tmp_path / "sender" / "abc")
+    for name in ("record.json", "result.json", "probes/knn-1/result.json", "checkpoints/step-1.pt"):
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).write_text(f'"{name}"')
+    return run
+
+
+def test_a_parcel_holds_a_run_and_its_probes_without_checkpoints(run: RunDirectory, tmp_path: Path) -> None:
+    arrived = RunDirectory(tmp_path / "receiver" / "abc")
+    unpack(pack(run), arrived)
+    assert arrived.result() == "result.json"
+    assert arrived.probe("knn-1").result() == "probes/knn-1/result.json"
+    assert not arrived.checkpoints.exists()
+
+
+def test_a_parcel_waits_for_whoever_works_on_the_run(run: RunDirectory) -> None:
+    with run.locked(), pytest.raises(Busy):
+        unpack(pack(run), run)
