@@ -23,7 +23,11 @@ def execute_notebooks(results: Path, save: bool, say: Callable[[str], None]) -> 
         from nbclient.exceptions import CellExecutionError
     except ImportError as error:
         raise UserError(f"notebooks need more packages: pip install 'mae-cli[notebooks]' ({error})") from None
-    environment = os.environ | {"MAE_RESULTS": str(results.resolve()), "PYTHONPATH": str(NOTEBOOKS.parent.parent)}
+    environment = os.environ | {
+        "MAE_RESULTS": str(results.resolve()),
+        "PYTHONPATH": str(NOTEBOOKS.parent.parent),
+        "PYTHONWARNINGS": "ignore:IProgress not found",  # nobody looks at progress here
+    }
     files = sorted(NOTEBOOKS.glob("*.ipynb"))
     with tempfile.TemporaryDirectory() as folder:  # for the sockets: no port is opened
         kernel = KernelManager(kernel_name="python3", transport="ipc", ip=f"{folder}/kernel")

@@ -6,6 +6,8 @@ import numpy as np
 import optuna
 import pandas as pd
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from analysis.sweep_frame import under_one
 
@@ -17,11 +19,13 @@ FEWEST = 8
 def importances(study: optuna.Study, objective: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
     """Return key, importance, low, high of every parameter, the most important first; empty with too few trials.
 
-    PED-ANOVA (Watanabe et al., 2023) on the complete trials: the share of a parameter in what sets the best tenth of
-    them apart; shares sum to 1. low and high: 95 % percentile-bootstrap interval over trials.
+    PED-ANOVA (Watanabe et al., 2023): the share of a parameter in what sets the best tenth of the trials apart; shares
+    sum to 1. It goes by ranks, so that pruned trials count, as the worst: without them a parameter whose bad values
+    were all pruned would seem not to matter. low and high: 95 % percentile-bootstrap interval over trials.
     """
-    trials = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    if len(trials) < FEWEST:
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    trials = complete + _pruned_as_worst(study, complete)
+    if len(complete) < FEWEST:
         return pd.DataFrame(columns=["key", "importance", "low", "high"])
     draws = np.random.default_rng(0)
     with warnings.catch_warnings():
@@ -38,5 +42,17 @@ def importances(study: optuna.Study, objective: int = 0, resamples: int = RESAMP
     return pd.DataFrame(rows)
 
 
-def _shares(study: optuna.Study, trials: list[optuna.trial.FrozenTrial], objective: int) -> dict[str, float]:
+def _pruned_as_worst(study: optuna.Study, complete: list[FrozenTrial]) -> list[FrozenTrial]:
+    values = [trial.values[0] for trial in complete]
+    return [
+        create_trial(
+            value=min(values) - 1 if study.directions[0] == StudyDirection.MAXIMIZE else max(values) + 1,
+            params=trial.params,
+            distributions=trial.distributions,
+        )
+        for trial in (study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)) if complete else ())
+    ]
+
+
+def _shares(study: optuna.Study, trials: list[FrozenTrial], objective: int) -> dict[str, float]:
     return get_param_importances(under_one(study, objective, trials), evaluator=PedAnovaImportanceEvaluator())

@@ -17,6 +17,8 @@ from analysis.findings import check, verdicts
 from analysis.loading import from_files, from_runs, select
 from analysis.tables import display, summarise
 from mae.errors import UserError
+from mae.run_directory import RunDirectory
+from mae.sweep_record import SweepRecord, read_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACE = "MAE_RESULTS"
@@ -45,14 +47,30 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
+def sweep() -> tuple[SweepRecord, pd.DataFrame]:
+    """Return the record and the frame of the newest sweep that has ended; say where it is from."""
+    for place in _places():
+        folders = [file.parent for pattern in ("sweeps/*/trials.csv", "*/trials.csv") for file in place.glob(pattern)]
+        for folder in sorted(folders, key=lambda folder: -(folder / "sweep.json").stat().st_mtime):
+            frame = pd.read_csv(folder / "trials.csv")
+            print(f"{folder.name}: {len(frame)} trials, {_shown(place)}")
+            return read_sweep(RunDirectory(folder)), frame
+    raise UserError("no sweep here; begin one with `mae-cli sweep`")
+
+
+def plain(table: pd.DataFrame) -> object:
+    """Return a table as it is, without an index."""
+    return table.style.hide(axis="index")
+
+
 def table(frame: pd.DataFrame) -> object:
     """Return one study's table."""
-    return display(summarise(frame)).style.hide(axis="index")
+    return plain(display(summarise(frame)))
 
 
 def findings(frame: pd.DataFrame) -> object:
     """Return the verdicts on the paper's findings."""
-    return verdicts(check(frame)).drop(columns=["base", "data"]).style.hide(axis="index")
+    return plain(verdicts(check(frame)).drop(columns=["base", "data"]))
 
 
 def show(figure: Figure) -> Image:

@@ -24,7 +24,7 @@ def test_every_notebook_runs_on_the_exported_results() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_notebook_is_kept_with_outputs_and_says_how_to_make_its_data(file: Path) -> None:
     notebook = nbformat.read(file, as_version=4)
-    assert "`mae-cli ablate" in notebook.cells[0].source
+    assert "Made by `mae-cli " in notebook.cells[0].source
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert cells
     assert all(cell.outputs for cell in cells)

@@ -50,6 +50,14 @@ def test_the_parameter_that_matters_is_found_beyond_the_uncertainty() -> None:
     assert table["low"][0] > table["high"][1]
 
 
+def test_a_parameter_whose_bad_value_was_always_pruned_matters() -> None:
+    record, draws = made(200), np.random.default_rng(1)
+    for trial in record.trials:
+        good = trial.params["target.kind"] == "pixels"
+        trial.state, trial.values = ("complete", [float(draws.normal())]) if good else ("pruned", None)
+    assert importances(as_study(record))["key"][0] == "target.kind"
+
+
 def test_too_few_trials_say_nothing() -> None:
     assert importances(as_study(made(7))).empty
 
