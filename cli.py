@@ -59,7 +59,7 @@ class Options:
     @property
     def store(self) -> str:
         """The MLflow store's URI."""
-        from mae.tracking import default_uri
+        from mae.mlflow_store import default_uri
 
         return self.tracking_uri or default_uri(self.runs_dir)
 
@@ -174,9 +174,10 @@ def _reporting(as_json: bool) -> Iterator[Output]:
 def _workplace(options: Options, output: Output) -> Iterator["Workplace"]:
     from mae.distributed import launched
     from mae.interruption import stop_on_signals
+    from mae.mlflow_store import NONE
     from mae.pipeline import Workplace, choose_device
     from mae.progress import ConsoleProgress, Silent
-    from mae.tracking import NONE, delivering_what_is_owed
+    from mae.tracking import delivering_what_is_owed
 
     processes = launched()
     device = choose_device(options.device, processes)
@@ -457,9 +458,10 @@ def ui(
     port: Annotated[int, typer.Option("--port", help="Port on this machine.")] = 5000,
 ) -> None:
     """Serve the MLflow page of the runs on this machine, until Ctrl-C; on a desktop, open it."""
+    from mae.delivery import deliver_all
     from mae.desktop import open_when_up
-    from mae.study_tracking import study_page
-    from mae.tracking import deliver_all, experiment_page
+    from mae.mlflow_store import experiment_page
+    from mae.study_delivery import study_page
 
     deliver_all(options.runs_dir, options.store)
     fragment = study_page(options.store, study) if study else experiment_page(options.store, options.runs_dir)

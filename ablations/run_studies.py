@@ -16,7 +16,7 @@ from mae.config_sources import nearest
 from mae.errors import UserError
 from mae.progress import ConsoleProgress, Progress
 from mae.sources import open_source
-from mae.study_tracking import tracked_studies
+from mae.tracking import tracked_studies
 
 EVERYTHING = "paper"
 """The name that stands for all of the paper's studies in one plan."""

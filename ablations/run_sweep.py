@@ -30,8 +30,8 @@ from mae.config_sources import change, flatten, name_run, to_toml
 from mae.errors import UserError
 from mae.progress import ConsoleProgress, Progress
 from mae.run_directory import RunDirectory
-from mae.study_tracking import tracked_sweep
 from mae.sweep_record import ObjectiveRecord, SweepRecord, SweepTrial, sweep_directory
+from mae.tracking import tracked_sweep
 
 RECORD_SECONDS = 2.0
 """Least time between two writings of the record while trials run."""

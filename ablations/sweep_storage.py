@@ -14,7 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mae.config_sources import flatten
 from mae.errors import RunError, UserError
-from mae.tracking import first_line, one_at_a_time, without_secrets
+from mae.mlflow_store import first_line, without_secrets
+from mae.run_directory import one_at_a_time
 
 IDENTITY = "identity"
 """The study attribute that holds what the study searches."""

@@ -11,10 +11,10 @@ import pandas as pd
 from analysis.frame import MISSING, TYPES, Outcome, study_frame, tidy
 from mae.config_sources import nearest
 from mae.errors import UserError
+from mae.mlflow_store import first_line, open_store, printable, without_secrets
 from mae.run_directory import replacing
+from mae.study_delivery import study_experiment
 from mae.study_record import StudyRecord, TrialRecord, find_studies
-from mae.study_tracking import study_experiment
-from mae.tracking import first_line, open_store, printable, without_secrets
 
 KEY = ["study_id", "cell", "seed", "probe"]
 """What a row is about; no frame has two rows about the same."""

@@ -11,11 +11,11 @@ from mae.augmentation import centre
 from mae.checkpoints import latest
 from mae.draws import generator
 from mae.interruption import StopRequest
+from mae.mlflow_store import NONE
 from mae.pipeline import Workplace, load_objective, stored_config
 from mae.progress import Silent
 from mae.reconstruction import reconstruct, shown_images
 from mae.run_directory import RunDirectory
-from mae.tracking import NONE
 
 IMAGES = 3
 """How many of the test images that runs draw are shown."""

@@ -17,10 +17,10 @@ from analysis.loading import from_mlflow, from_runs
 from analysis.tables import display, summarise
 from mae.config import Config
 from mae.config_sources import flatten, to_toml
+from mae.mlflow_store import default_uri
 from mae.run_directory import Record, RunDirectory
+from mae.study_delivery import deliver_studies
 from mae.study_record import CellRecord, StudyRecord, TrialRecord
-from mae.study_tracking import deliver_studies
-from mae.tracking import default_uri
 
 STUDIES, SEEDS, KINDS, POINTS = 10, 4, ("linear", "knn"), 20
 

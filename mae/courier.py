@@ -16,7 +16,7 @@ _child: subprocess.Popen[str] | None = None
 
 
 def ask(task: str, *arguments: str) -> None:
-    """Have the child do `task`, `deliver` or `deliver_all` of `mae.tracking`; waits for the end of it.
+    """Have the child do `task`, `deliver` a stage or `deliver_all`; waits for the end of it.
 
     Raises `RuntimeError` with the first line of the error that the task raised.
     """
@@ -49,8 +49,10 @@ def _living_child() -> subprocess.Popen[str]:
 
 def serve() -> None:
     """Do the tasks on standard input and answer each with its error or "", as JSON: the child's whole life."""
-    from mae import tracking
+    from mae.delivery import deliver_all
+    from mae.mlflow_store import first_line
     from mae.run_directory import RunDirectory
+    from mae.stage_delivery import deliver
 
     os.nice(10)  # training first, where every core is busy
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever MLflow prints is no answer
@@ -60,10 +62,10 @@ def serve() -> None:
         try:
             if task == "deliver":
                 path, uri, runs_dir = arguments
-                tracking.deliver(RunDirectory(Path(path)), uri, Path(runs_dir))
+                deliver(RunDirectory(Path(path)), uri, Path(runs_dir))
             else:
                 runs_dir, uri = arguments
-                tracking.deliver_all(Path(runs_dir), uri)
+                deliver_all(Path(runs_dir), uri)
         except Exception as problem:
-            error = tracking.first_line(problem)
+            error = first_line(problem)
         print(json.dumps(error), file=answers, flush=True)

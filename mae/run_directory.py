@@ -174,6 +174,15 @@ def _try_lock(handle: IO[str]) -> bool:
 
 
 @contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold what belongs to a folder but is not its content, such as its database or its place on a server."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".store.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends well, its file takes the place of `path` for good.
 

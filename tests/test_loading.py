@@ -9,9 +9,9 @@ from analysis.frame import TYPES
 from analysis.loading import export, from_files, from_mlflow, from_runs, select
 from mae.config import Config
 from mae.errors import UserError
+from mae.mlflow_store import default_uri
 from mae.run_directory import RunDirectory
-from mae.study_tracking import deliver_study
-from mae.tracking import default_uri
+from mae.study_delivery import deliver_study
 from tests.made_studies import MASK_RATIO, fingerprint, study_frame_of, write_study
 
 

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from cli import app
 from mae.config import Config
 from mae.config_sources import build, to_toml
+from mae.mlflow_store import default_uri
 from mae.run_directory import RunDirectory
-from mae.study_tracking import deliver_study, study_page
-from mae.tracking import default_uri
+from mae.study_delivery import deliver_study, study_page
 from tests.conftest import TINY
 from tests.made_studies import write_study
 

@@ -10,6 +10,7 @@ import optuna
 import pytest
 from rich.console import Console
 
+from ablations.executor import Executor
 from ablations.run_sweep import Wishes, make_sweep, run_sweep, sweep_underway
 from ablations.samplers import SAMPLERS
 from mae.config_sources import build
@@ -59,7 +60,7 @@ def drive(
     wishes = Wishes(**{"trials": trials, "space": file, "objective": "knn_top1", "name": "s", "pruner": "none"} | more)
     sweep = make_sweep(wishes, build(settings), runs_dir, Silent())
     with sweep_underway(sweep, uri, Console(quiet=True)) as directory:
-        return run_sweep(sweep, wishes, directory, "cpu", workers, 1, Console(quiet=True))[0]
+        return run_sweep(sweep, wishes, directory, Executor("cpu", workers), Console(quiet=True))[0]
 
 
 def states(record: SweepRecord) -> list[str]:

@@ -13,10 +13,10 @@ from analysis.sweep_files import write_sweep
 from analysis.sweep_frame import as_study, sweep_frame, total_costs
 from analysis.sweep_summary import best_table, importance_table, remarks
 from mae.config_sources import resolve
+from mae.mlflow_store import default_uri
 from mae.run_directory import RunDirectory
-from mae.study_tracking import deliver_sweep, study_experiment
+from mae.study_delivery import deliver_sweep, study_experiment
 from mae.sweep_record import ObjectiveRecord, SweepRecord, SweepTrial, read_sweep, sweep_directory
-from mae.tracking import default_uri
 from tests.test_sweep import SPACE, drive, pretended
 from tests.test_tracking import make_run
 

@@ -10,8 +10,11 @@ from mlflow.exceptions import MlflowException
 
 from mae.config import Config
 from mae.config_sources import to_toml
+from mae.delivery import deliver_all
+from mae.mlflow_store import default_uri, without_secrets
 from mae.run_directory import Record, RunDirectory
-from mae.tracking import Tracker, default_uri, deliver, deliver_all, tracked, without_secrets
+from mae.stage_delivery import deliver
+from mae.tracking import Tracker, tracked
 
 
 @pytest.fixture(scope="module")

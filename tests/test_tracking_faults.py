@@ -16,11 +16,12 @@ from mlflow import MlflowClient
 
 from mae import tracking
 from mae.config import Config
+from mae.delivery import deliver_all
 from mae.interruption import StopRequest
+from mae.mlflow_store import default_uri
 from mae.pipeline import Workplace, run_pretraining
 from mae.progress import Silent
 from mae.run_directory import RunDirectory
-from mae.tracking import default_uri, deliver_all
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Any]
 

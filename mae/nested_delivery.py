@@ -1,8 +1,8 @@
 """Many trials in MLflow: a parent run with artifacts, and nested in it a run per trial that has ended.
 
 Such a run holds everything about its trial, so that two are compared with two clicks: the curves and costs of the
-pretraining, and the results of all its probes. Like `mae.tracking`, this can be cut off or repeated at any time; the
-same work continued goes on with the same parent.
+pretraining, and the results of all its probes. Like the delivery of a stage, this can be cut off or repeated at any
+time; the same work continued goes on with the same parent.
 """
 
 import hashlib
@@ -10,20 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mae.run_directory import RunDirectory, status_of
-from mae.tracking import (
-    STATUSES,
-    connect,
-    content_of,
-    describe,
-    one_at_a_time,
-    printable,
-    receipt,
-    run_exists,
-    send_curves,
-    send_result,
-    write_receipt,
-)
+from mae.mlflow_store import connect, content_of, printable, receipt, run_exists, write_receipt
+from mae.run_directory import RunDirectory, one_at_a_time, status_of
+from mae.stage_delivery import STATUSES, describe, send_curves, send_result
 
 ENDED = ("finished", "failed", "killed", "pruned")
 ARTIFACTS = (".json", ".csv", ".md", ".tex", ".toml", ".png", ".pdf")

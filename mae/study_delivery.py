@@ -1,20 +1,16 @@
 """Studies and sweeps in MLflow: an experiment each, in it a run per study or sweep, nested in that a run per trial."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlencode
 
 from mae.errors import UserError
-from mae.nested_tracking import Child, Parent, deliver_parent, status_of_stages
+from mae.mlflow_store import EXPERIMENT, open_store
+from mae.nested_delivery import Child, Parent, deliver_parent, status_of_stages
 from mae.run_directory import RunDirectory, status_of
 from mae.study_record import find_studies, read_study
 from mae.sweep_record import SweepRecord, SweepTrial, find_sweeps, read_sweep
-from mae.tracking import EXPERIMENT, NONE, Tracker, open_store
-
-STUDY_WAIT = 60.0
-"""Most seconds that the last delivery may hold up the end of a study: tables and figures have just been made."""
 
 COMPARED = 100
 """Most trials in a link: a browser's address has an end, and so has what fits on a page."""
@@ -25,20 +21,6 @@ SWEEP_STATES = {"complete": "finished", "pruned": "pruned", "failed": "failed", 
 def study_experiment(name: str) -> str:
     """Return the name of the experiment that the runs of a study or sweep are in."""
     return f"{EXPERIMENT}/{name}"
-
-
-def tracked_studies(
-    directories: Sequence[RunDirectory], uri: str, runs_dir: Path, say: Callable[[str], None]
-) -> AbstractContextManager[object]:
-    """Deliver studies every few seconds while the block works on them, and once more at its end; never raises."""
-    return _tracked([(deliver_study, directory) for directory in directories], uri, runs_dir, say)
-
-
-def tracked_sweep(
-    directory: RunDirectory, uri: str, runs_dir: Path, say: Callable[[str], None]
-) -> AbstractContextManager[object]:
-    """Do the same for a sweep."""
-    return _tracked([(deliver_sweep, directory)], uri, runs_dir, say)
 
 
 def study_page(uri: str, study: str) -> str:
@@ -123,19 +105,3 @@ def _stage_statuses(probes: Iterable[str], stages: list[RunDirectory]) -> str:
 
 def _origin(run: RunDirectory) -> dict[str, str]:
     return {"mae.fingerprint": run.path.name, "mae.directory": str(run.path.resolve())}
-
-
-def _tracked(
-    owed: Sequence[tuple[Callable[[RunDirectory, str, Path], bool], RunDirectory]],
-    uri: str,
-    runs_dir: Path,
-    say: Callable[[str], None],
-) -> AbstractContextManager[object]:
-    if uri == NONE:
-        return nullcontext()
-
-    def send() -> None:
-        for deliver, directory in owed:
-            deliver(directory, uri, runs_dir)
-
-    return Tracker(send, uri, runs_dir, say, last_wait=STUDY_WAIT)

@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from mae.mlflow_store import default_uri
 from mae.run_directory import Record, RunDirectory
+from mae.study_delivery import deliver_study, study_experiment
 from mae.study_record import CellRecord, StudyRecord, TrialRecord
-from mae.study_tracking import deliver_study, study_experiment
-from mae.tracking import default_uri
 from tests.test_tracking import make_run
 
 
