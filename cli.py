@@ -436,7 +436,7 @@ def runs(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Show this many at most.")] = None,
 ) -> None:
     """List the runs, newest first, with their probes: `mae-cli runs mask.ratio=0.75 --sort knn/top1`."""
-    from mae.run_directory import list_runs
+    from mae.run_directory import list_runs, unreadable_runs
     from mae.run_selection import select_runs
 
     rows = select_runs(list_runs(options.runs_dir), options.runs_dir, where or [], sort, limit)
@@ -447,6 +447,8 @@ def runs(
         numbers = ["" if value is None else f"{value:.4g}" for value in shown]
         table.add_row(row["run"], row["status"], row["name"], *numbers, f"{row['seconds'] / 60:.1f}")
     output.console.print(table)
+    for run in unreadable_runs(options.runs_dir):
+        output.console.print(f"left out: {run.path} was written by another version of mae-cli", highlight=False)
     output.result({"runs": rows})
 
 

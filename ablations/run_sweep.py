@@ -20,7 +20,7 @@ from ablations.mirrored_storage import MirroredStorage
 from ablations.objectives import choose_objectives, measure
 from ablations.plan import Plan, make_plan
 from ablations.run_studies import digests, run_plans
-from ablations.samplers import SAMPLERS, choose_pruner, make_pruner, make_sampler
+from ablations.samplers import SAMPLERS, choose_pruner, evaluated, make_pruner, make_sampler
 from ablations.space import check_space, default_space, grid, read_space
 from ablations.study import Cell, Study
 from ablations.sweep import AskAndTell, Sweep, sweep_trials
@@ -64,6 +64,7 @@ def make_sweep(wishes: Wishes, base: Config, runs_dir: Path, progress: Progress)
     if wishes.seeds_top and len(objectives) > 1:
         raise UserError("--seeds-top: with several objectives there is a front and no best; give a single one")
     pruner = choose_pruner(wishes.pruner, len(objectives) == 1 and objectives[0].probe is not None, base)
+    base = evaluated(base, pruner, wishes.fixed)
     space = read_space(wishes.space) if wishes.space else default_space(base, wishes.fixed)
     check_space(space, base, wishes.fixed)
     if wishes.sampler == "grid":

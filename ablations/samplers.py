@@ -1,15 +1,20 @@
 """Optuna's samplers and pruners under the names of the command line."""
 
 import hashlib
+from collections.abc import Sequence
 
 from optuna import pruners, samplers
 
 from ablations.space import Space
-from mae.config import Config
+from mae.config import Config, RunConfig
+from mae.config_sources import change
 from mae.errors import UserError
 
 SAMPLERS = ("tpe", "random", "grid", "gp", "cmaes", "nsga2")
 PRUNERS = ("hyperband", "median", "wilcoxon", "none")
+
+EVALUATIONS = 20
+"""Online evaluations of a training that may be pruned, unless `run.knn_every` is given."""
 
 
 def make_sampler(name: str, space: Space, study: str, trials: int) -> samplers.BaseSampler:
@@ -31,6 +36,16 @@ def make_sampler(name: str, space: Space, study: str, trials: int) -> samplers.B
         case "nsga2":
             return samplers.NSGAIISampler(seed=seed)
     raise UserError(f"--sampler {name}: expected one of {', '.join(SAMPLERS)}")
+
+
+def evaluated(base: Config, pruner: str, fixed: Sequence[str]) -> Config:
+    """Return the base config with evaluations often enough to prune on, unless `run.knn_every` is `fixed` or changed.
+
+    It changes no weight; its default would let Hyperband look at a short training two or three times.
+    """
+    if pruner == "none" or "run.knn_every" in fixed or base.run.knn_every != RunConfig().knn_every:
+        return base
+    return change(base, {"run.knn_every": max(1, base.train.epochs // EVALUATIONS)})
 
 
 def make_pruner(name: str, base: Config) -> pruners.BasePruner:

@@ -1,7 +1,7 @@
 """Figures of studies, from their frames: means with 95 % intervals, single seeds as dots, the paper's in grey.
 
-Colours are told apart by the colour-blind, and by marker or place in grey print. Axes fit the single seeds: of few
-seeds an interval may leave its panel.
+Colours are told apart by the colour-blind, and by marker or place in grey print. Axes fit the single seeds, and the
+intervals of cells with one seed: those of two or three seeds may leave their panel.
 """
 
 from collections.abc import Callable, Mapping
@@ -144,7 +144,8 @@ def _draw(panel: Axes, frame: pd.DataFrame, probe: str) -> None:
         cells = frame.drop_duplicates("order").sort_values("order")
         panel.set_yticks(cells["order"], cells["cell"])
         panel.set_ylim(len(cells) - 0.5, -0.5)
-    _fit(panel, seeds["value"], curve)
+    single = means[means["runs"] == 1]
+    _fit(panel, pd.concat([seeds["value"], single["low"], single["high"]]).dropna(), curve)
     _draw_paper(panel, part, probe, curve)
 
 

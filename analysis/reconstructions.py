@@ -8,8 +8,8 @@ import torch
 
 from analysis.figures import Pictures
 from mae.augmentation import centre
-from mae.checkpoints import latest
 from mae.draws import generator
+from mae.errors import RunError, UserError
 from mae.interruption import StopRequest
 from mae.mlflow_store import NONE
 from mae.pipeline import Workplace, load_objective, stored_config
@@ -24,17 +24,18 @@ IMAGES = 3
 def reconstruct_cells(frame: pd.DataFrame, runs_dir: Path) -> tuple[np.ndarray, dict[str, Pictures]]:
     """Return test images (n, H, W, C), and what each cell's first finished seed makes of them under its own mask.
 
-    Cells without a checkpoint are left out.
+    Cells without a checkpoint, or whose images are not on this machine, are left out.
     """
     work = Workplace(runs_dir, NONE, torch.device("cpu"), Silent(), StopRequest())
     done = frame[frame["status"] == "finished"].sort_values(["order", "seed"])
     originals, cells = np.empty((0, 0, 0, 0)), {}
     for cell, trials in done.groupby("cell", sort=False):
         run = RunDirectory(runs_dir / str(trials["run"].iloc[0]))
-        if latest(run.checkpoints) is None:
-            continue
         config = stored_config(run, (), ())
-        data, objective = load_objective(run, config, work)
+        try:
+            data, objective = load_objective(run, config, work)
+        except (RunError, UserError):
+            continue
         images = centre(shown_images(data)[:IMAGES], config.data)
         order = objective.sample(generator(config.train.seed, "picture"), len(images))
         originals = _channels_last(images)

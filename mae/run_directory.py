@@ -234,6 +234,12 @@ def find_runs(runs_dir: Path) -> list[RunDirectory]:
     return sorted(ours, key=lambda run: -records[run.path].started)  # type: ignore[union-attr]
 
 
+def unreadable_runs(runs_dir: Path) -> list[RunDirectory]:
+    """Return the pretrainings under `runs_dir` whose record another version of the program wrote."""
+    found = [RunDirectory(path.parent) for path in sorted(runs_dir.glob("*/record.json"))]
+    return [run for run in found if run.read_record() is None]
+
+
 def probes_of(run: RunDirectory) -> list[RunDirectory]:
     """Return the probes of a pretraining, by name."""
     return [RunDirectory(path.parent) for path in sorted(run.path.glob("probes/*/record.json"))]

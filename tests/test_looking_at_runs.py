@@ -105,6 +105,13 @@ def test_runs_without_the_metric_come_last(runs: Path) -> None:
     assert values == [71.0, 70.0, 60.0, None]
 
 
+def test_runs_of_another_version_are_named(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "record.json").write_text('{"version": 0}')
+    result = runner.invoke(app, ["runs", "--runs-dir", str(tmp_path)])
+    assert "old was written by another version" in " ".join(result.stdout.split())
+
+
 def test_compare_shows_what_differs_and_what_came_out(runs: Path) -> None:
     compared = run("compare", BEST[:3], LAST, runs_dir=runs)["compared"]
     assert isinstance(compared, dict)

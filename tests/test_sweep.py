@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ablations.executor import Executor
 from ablations.run_sweep import Wishes, make_sweep, run_sweep, sweep_underway
-from ablations.samplers import SAMPLERS
+from ablations.samplers import SAMPLERS, evaluated
 from mae.config_sources import build
 from mae.errors import UserError
 from mae.fingerprint import pretrain_fingerprint
@@ -265,6 +265,22 @@ def test_a_pruning_outlives_the_driver_that_was_killed_before_telling_it(decided
     assert adopted.reason == ("worse" if decided else "pruned after epoch 1 as trial 2 of sweep s")
     assert status_of(run) == ("pruned", adopted.reason)
     assert not (run.path / "trained").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "pruner", "fixed", "expected"),
+    [
+        ({"train.epochs": 40}, "hyperband", (), 2),
+        ({"train.epochs": 5}, "median", (), 1),
+        ({"train.epochs": 40}, "none", (), 10),
+        ({"train.epochs": 40, "run.knn_every": 5}, "hyperband", (), 5),
+        ({"train.epochs": 40}, "hyperband", ("run.knn_every",), 10),
+    ],
+)
+def test_a_training_that_may_be_pruned_is_evaluated_twenty_times_unless_told_how_often(
+    settings: dict[str, Any], pruner: str, fixed: tuple[str, ...], expected: int
+) -> None:
+    assert evaluated(build(settings), pruner, fixed).run.knn_every == expected
 
 
 @pytest.mark.parametrize("name", ["../evil", "", "a/b", "a b"])
