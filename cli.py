@@ -456,21 +456,24 @@ def runs(
 def ui(
     options: Options,
     output: Output,
-    study: Annotated[str | None, typer.Option("--study", help="Link to the comparison of this study's runs.")] = None,
+    study: Annotated[
+        str | None, typer.Option("--study", help="Link to the trials of this study or sweep: compared, and as a table.")
+    ] = None,
     port: Annotated[int, typer.Option("--port", help="Port on this machine.")] = 5000,
 ) -> None:
     """Serve the MLflow page of the runs on this machine, until Ctrl-C; on a desktop, open it."""
     from mae.delivery import deliver_all
     from mae.desktop import open_when_up
     from mae.mlflow_store import experiment_page
-    from mae.study_delivery import study_page
+    from mae.study_delivery import study_pages
 
     deliver_all(options.runs_dir, options.store)
-    fragment = study_page(options.store, study) if study else experiment_page(options.store, options.runs_dir)
-    page = f"http://127.0.0.1:{port}/{fragment}"
-    output.console.print(page, highlight=False, soft_wrap=True)
-    open_when_up(page)
-    output.result({"page": page})
+    pages = study_pages(options.store, study) if study else [experiment_page(options.store, options.runs_dir)]
+    links = [f"http://127.0.0.1:{port}/{fragment}" for fragment in pages]
+    for link in links:
+        output.console.print(link, highlight=False, soft_wrap=True)
+    open_when_up(links[0])
+    output.result({"page": links[0], "table": links[-1]})
     sys.stdout.flush()
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven more processes that nobody needs here
     server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", options.store]

@@ -1,18 +1,29 @@
 """The MLflow store: connecting to it, and what a directory remembers of having been delivered there."""
 
 import hashlib
+import json
 import logging
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mae.run_directory import RunDirectory, one_at_a_time
+from mae.run_directory import ONLINE, RunDirectory, one_at_a_time
 
 NONE = "none"
 """The tracking URI that switches tracking off."""
 
 EXPERIMENT = "mae"
+"""The experiment of all stages; also the name of the view that links open."""
+
+STAGE_COLUMNS = (
+    f"metrics.`{ONLINE}`",
+    "metrics.`train/final_loss`",
+    "params.`data.source`",
+    "params.`train.epochs`",
+    "params.`mask.ratio`",
+)
 
 
 def default_uri(runs_dir: Path) -> str:
@@ -70,9 +81,21 @@ def run_exists(client: Any, run_id: str | None) -> bool:
         raise
 
 
-def experiment_page(uri: str, runs_dir: Path, name: str = EXPERIMENT) -> str:
-    """Return the fragment of the MLflow page that lists an experiment's runs, making it if there is none yet."""
-    return f"#/experiments/{connect(uri, runs_dir, name)[1].experiment_id}/runs?workflowType=machine_learning"
+def experiment_page(uri: str, runs_dir: Path) -> str:
+    """Return the fragment of the MLflow page that lists all pretrainings and probes."""
+    client, experiment = connect(uri, runs_dir)
+    return table_page(client, experiment.experiment_id, STAGE_COLUMNS)
+
+
+def table_page(client: Any, experiment_id: str, columns: Sequence[str], search: str = "", best: str = "") -> str:
+    """Return the fragment of the MLflow page that lists runs of an experiment with these columns, the `best` first.
+
+    The view is kept as a tag of the experiment, as the page's own button for sharing one does.
+    """
+    view: dict[str, Any] = {"selectedColumns": list(columns), "searchFilter": search}
+    view |= {"orderByKey": best, "orderByAsc": False} if best else {}
+    client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{EXPERIMENT}", json.dumps(view))
+    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={EXPERIMENT}&workflowType=machine_learning"
 
 
 def content_of(run: RunDirectory) -> dict[str, int]:

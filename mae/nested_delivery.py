@@ -34,6 +34,10 @@ class Child:
         stages = {str(run.path): content_of(run) for run in self.stages}
         return {"status": self.status, "stages": stages, "metrics": self.metrics}
 
+    def seconds(self) -> float:
+        """Return how long its stages were worked on, which MLflow is to show as its duration."""
+        return sum(record.seconds for run in self.stages if (record := run.read_record()) is not None)
+
 
 @dataclass(frozen=True)
 class Parent:
@@ -97,7 +101,8 @@ def _deliver_child(client: Any, experiment: Any, child: Child, state: dict[str, 
     stage = child.stages[0].read_record() if child.stages else None
     tags = (stage.tags if stage else {}) | {"mlflow.parentRunId": state["run_id"], "mae.stage": "trial"} | child.tags
     tags = {name: printable(value) for name, value in tags.items()}
-    run_id = str(client.create_run(experiment.experiment_id, tags=tags, run_name=printable(child.name)).info.run_id)
+    name, began = printable(child.name), int(stage.started * 1000) if stage else None
+    run_id = str(client.create_run(experiment.experiment_id, began, tags, run_name=name).info.run_id)
     state["children"][child.name] = {"run_id": run_id}
     if stage is not None:
         describe(client, run_id, stage, child.stages[0])
@@ -113,7 +118,7 @@ def _deliver_child(client: Any, experiment: Any, child: Child, state: dict[str, 
     for run in pretraining:
         for _ in send_curves(client, run, run_id):
             pass
-    client.set_terminated(run_id, STATUSES[child.status])
+    client.set_terminated(run_id, STATUSES[child.status], began and began + int(1000 * child.seconds()))
     state["children"][child.name]["content"] = content
 
 

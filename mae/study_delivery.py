@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from mae.errors import UserError
-from mae.mlflow_store import EXPERIMENT, open_store
+from mae.mlflow_store import EXPERIMENT, open_store, table_page
 from mae.nested_delivery import Child, Parent, deliver_parent, status_of_stages
 from mae.run_directory import RunDirectory, status_of
 from mae.study_record import find_studies, read_study
@@ -14,6 +14,10 @@ from mae.sweep_record import SweepRecord, SweepTrial, find_sweeps, read_sweep
 
 COMPARED = 100
 """Most trials in a link: a browser's address has an end, and so has what fits on a page."""
+
+ACCURACIES = ("metrics.`linear/top1`", "metrics.`knn/top1`", "metrics.`train/final_loss`")
+TOLD = {"study": ("cell", "seed"), "sweep": ("trial", "state")}
+"""What the list of trials shows: columns, and tags of studies and sweeps; the best linear probe comes first."""
 
 SWEEP_STATES = {"complete": "finished", "pruned": "pruned", "failed": "failed", "running": "running"}
 
@@ -23,29 +27,34 @@ def study_experiment(name: str) -> str:
     return f"{EXPERIMENT}/{name}"
 
 
-def study_page(uri: str, study: str) -> str:
-    """Return the fragment of the MLflow page that compares the trials of a study's newest run.
+def study_pages(uri: str, study: str) -> tuple[str, str]:
+    """Return the fragments of two MLflow pages: the trials of the newest run of a study or sweep compared, and listed.
 
-    `study` is its name or its folder's; `UserError` if the store has no such study, or fewer than two trials of it.
+    `study` is its name or its folder's; `UserError` if the store has no such one, or fewer than two trials of it.
     """
     client = open_store(uri)
     experiments = [each for each in client.search_experiments() if each.name.startswith(study_experiment(""))]
     identifiers = [each.experiment_id for each in experiments]
-    parents = client.search_runs(identifiers, "tags.`mae.stage` = 'study'") if identifiers else []
-    names = {run.info.run_id: (run.data.tags["study"], run.data.tags.get("mae.study_id")) for run in parents}
-    parent = next((run for run in parents if study in names[run.info.run_id]), None)
+    parents = client.search_runs(identifiers, "tags.`mae.stage` != 'trial'") if identifiers else []
+    names = [(_name(run.data.tags), run.data.tags.get("mae.study_id")) for run in parents]
+    parent = next((run for run, known in zip(parents, names, strict=True) if study in known), None)
     if parent is None:
-        known = ", ".join(dict.fromkeys(name for name, _ in names.values())) or "none"
-        raise UserError(f"--study {study}: MLflow has no such study; it has: {known}")
-    child_of = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-    children = client.search_runs([parent.info.experiment_id], child_of, order_by=["attributes.start_time ASC"])
+        known = ", ".join(dict.fromkeys(name for name, _ in names)) or "none"
+        raise UserError(f"--study {study}: MLflow has no such study or sweep; it has: {known}")
+    experiment, child_of = parent.info.experiment_id, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    children = client.search_runs([experiment], child_of, order_by=["attributes.start_time ASC"])
     if len(children) < 2:
         raise UserError(
             f"--study {study}: {len(children)} of its trainings have ended; there is nothing to compare yet"
         )
     runs = json.dumps([run.info.run_id for run in children[:COMPARED]])
-    experiment = json.dumps([parent.info.experiment_id])
-    return f"#/compare-runs?{urlencode({'runs': runs, 'experiments': experiment, 'workflowType': 'machine_learning'})}"
+    query = urlencode({"runs": runs, "experiments": json.dumps([experiment]), "workflowType": "machine_learning"})
+    columns = [*ACCURACIES, *(f"tags.`{name}`" for name in TOLD[parent.data.tags["mae.stage"]])]
+    return f"#/compare-runs?{query}", table_page(client, experiment, columns, child_of, ACCURACIES[0])
+
+
+def _name(tags: dict[str, str]) -> str:
+    return tags[tags["mae.stage"]]
 
 
 def deliver_studies(runs_dir: Path, uri: str) -> int:

@@ -44,8 +44,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compare_page(runs: Path) -> Iterator[str]:
-    """The link that `mae-cli ui --study` prints, while it serves."""
+def pages(runs: Path) -> Iterator[dict[str, str]]:
+    """The links that `mae-cli ui --study` prints, while it serves."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -56,10 +56,10 @@ def compare_page(runs: Path) -> Iterator[str]:
     server = subprocess.Popen([*command, "--json"], cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        page = str(json.loads(server.stdout.readline())["page"])
+        links = json.loads(server.stdout.readline())
         while server.poll() is None and not answers(f"http://127.0.0.1:{port}/health"):
             time.sleep(0.2)
-        yield page
+        yield links
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()
@@ -105,8 +105,8 @@ def keep(page: Any, name: str, whole: bool = False) -> None:
         page.screenshot(path=Path(folder) / f"{name}-{page.width_name}.png", full_page=whole)
 
 
-def test_the_compare_page_shows_every_trial_of_the_study(page: Any, compare_page: str) -> None:
-    page.goto(compare_page, wait_until="domcontentloaded")
+def test_the_compare_page_shows_every_trial_of_the_study(page: Any, pages: dict[str, str]) -> None:
+    page.goto(pages["page"], wait_until="domcontentloaded")
     page.get_by_text("Comparing 6 Runs").first.wait_for()
     assert page.get_by_text("linear/top1").first.is_visible()  # what it compares at first sight
     for name in ("0.5, seed 0", "0.9, seed 1"):
@@ -114,11 +114,13 @@ def test_the_compare_page_shows_every_trial_of_the_study(page: Any, compare_page
     keep(page, "compare")
 
 
-def test_the_runs_table_names_cells_and_seeds(page: Any, compare_page: str) -> None:
-    server, fragment = compare_page.split("/#/")
-    experiment = fragment.split("experiments=%5B%22")[1].split("%22")[0]
-    page.goto(f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning", wait_until="domcontentloaded")
-    page.get_by_text("mask-ratio: digits seed=0").first.wait_for()
+def test_the_table_of_trials_shows_their_accuracy_the_best_first(page: Any, pages: dict[str, str]) -> None:
+    page.goto(pages["table"], wait_until="domcontentloaded")
+    best, worst = page.get_by_text("0.75, seed 1"), page.get_by_text("0.5, seed 0")
+    best.first.wait_for()
+    assert best.first.bounding_box()["y"] < worst.first.bounding_box()["y"]
+    if page.width_name == "desktop":  # a phone has room for the names alone
+        assert page.get_by_text("linear/top1").last.is_visible()
     keep(page, "runs")
 
 

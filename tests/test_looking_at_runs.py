@@ -12,7 +12,7 @@ from mae.config import Config
 from mae.config_sources import build, to_toml
 from mae.mlflow_store import default_uri
 from mae.run_directory import RunDirectory
-from mae.study_delivery import deliver_study, study_page
+from mae.study_delivery import deliver_study, study_pages
 from tests.conftest import TINY
 from tests.made_studies import write_study
 
@@ -129,7 +129,7 @@ def test_a_run_is_not_compared_with_itself(runs: Path) -> None:
 
 
 def test_the_link_to_a_study_names_all_its_trials(runs: Path) -> None:
-    page = study_page(default_uri(runs), "mask-ratio")
+    page, _ = study_pages(default_uri(runs), "mask-ratio")
     assert page.startswith("#/compare-runs?")
     query = urllib.parse.parse_qs(page.split("?")[1])
     assert len(json.loads(query["runs"][0])) == 4
