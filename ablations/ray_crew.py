@@ -100,6 +100,9 @@ def _connect(address: str) -> None:
 class Member:
     """A place of the crew as it lives on its node: the actor."""
 
+    run: RunDirectory
+    """Of the job that was started last."""
+
     def __init__(self, place: Place, marker: str, version: str, folder: str) -> None:
         if version != __version__:
             raise RuntimeError(f"mae-cli is {__version__} on node {os.uname().nodename} and {version} at the driver")
@@ -108,18 +111,18 @@ class Member:
         self.shares = (place.runs_dir / marker).exists() and NODE_RUNS_DIR not in os.environ
         self.place = replace(place, runs_dir=Path(os.environ.get(NODE_RUNS_DIR, place.runs_dir)))
         self.crew = LocalCrew([self.place])
-        self.run = RunDirectory(self.place.runs_dir)
 
     def shares_folder(self) -> bool:
         """Say whether this node works in the driver's runs folder."""
         return self.shares
 
-    def start(self, job: Job, parcel: Parcel | None) -> None:
+    def start(self, job: Job, parcel: Parcel | None) -> tuple[list[Report], None]:
         """Start a job; `parcel` is its pretraining, if the driver has it finished and the node may not."""
         self.run = RunDirectory(self.place.runs_dir / job.fingerprint)
         if parcel is not None and self.run.result() is None:
             unpack(parcel, self.run)
         self.crew.start(0, job)
+        return [], None
 
     def hear(self) -> tuple[list[Report], Parcel | None]:
         """Return what came within a moment, and with the last report what the job has made, if it has to travel."""
@@ -226,7 +229,7 @@ class RayCrew:
     def _hand_over(self, place: _Place) -> None:
         assert place.job is not None
         run = RunDirectory(self.runs_dir / place.job.fingerprint)
-        place.actor.start.remote(place.job, None if place.shares or run.result() is None else pack(run))
+        place.call = place.actor.start.remote(place.job, None if place.shares or run.result() is None else pack(run))
 
     def _unpack(self, place: _Place, parcel: Parcel | None) -> None:
         if parcel is not None and place.job is not None:
