@@ -1,7 +1,7 @@
 """Figures of studies, from their frames: means with 95 % intervals, single seeds as dots, the paper's in grey.
 
 Colours are told apart by the colour-blind, and by marker or place in grey print. Axes fit the single seeds, and the
-intervals of cells with one seed: those of two or three seeds may leave their panel.
+intervals of cells with one seed: those of two or three seeds may leave their panel, and are pale then.
 """
 
 from collections.abc import Callable, Mapping
@@ -128,11 +128,15 @@ def _draw(panel: Axes, frame: pd.DataFrame, probe: str) -> None:
     means = summarise(part) if probe != "none" else _means(seeds)
     places = part.drop_duplicates("order").set_index("order")["x"].to_dict() if curve else {}
     _dots(panel, seeds, probe, places)
+    single = means[means["runs"] == 1]
+    _fit(panel, pd.concat([seeds["value"], single["low"], single["high"]]).dropna(), curve)
+    bottom, top = panel.get_ylim() if curve else panel.get_xlim()
     for row in means.dropna(subset=["mean"]).to_dict("records"):
         place = places.get(row["order"], row["order"])
         line, point = ([place, place], [row["low"], row["high"]]), ([place], [row["mean"]])
         ring = {"markeredgecolor": "black", "markersize": 7} if row["is_default"] else {"markersize": 5}
-        panel.plot(*(line if curve else line[::-1]), color=COLORS[probe], linewidth=1.5, zorder=3)
+        alpha = 0.25 if row["low"] < bottom or row["high"] > top else 1.0
+        panel.plot(*(line if curve else line[::-1]), color=COLORS[probe], linewidth=1.5, alpha=alpha, zorder=3)
         panel.plot(*(point if curve else point[::-1]), MARKERS[probe], color=COLORS[probe], zorder=4, **ring)
     label = SPEEDUP if probe == "none" else ACCURACY
     if curve:
@@ -144,8 +148,6 @@ def _draw(panel: Axes, frame: pd.DataFrame, probe: str) -> None:
         cells = frame.drop_duplicates("order").sort_values("order")
         panel.set_yticks(cells["order"], cells["cell"])
         panel.set_ylim(len(cells) - 0.5, -0.5)
-    single = means[means["runs"] == 1]
-    _fit(panel, pd.concat([seeds["value"], single["low"], single["high"]]).dropna(), curve)
     _draw_paper(panel, part, probe, curve)
 
 
