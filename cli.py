@@ -516,8 +516,8 @@ def _executor(options: Options, workers: int | None, per_gpu: int, kind: Any, ad
 
 
 def _print_forecast(plans: Any, options: Options, who: "Executor", output: Output) -> None:
-    from ablations.crew import places
     from ablations.forecast import forecast
+    from ablations.local_crew import places
     from ablations.plan import all_jobs
     from mae.errors import UserError
     from mae.pipeline import choose_device

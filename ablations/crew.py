@@ -1,44 +1,40 @@
-"""A crew: places, and on each at most one job in a process of its own. `LocalCrew` has its places on this machine."""
+"""A crew, as the driver sees it: places, and on each at most one job in a process of its own.
 
-import multiprocessing
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+`LocalCrew` has its places on this machine, `RayCrew` on a Ray cluster.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ablations.plan import Job
-from ablations.worker import Place, Report, work
-from mae.errors import UserError
 
 HEAR_SECONDS = 0.2
 """Longest wait for a report."""
 
 
-@dataclass
-class _Worker:
-    process: BaseProcess
-    pipe: Connection
-    last: Report = field(default_factory=lambda: Report("progress"))
+@dataclass(frozen=True)
+class Report:
+    """How a job stands. `progress` and `evaluated` come again and again, one of the others ends the job.
+
+    `text` is the reason or a note, `share` what is behind of the pretraining (0 to 1), `accuracy` the online k-NN
+    top-1 after `epoch` epochs, in percent. `died` is the crew's word for a process that could not report.
+    """
+
+    kind: Literal["progress", "evaluated", "finished", "failed", "busy", "stopped", "pruned", "died"]
+    text: str = ""
+    share: float = 0.0
+    epoch: int = 0
+    accuracy: float = 0.0
 
 
-def places(device: str, workers: int | None, per_gpu: int, runs_dir: Path) -> list[Place]:
-    """Return one place per worker: GPUs shared out in turn, `per_gpu` workers each; CPU threads split evenly."""
-    import torch
-    from joblib import cpu_count  # heeds affinity and a container's share of the cores
+@dataclass(frozen=True)
+class Place:
+    """Where a worker works: folder of all runs, device, CPU threads."""
 
-    if device == "auto" and torch.cuda.is_available():
-        devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    else:
-        devices = [device]
-    slots = [name for _ in range(per_gpu) for name in devices] if devices[0].startswith("cuda") else devices
-    count = workers or len(slots)
-    if devices[0].startswith("cuda") and count > len(slots):
-        raise UserError(f"--workers {count}: {len(devices)} GPU(s) take {len(slots)} worker(s); raise --per-gpu")
-    threads = max(1, cpu_count() // count)
-    return [Place(runs_dir, slots[index % len(slots)], threads) for index in range(count)]
+    runs_dir: Path
+    device: str
+    threads: int
 
 
 class Crew(Protocol):
@@ -61,65 +57,3 @@ class Crew(Protocol):
 
     def stop(self) -> None:
         """Ask every worker to save and end, and wait for that."""
-
-
-class LocalCrew:
-    """A `Crew` of processes on this machine."""
-
-    def __init__(self, where: Sequence[Place]) -> None:
-        self.where = where
-        self.size = len(where)
-        self.workers: dict[int, _Worker] = {}
-
-    def free(self) -> list[int]:
-        return [place for place in range(self.size) if place not in self.workers]
-
-    def start(self, place: int, job: Job) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["ablations.worker"])
-        ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, job, self.where[place]), daemon=True)
-        process.start()
-        theirs.close()
-        self.workers[place] = _Worker(process, ours)
-
-    def hear(self) -> list[tuple[int, Report]]:
-        if not self.workers:  # whoever asks waits for something else
-            time.sleep(HEAR_SECONDS)
-            return []
-        heard = []
-        ready = wait([worker.pipe for worker in self.workers.values()], timeout=HEAR_SECONDS)
-        for place, worker in list(self.workers.items()):
-            if worker.pipe not in ready:
-                continue
-            try:
-                worker.last = worker.pipe.recv()
-                if worker.last.kind in ("progress", "evaluated"):
-                    heard.append((place, worker.last))
-            except (EOFError, ConnectionResetError):
-                heard.append((place, self._last_word(place)))
-        return heard
-
-    def answer(self, place: int, prune: str) -> None:
-        try:
-            self.workers[place].pipe.send(prune)
-        except (BrokenPipeError, ConnectionResetError):
-            return  # it has died, and `hear` will say so
-
-    def stop(self) -> None:
-        for worker in self.workers.values():
-            worker.process.terminate()
-        for worker in self.workers.values():
-            worker.pipe.close()  # one that waits for an answer waits no longer
-            worker.process.join()
-
-    def _last_word(self, place: int) -> Report:
-        worker = self.workers.pop(place)
-        worker.process.join()
-        worker.pipe.close()
-        if worker.last.kind not in ("progress", "evaluated", "stopped"):
-            return worker.last
-        code = worker.process.exitcode
-        return Report(
-            "died", f"its process ended with {f'signal {-code}' if code and code < 0 else f'exit code {code}'}"
-        )

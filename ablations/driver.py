@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations.crew import Crew
+from ablations.crew import Crew, Report
 from ablations.live_view import LiveView
 from ablations.plan import Job
-from ablations.worker import Report
 from mae.errors import RunError
 from mae.interruption import Interrupted, StopRequest
 from mae.run_directory import RunDirectory, Status

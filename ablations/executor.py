@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ablations.crew import Crew, LocalCrew, places
 from mae.errors import UserError
+
+if TYPE_CHECKING:
+    from ablations.crew import Crew
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,10 @@ class Executor:
             raise UserError("--executor ray needs Ray, which is not installed: pip install 'mae-cli[cluster]'")
 
     @contextmanager
-    def crew(self, runs_dir: Path) -> Iterator[Crew]:
+    def crew(self, runs_dir: Path) -> Iterator["Crew"]:
         """Yield the crew. To be entered before signals are handled: Ray takes SIGTERM for itself when it starts."""
+        from ablations.local_crew import LocalCrew, places  # imports PyTorch, which a finished study can do without
+
         if self.kind == "local":
             yield LocalCrew(places(self.device, self.workers, self.per_gpu, runs_dir))
             return

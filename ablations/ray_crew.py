@@ -19,10 +19,10 @@ from uuid import uuid4
 import ray
 from ray.exceptions import ActorUnschedulableError, RayActorError, RayError
 
-from ablations.crew import HEAR_SECONDS, LocalCrew
+from ablations.crew import HEAR_SECONDS, Place, Report
+from ablations.local_crew import LocalCrew
 from ablations.plan import Job
 from ablations.run_parcel import Parcel, pack, unpack
-from ablations.worker import Place, Report
 from mae import __version__
 from mae.errors import UserError
 from mae.run_directory import Busy, RunDirectory

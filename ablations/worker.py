@@ -10,13 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Literal
 
 import torch
 
+from ablations.crew import Place, Report
 from ablations.plan import Job
 from mae.errors import RunError, UserError
 from mae.interruption import Interrupted, Pruned, StopRequest
@@ -26,30 +24,6 @@ from mae.run_directory import Busy
 
 REPORT_SECONDS = 0.5
 """Least time between two reports of progress."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """How a job stands. `progress` and `evaluated` come again and again, one of the others ends the job.
-
-    `text` is the reason or a note, `share` what is behind of the pretraining (0 to 1), `accuracy` the online k-NN
-    top-1 after `epoch` epochs, in percent. `died` is the crew's word for a process that could not report.
-    """
-
-    kind: Literal["progress", "evaluated", "finished", "failed", "busy", "stopped", "pruned", "died"]
-    text: str = ""
-    share: float = 0.0
-    epoch: int = 0
-    accuracy: float = 0.0
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a worker works: folder of all runs, device, CPU threads."""
-
-    runs_dir: Path
-    device: str
-    threads: int
 
 
 def work(pipe: Connection, job: Job, place: Place) -> None:

@@ -15,14 +15,14 @@ import numpy as np
 import optuna
 from rich.console import Console
 
-from ablations.crew import LocalCrew
+from ablations.crew import Place, Report
 from ablations.driver import Driver
 from ablations.live_view import LiveView
+from ablations.local_crew import LocalCrew
 from ablations.plan import Job
 from ablations.run_sweep import KeptRecord, Wishes, make_sweep, prepare_study
 from ablations.sweep import AskAndTell
 from ablations.sweep_storage import opened
-from ablations.worker import Place, Report
 from mae.config_sources import resolve
 from mae.interruption import StopRequest
 from mae.progress import Silent

@@ -4,8 +4,8 @@ import os
 import signal
 from multiprocessing.connection import Connection
 
+from ablations.crew import Place, Report
 from ablations.plan import Job
-from ablations.worker import Place, Report
 from mae.config_sources import to_toml
 from mae.run_directory import ONLINE, Record, RunDirectory
 

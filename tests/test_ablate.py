@@ -13,12 +13,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ablations.crew import LocalCrew, places
+from ablations.crew import Place
 from ablations.driver import Driver, work_off
 from ablations.live_view import LiveView
+from ablations.local_crew import LocalCrew, places
 from ablations.plan import Job
 from ablations.studies import STUDIES
-from ablations.worker import Place
 from cli import app
 from mae.config_sources import build
 from mae.errors import UserError
@@ -106,7 +106,7 @@ def kill_the_worker(run: str) -> None:
 def test_a_job_whose_process_dies_every_time_fails_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ablations.crew.work", die)
+    monkeypatch.setattr("ablations.local_crew.work", die)
     reason = do([job()], tmp_path)[job().fingerprint]
     assert reason == "its process ended with signal 9, 3 times"
 

@@ -25,6 +25,12 @@ def test_help_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+def test_a_study_or_sweep_that_has_ended_is_shown_without_importing_pytorch() -> None:
+    modules = "ablations.run_studies, ablations.run_sweep, analysis.study_files, analysis.sweep_files"
+    code = f"import sys, {modules}; print([m for m in ('torch', 'mlflow', 'ray') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

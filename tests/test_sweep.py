@@ -74,7 +74,7 @@ def trainings(runs_dir: Path) -> list[int]:
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablations.crew.work", pretence.work)
+    monkeypatch.setattr("ablations.local_crew.work", pretence.work)
 
 
 class Strict(optuna.pruners.BasePruner):
@@ -202,7 +202,7 @@ def test_a_pruned_training_stops_at_once_and_continues_in_full_when_asked_for(tm
 def test_a_trial_whose_worker_always_dies_fails_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ablations.crew.work", pretence.die)
+    monkeypatch.setattr("ablations.local_crew.work", pretence.die)
     record = drive(tmp_path / "runs", 1)
     assert states(record) == ["failed"]
     assert record.trials[0].reason == "its process ended with signal 9, 3 times"
@@ -232,7 +232,7 @@ def test_a_driver_killed_at_random_moments_ends_with_every_trial_told_and_none_t
 
 
 def test_a_trial_whose_worker_died_once_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablations.crew.work", pretence.die_once)
+    monkeypatch.setattr("ablations.local_crew.work", pretence.die_once)
     record = drive(tmp_path / "runs", 1)
     assert states(record) == ["complete"]
     assert trainings(tmp_path / "runs") == [1]
