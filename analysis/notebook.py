@@ -25,14 +25,21 @@ PLACE = "MAE_RESULTS"
 
 
 def results(study: str = "") -> pd.DataFrame:
-    """Return the results of a study, the newest of its name, or of all studies; say where they are from."""
+    """Return the results of a study, the newest of its name, or of all studies of one base; say where they are from.
+
+    The base, settings and images, is the one with the most studies: results of several do not mix.
+    """
     for place in _places():
         try:
             frame = select(_read(place), [study] if study else [])
         except UserError as error:
             reason = error
             continue
-        chosen = frame[frame["study_id"] == frame["study_id"].iloc[0]] if study else frame
+        if study:
+            chosen = frame[frame["study_id"] == frame["study_id"].iloc[0]]
+        else:
+            bases = [part for _, part in frame.groupby(["base", "data_digest"], sort=False)]
+            chosen = max(bases, key=lambda part: part["study_id"].nunique())
         print(f"{', '.join(dict.fromkeys(chosen['study_id']))}: {chosen['run'].nunique()} trainings, {_shown(place)}")
         return chosen.reset_index(drop=True)
     raise reason

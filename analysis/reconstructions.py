@@ -24,15 +24,15 @@ IMAGES = 3
 def reconstruct_cells(frame: pd.DataFrame, runs_dir: Path) -> tuple[np.ndarray, dict[str, Pictures]]:
     """Return test images (n, H, W, C), and what each cell's first finished seed makes of them under its own mask.
 
-    Cells without a checkpoint, or whose images are not on this machine, are left out.
+    Cells whose runs, checkpoints or images are not on this machine are left out.
     """
     work = Workplace(runs_dir, NONE, torch.device("cpu"), Silent(), StopRequest())
     done = frame[frame["status"] == "finished"].sort_values(["order", "seed"])
     originals, cells = np.empty((0, 0, 0, 0)), {}
     for cell, trials in done.groupby("cell", sort=False):
         run = RunDirectory(runs_dir / str(trials["run"].iloc[0]))
-        config = stored_config(run, (), ())
         try:
+            config = stored_config(run, (), ())
             data, objective = load_objective(run, config, work)
         except (RunError, UserError):
             continue

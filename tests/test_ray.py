@@ -17,7 +17,7 @@ from mae.errors import UserError
 from mae.run_directory import Busy, RunDirectory, find_runs, status_of
 from tests.conftest import TINY
 
-SLOW = TINY | {"train.epochs": 30, "run.checkpoint_seconds": 0.0, "run.knn_every": 0}
+SLOW = TINY | {"train.epochs": 15, "run.checkpoint_seconds": 0.0, "run.knn_every": 0}
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_trials_on_a_node_with_a_folder_of_its_own_are_pruned_and_come_back(clus
     cluster.add_node(num_cpus=1, env_vars={NODE_RUNS_DIR: str(there)})
     cluster.wait_for_nodes()
     driver = on_cluster(
-        cluster, here, "sweep", "--trials", "6", "--objective", "knn_top1", "--pruner", "median", "--sampler", "random",
+        cluster, here, "sweep", "--trials", "4", "--objective", "knn_top1", "--pruner", "median", "--sampler", "random",
         **TINY | {"train.epochs": 4, "run.knn_every": 1},
     )  # fmt: skip
     output, _ = driver.communicate()
@@ -58,7 +58,7 @@ def test_trials_on_a_node_with_a_folder_of_its_own_are_pruned_and_come_back(clus
 def test_a_lost_node_loses_no_training(cluster: Cluster, tmp_path: Path) -> None:
     lost = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
-    study = ("ablate", "--axis", "mask.ratio=0.4,0.5,0.6,0.7", "--probe", "knn")
+    study = ("ablate", "--axis", "mask.ratio=0.5,0.6,0.7", "--probe", "knn")
     driver = on_cluster(cluster, tmp_path, *study, **SLOW)
     while len(list(tmp_path.glob("*/checkpoints/*.pt"))) < 2:
         assert driver.poll() is None, driver.communicate()[0]
@@ -67,7 +67,7 @@ def test_a_lost_node_loses_no_training(cluster: Cluster, tmp_path: Path) -> None
     output, _ = driver.communicate()
     assert driver.returncode == 0, output
     assert "is gone; continuing from its last checkpoint" in " ".join(output.split())
-    assert list(runs(tmp_path).values()) == ["finished"] * 4
+    assert list(runs(tmp_path).values()) == ["finished"] * 3
 
 
 def test_workers_take_a_gpu_each_or_a_part_of_one() -> None:
