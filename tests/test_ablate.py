@@ -30,7 +30,7 @@ from mae.sources import open_source
 from tests.conftest import TINY
 
 runner = CliRunner()
-LONG = TINY | {"train.epochs": 40, "run.checkpoint_seconds": 0.0, "run.knn_every": 0}
+LONG = TINY | {"train.epochs": 20, "run.checkpoint_seconds": 0.0, "run.knn_every": 0}
 
 
 def ablate(*arguments: str, runs_dir: Path, settings: dict[str, Any] = TINY) -> list[str]:

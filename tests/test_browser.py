@@ -1,6 +1,6 @@
 """What people see: MLflow's pages of a study and the report, in Chromium, at the width of a desktop and of a phone.
 
-Screenshots go to $MAE_SCREENSHOTS if it is set; those in `docs/screenshots/` are made so.
+Screenshots go to $MAE_SCREENSHOTS if it is set.
 """
 
 import json
