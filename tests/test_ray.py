@@ -1,10 +1,12 @@
 """A Ray cluster of two nodes, for real: work is shared out, results come back, a lost node costs nothing finished."""
 
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from ray.cluster_utils import Cluster
@@ -15,9 +17,10 @@ from ablations.run_parcel import pack, unpack
 from cli import app
 from mae.errors import UserError
 from mae.run_directory import Busy, RunDirectory, find_runs, status_of
+from mae.sweep_record import read_sweep
 from tests.conftest import TINY
 
-SLOW = TINY | {"train.epochs": 15, "run.checkpoint_seconds": 0.0, "run.knn_every": 0}
+SETTINGS = TINY | {"train.epochs": 10, "run.knn_every": 1}
 
 
 @pytest.fixture
@@ -28,46 +31,45 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     started.shutdown()
 
 
-def on_cluster(cluster: Cluster, runs_dir: Path, *arguments: str, **settings: object) -> "subprocess.Popen[str]":
-    fixed = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "cli", *arguments, *fixed, "--runs-dir", str(runs_dir), "--tracking-uri", "none"]
-    command += ["--executor", "ray", "--address", cluster.address, "--workers", "2"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
 def runs(folder: Path) -> dict[str, str]:
     return {run.path.name: status_of(run)[0] for run in find_runs(folder)}
 
 
-def test_trials_on_a_node_with_a_folder_of_its_own_are_pruned_and_come_back(cluster: Cluster, tmp_path: Path) -> None:
+def ended(folder: Path) -> set[str]:
+    return {name for name, status in runs(folder).items() if status in ("finished", "pruned")}
+
+
+def test_a_sweep_survives_the_loss_of_a_node_with_a_folder_of_its_own(cluster: Cluster, tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    cluster.add_node(num_cpus=1, env_vars={NODE_RUNS_DIR: str(there)})
+    node = cluster.add_node(num_cpus=1, env_vars={NODE_RUNS_DIR: str(there)})
     cluster.wait_for_nodes()
-    driver = on_cluster(
-        cluster, here, "sweep", "--trials", "4", "--objective", "knn_top1", "--pruner", "median", "--sampler", "random",
-        **TINY | {"train.epochs": 4, "run.knn_every": 1},
-    )  # fmt: skip
-    output, _ = driver.communicate()
-    assert driver.returncode == 0, output
-    assert runs(there)
-    assert runs(here).items() >= runs(there).items()
-    assert set(runs(here).values()) <= {"finished", "pruned"}
-    assert not list(here.glob(".driver-*"))
-
-
-def test_a_lost_node_loses_no_training(cluster: Cluster, tmp_path: Path) -> None:
-    lost = cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
-    study = ("ablate", "--axis", "mask.ratio=0.5,0.6,0.7", "--probe", "knn")
-    driver = on_cluster(cluster, tmp_path, *study, **SLOW)
-    while len(list(tmp_path.glob("*/checkpoints/*.pt"))) < 2:
-        assert driver.poll() is None, driver.communicate()[0]
+    settings = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
+    command = [
+        "sweep",
+        "--trials",
+        "6",
+        "--objective",
+        "knn_top1",
+        "--pruner",
+        "median",
+        "--sampler",
+        "random",
+        *settings,
+    ]
+    command += ["--executor", "ray", "--address", cluster.address, "--workers", "2"]
+    command += ["--runs-dir", str(here), "--tracking-uri", "none", "--json"]
+    driver = subprocess.Popen([sys.executable, "-m", "cli", *command], stdout=PIPE, stderr=PIPE, text=True)
+    while not (done := ended(there)) or len(runs(there)) == len(done):  # it has done one trial and is at another
+        assert driver.poll() is None, driver.communicate()[1]
         time.sleep(0.05)
-    cluster.remove_node(lost, allow_graceful=False)
-    output, _ = driver.communicate()
-    assert driver.returncode == 0, output
-    assert "is gone; continuing from its last checkpoint" in " ".join(output.split())
-    assert list(runs(tmp_path).values()) == ["finished"] * 3
+    cluster.remove_node(node, allow_graceful=False)
+    output, messages = driver.communicate()
+    assert driver.returncode == 0, messages
+    assert "is gone; continuing from its last checkpoint" in " ".join(messages.split())
+    assert done <= ended(here) == set(runs(here))
+    directory = RunDirectory(Path(json.loads(output.splitlines()[-1])["directory"]))
+    assert {trial.state for trial in read_sweep(directory).trials} <= {"complete", "pruned"}
+    assert not list(here.glob(".driver-*"))
 
 
 def test_workers_take_a_gpu_each_or_a_part_of_one() -> None:
