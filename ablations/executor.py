@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -31,6 +32,12 @@ class Executor:
             raise UserError(f"--address {self.address}: only --executor ray has an address")
         if self.kind == "ray" and find_spec("ray") is None:
             raise UserError("--executor ray needs Ray, which is not installed: pip install 'mae-cli[cluster]'")
+
+    def prepare(self) -> None:
+        """Have the server that workers are forked from import PyTorch while this process does so itself."""
+        if self.kind == "local":
+            forkserver.set_forkserver_preload(["ablations.worker"])
+            forkserver.ensure_running()
 
     @contextmanager
     def crew(self, runs_dir: Path) -> Iterator["Crew"]:
