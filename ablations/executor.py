@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ablations.forking import start_server
 from mae.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,15 +36,15 @@ class Executor:
     def prepare(self) -> None:
         """Have the server that workers are forked from import PyTorch while this process does so itself."""
         if self.kind == "local":
-            forkserver.set_forkserver_preload(["ablations.worker"])
-            forkserver.ensure_running()
+            start_server()
 
     @contextmanager
     def crew(self, runs_dir: Path) -> Iterator["Crew"]:
         """Yield the crew. To be entered before signals are handled: Ray takes SIGTERM for itself when it starts."""
-        from ablations.local_crew import LocalCrew, places  # imports PyTorch, which a finished study can do without
-
+        # Both crews import PyTorch, which a finished study can do without.
         if self.kind == "local":
+            from ablations.local_crew import LocalCrew, places
+
             yield LocalCrew(places(self.device, self.workers, self.per_gpu, runs_dir))
             return
         from ablations.ray_crew import ray_crew

@@ -1,6 +1,5 @@
 """A crew of worker processes on this machine."""
 
-import multiprocessing
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from ablations.crew import HEAR_SECONDS, Place, Report
+from ablations.forking import fork_context
 from ablations.plan import Job
 from ablations.worker import work
 from mae.errors import UserError
@@ -50,8 +50,7 @@ class LocalCrew:
         return [place for place in range(self.size) if place not in self.workers]
 
     def start(self, place: int, job: Job) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["ablations.worker"])
+        context = fork_context()
         ours, theirs = context.Pipe()
         process = context.Process(target=work, args=(theirs, job, self.where[place]), daemon=True)
         process.start()

@@ -8,7 +8,7 @@ from ablations.plan import Job
 from mae.config import Config, ProbeKind
 from mae.config_sources import nearest
 from mae.errors import UserError
-from mae.run_directory import ONLINE, RunDirectory
+from mae.run_directory import ONLINE
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,12 @@ def choose_objectives(text: str, base: Config) -> tuple[Objective, ...]:
 
 def measure(objectives: tuple[Objective, ...], job: Job, runs_dir: Path) -> list[float]:
     """Return the objectives' values of a finished job; `UserError` naming one that it has not measured."""
-    run = RunDirectory(runs_dir / job.fingerprint)
-    places = [run, *(run.probe(job.probe_name(kind)) for kind in job.kinds)]
+    stages = job.stages(runs_dir)
     known: dict[str, Any] = {}
-    for point in run.read_metrics():
+    for point in stages[0].read_metrics():
         known |= point["metrics"]
-    for place in places:
-        known |= (place.result() or {}).get("metrics", {})
+    for stage in stages:
+        known |= (stage.result() or {}).get("metrics", {})
     for objective in objectives:
         if objective.metric not in known:
             raise UserError(f"{objective.name}: {job.fingerprint} has no {objective.metric}")

@@ -36,11 +36,13 @@ class Job:
         """Return the name of a probe's directory."""
         return f"{kind}-{probe_fingerprint(self.config, kind, self.fingerprint)}"
 
+    def stages(self, runs_dir: Path) -> list[RunDirectory]:
+        """Return the directories of the pretraining and of every probe."""
+        return RunDirectory(runs_dir / self.fingerprint).stages(map(self.probe_name, self.kinds))
+
     def is_done(self, runs_dir: Path) -> bool:
         """Say whether the pretraining and every probe have their results."""
-        run = RunDirectory(runs_dir / self.fingerprint)
-        places = [run, *(run.probe(self.probe_name(kind)) for kind in self.kinds)]
-        return all((place.path / "result.json").exists() for place in places)
+        return all((stage.path / "result.json").exists() for stage in self.stages(runs_dir))
 
 
 @dataclass(frozen=True)

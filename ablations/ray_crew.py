@@ -25,6 +25,7 @@ from ablations.plan import Job
 from ablations.run_parcel import Parcel, pack, unpack
 from mae import __version__
 from mae.errors import UserError
+from mae.mlflow_store import first_line
 from mae.run_directory import Busy, RunDirectory
 
 NODE_RUNS_DIR = "MAE_NODE_RUNS_DIR"
@@ -93,7 +94,7 @@ def _connect(address: str) -> None:
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except (OSError, RayError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise UserError(f"no Ray cluster at {address}: {reason}. Start one with `ray start --head`") from None
 
 

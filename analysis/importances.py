@@ -24,9 +24,9 @@ def importances(study: optuna.Study, objective: int = 0, resamples: int = RESAMP
     were all pruned would seem not to matter. low and high: 95 % percentile-bootstrap interval over trials.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    trials = complete + _pruned_as_worst(study, complete)
     if len(complete) < FEWEST:
         return pd.DataFrame(columns=["key", "importance", "low", "high"])
+    trials = complete + _pruned_as_worst(study, complete)
     draws = np.random.default_rng(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of small samples, of which the intervals tell
@@ -44,13 +44,10 @@ def importances(study: optuna.Study, objective: int = 0, resamples: int = RESAMP
 
 def _pruned_as_worst(study: optuna.Study, complete: list[FrozenTrial]) -> list[FrozenTrial]:
     values = [trial.values[0] for trial in complete]
+    worst = min(values) - 1 if study.directions[0] == StudyDirection.MAXIMIZE else max(values) + 1
     return [
-        create_trial(
-            value=min(values) - 1 if study.directions[0] == StudyDirection.MAXIMIZE else max(values) + 1,
-            params=trial.params,
-            distributions=trial.distributions,
-        )
-        for trial in (study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)) if complete else ())
+        create_trial(value=worst, params=trial.params, distributions=trial.distributions)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
     ]
 
 

@@ -58,7 +58,8 @@ def sweep() -> tuple[SweepRecord, pd.DataFrame]:
     """Return the record and the frame of the newest sweep that has ended; say where it is from."""
     for place in _places():
         folders = [file.parent for pattern in ("sweeps/*/trials.csv", "*/trials.csv") for file in place.glob(pattern)]
-        for folder in sorted(folders, key=lambda folder: -(folder / "sweep.json").stat().st_mtime):
+        if folders:
+            folder = max(folders, key=lambda folder: (folder / "sweep.json").stat().st_mtime)
             frame = pd.read_csv(folder / "trials.csv")
             print(f"{folder.name}: {len(frame)} trials, {_shown(place)}")
             return read_sweep(RunDirectory(folder)), frame

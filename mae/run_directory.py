@@ -20,7 +20,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -67,6 +67,10 @@ class RunDirectory:
     def probe(self, name: str) -> "RunDirectory":
         """Return the directory of a probe of this pretraining."""
         return RunDirectory(self.path / "probes" / name)
+
+    def stages(self, probes: Iterable[str]) -> "list[RunDirectory]":
+        """Return this pretraining and, by their names, probes of it."""
+        return [self, *map(self.probe, probes)]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -228,16 +232,19 @@ def status_of(run: RunDirectory) -> tuple[str, str]:
 
 def find_runs(runs_dir: Path) -> list[RunDirectory]:
     """Return every pretraining under `runs_dir`, newest first."""
-    found = [RunDirectory(path.parent) for path in runs_dir.glob("*/record.json")]
-    records = {run.path: run.read_record() for run in found}
-    ours = [run for run in found if records[run.path] is not None]
-    return sorted(ours, key=lambda run: -records[run.path].started)  # type: ignore[union-attr]
+    ours = [(record.started, run) for run, record in _records(runs_dir) if record is not None]
+    return [run for _, run in sorted(ours, key=lambda each: -each[0])]
 
 
 def unreadable_runs(runs_dir: Path) -> list[RunDirectory]:
     """Return the pretrainings under `runs_dir` whose record another version of the program wrote."""
-    found = [RunDirectory(path.parent) for path in sorted(runs_dir.glob("*/record.json"))]
-    return [run for run in found if run.read_record() is None]
+    return [run for run, record in _records(runs_dir) if record is None]
+
+
+def _records(runs_dir: Path) -> Iterator[tuple[RunDirectory, Record | None]]:
+    for path in sorted(runs_dir.glob("*/record.json")):
+        run = RunDirectory(path.parent)
+        yield run, run.read_record()
 
 
 def probes_of(run: RunDirectory) -> list[RunDirectory]:

@@ -70,7 +70,7 @@ def deliver_study(directory: RunDirectory, uri: str, runs_dir: Path) -> bool:
     children = []
     for trial in record.trials:
         run = RunDirectory(runs_dir / trial.fingerprint)
-        stages = [run, *map(run.probe, trial.probes.values())]
+        stages = run.stages(trial.probes.values())
         tags = {"study": record.name, "cell": trial.cell, "seed": str(trial.seed)} | _origin(run)
         tags["mae.stages"] = _stage_statuses(trial.probes, stages)
         children.append(Child(f"{trial.cell}, seed {trial.seed}", status_of_stages(stages), tags, stages))
@@ -97,7 +97,7 @@ def _sweep_child(record: SweepRecord, trial: SweepTrial, runs_dir: Path) -> Chil
     stages = []
     if trial.run:
         run = RunDirectory(runs_dir / trial.run)
-        stages = [run, *map(run.probe, trial.probes.values())]
+        stages = run.stages(trial.probes.values())
         tags |= _origin(run)
     values = {
         f"objective/{objective.name}": value
