@@ -10,8 +10,14 @@ from pathlib import Path
 from ablations.crew import HEAR_SECONDS, Place, Report
 from ablations.forking import fork_context
 from ablations.plan import Job
-from ablations.worker import work
 from mae.errors import UserError
+
+
+def work(pipe: Connection, job: Job, place: Place) -> None:
+    """Do one job in a process of its own; whoever has the crew need not import PyTorch for it."""
+    from ablations import worker
+
+    worker.work(pipe, job, place)
 
 
 @dataclass

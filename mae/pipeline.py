@@ -31,7 +31,7 @@ from mae.pretraining import Pretraining, pretrain, steps_per_epoch
 from mae.probing import Setup, probe_all, subjects
 from mae.progress import Progress
 from mae.reconstruction import draw_grid, shown_images
-from mae.run_directory import Record, RunDirectory
+from mae.run_directory import Busy, Record, RunDirectory
 from mae.tracking import tracked
 
 
@@ -227,6 +227,8 @@ def _stage(run: RunDirectory, record: Record, config: Config, work: Workplace) -
     }
     record = record.model_copy(update={"tags": tags})
     with run.locked():
+        if run.result() is not None:
+            raise Busy(f"another process has just finished {run.path}; the same command takes its result")
         run.write_text("config.toml", to_toml(config))
         run.write_json("environment.json", surroundings)
         with tracked(run, work.tracking_uri, work.runs_dir, work.progress.say), _recorded(run, record):

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -24,13 +26,21 @@ from mae.config_sources import build
 from mae.errors import UserError
 from mae.fingerprint import pretrain_fingerprint
 from mae.interruption import StopRequest
+from mae.pipeline import Workplace, environment, run_pretraining
 from mae.progress import Silent
-from mae.run_directory import RunDirectory, find_runs, status_of
+from mae.run_directory import Busy, RunDirectory, find_runs, status_of
 from mae.sources import open_source
+from tests.commands import Forked, command
 from tests.conftest import TINY
 
 runner = CliRunner()
-LONG = TINY | {"train.epochs": 20, "run.checkpoint_seconds": 0.0, "run.knn_every": 0}
+LONG = TINY | {
+    "train.epochs": 20,
+    "run.checkpoint_seconds": 0.05,
+    "run.knn_every": 0,
+    "run.picture_every": 0,
+    "probe.kinds": ["knn"],
+}
 
 
 def ablate(*arguments: str, runs_dir: Path, settings: dict[str, Any] = TINY) -> list[str]:
@@ -52,8 +62,15 @@ def do(jobs: list[Job], runs_dir: Path, stop: StopRequest | None = None) -> dict
 def holder(run: RunDirectory) -> int:
     """Wait until a process works on a run and has saved; return its id."""
     while not (run.is_locked() and list(run.checkpoints.glob("step-*.pt"))):
+        assert run.result() is None, "it is over"
         time.sleep(0.02)
     return int((run.path / "lock").read_text().split()[0])
+
+
+def start(runs_dir: Path) -> Forked:
+    """Start a command with the same job."""
+    arguments = ablate("--axis", "mask.ratio=0.75", runs_dir=runs_dir, settings=LONG)
+    return Forked(command, runs_dir / "said.txt", arguments)
 
 
 def weights(runs_dir: Path, job: Job) -> str:
@@ -65,8 +82,8 @@ def results(runs_dir: Path) -> dict[Path, int]:
 
 
 def test_all_studies_run_and_a_second_time_train_nothing(tmp_path: Path) -> None:
-    wide_enough = TINY | {"model.decoder.dim": 16}  # a quarter of it is a width
-    command = ablate("paper", "--workers", "2", "--json", runs_dir=tmp_path, settings=wide_enough)
+    settings = TINY | {"model.decoder.dim": 16, "run.picture_every": 0}  # a quarter of the width is one
+    command = ablate("paper", "--workers", "2", "--json", runs_dir=tmp_path, settings=settings)
     first = runner.invoke(app, command)
     assert first.exit_code == 0, first.output
     studies = json.loads(first.stdout.splitlines()[-1])["studies"]
@@ -88,19 +105,12 @@ def test_a_cell_that_fails_is_shown_with_its_reason_and_the_others_go_on(tmp_pat
 def test_a_killed_worker_is_replaced_and_nothing_changes(tmp_path: Path) -> None:
     killed, peaceful = tmp_path / "killed", tmp_path / "peaceful"
     work = job()
-    killer = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from tests import test_ablate as t; t.kill_the_worker(*sys.argv[1:])",
-         str(killed / work.fingerprint)],
-        cwd=Path(__file__).parent.parent,
-    )  # fmt: skip
-    assert do([work], killed) == {}
-    assert killer.wait() == 0
+    with ThreadPoolExecutor() as beside:
+        killing = beside.submit(lambda: os.kill(holder(RunDirectory(killed / work.fingerprint)), signal.SIGKILL))
+        assert do([work], killed) == {}
+        killing.result()
     assert do([work], peaceful) == {}
     assert weights(killed, work) == weights(peaceful, work)
-
-
-def kill_the_worker(run: str) -> None:
-    os.kill(holder(RunDirectory(Path(run))), signal.SIGKILL)
 
 
 def test_a_job_whose_process_dies_every_time_fails_with_the_reason(
@@ -130,11 +140,10 @@ def test_a_stop_request_saves_and_leaves_nothing_running(tmp_path: Path) -> None
 def test_a_killed_driver_takes_its_workers_along_and_is_continued(also_the_worker: bool, tmp_path: Path) -> None:
     work = job()
     run = RunDirectory(tmp_path / work.fingerprint)
-    command = [sys.executable, "-m", "cli", *ablate("--axis", "mask.ratio=0.75", runs_dir=tmp_path, settings=LONG)]
-    driver = subprocess.Popen(command)
+    driver = start(tmp_path)
     worker = holder(run)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
+    driver.send(signal.SIGKILL)
+    driver.code()
     if also_the_worker:
         os.kill(worker, signal.SIGKILL)
     while run.is_locked():
@@ -148,13 +157,28 @@ def test_a_killed_driver_takes_its_workers_along_and_is_continued(also_the_worke
 
 def test_two_commands_on_one_folder_never_train_the_same_cell_twice(tmp_path: Path) -> None:
     work = job()
-    command = [sys.executable, "-m", "cli", *ablate("--axis", "mask.ratio=0.75", runs_dir=tmp_path, settings=LONG)]
-    other = subprocess.Popen(command)
+    other = start(tmp_path)
     run = RunDirectory(tmp_path / work.fingerprint)
-    first = holder(run)
+    holder(run)
+    begun = (run.path / "environment.json").stat().st_mtime_ns
     assert do([work], tmp_path) == {}
-    assert other.wait() == 0
-    assert int((run.path / "lock").read_text().split()[0]) == first
+    assert other.code() == 0
+    assert (run.path / "environment.json").stat().st_mtime_ns == begun
+    assert [status_of(found)[0] for found in find_runs(tmp_path)] == ["finished"]
+
+
+def test_a_run_that_another_has_just_finished_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = job()
+    run = RunDirectory(tmp_path / work.fingerprint)
+
+    def slow(*arguments: Any) -> dict[str, Any]:
+        run.write_json("result.json", {})  # of the other
+        return environment(*arguments)
+
+    monkeypatch.setattr("mae.pipeline.environment", slow)
+    with pytest.raises(Busy, match="just finished"):
+        run_pretraining(work.config, Workplace(tmp_path, "none", torch.device("cpu"), Silent(), StopRequest()))
+    assert run.read_record() is None
 
 
 def test_gpus_are_shared_out_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,5 @@
 """Several processes, over gloo: the numbers of one, one voice, and whatever may happen to one of them."""
 
-import multiprocessing
-import os
 import signal
 import socket
 import subprocess
@@ -9,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,8 @@ from mae.errors import UserError
 from mae.pipeline import choose_device
 from mae.pretraining import Pretraining, _epoch_batches
 from mae.run_directory import RunDirectory, find_runs, probes_of, status_of
+from tests import commands
+from tests.commands import Forked
 from tests.conftest import TINY
 
 SMALL = TINY | {"train.batch_size": 252, "train.epochs": 4, "run.knn_every": 0}
@@ -44,45 +43,30 @@ def command(runs_dir: Path, settings: dict[str, Any], name: str = "pretrain") ->
     return [name, *fixed, "--runs-dir", str(runs_dir), "--tracking-uri", "none", "--device", "cpu"]
 
 
-def one_of_them(arguments: list[str], environment: dict[str, str], said: Path) -> None:
-    """The life of a process."""
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    with open(said, "w") as sys.stdout:
-        sys.stderr = sys.stdout
-        app(arguments)
-
-
 class Group:
-    """Processes with the surroundings that torchrun gives them, forked from a server; what they say lands in files."""
+    """Processes with the surroundings that torchrun gives them; what they say lands in files."""
 
-    def __init__(self, folder: Path, arguments: Sequence[list[str]], last: Callable[..., None] = one_of_them):
+    def __init__(self, folder: Path, arguments: Sequence[list[str]], last: Callable[..., None] = commands.command):
         """Start a process per list of arguments; `last` is the life of the last one."""
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["ablations.worker", "matplotlib.figure", "sklearn.datasets"])
         with socket.create_server(("127.0.0.1", 0)) as free:
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
         count = len(arguments)
         counts = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-        cache = {"MAE_CACHE_DIR": os.environ["MAE_CACHE_DIR"]}
         folder.mkdir(parents=True, exist_ok=True)
         self.said = [folder / f"process-{rank}.txt" for rank in range(count)]
-        self.processes: list[ForkServerProcess] = []
+        self.processes: list[Forked] = []
         for rank, given in enumerate(arguments):
-            environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), **counts, **address, **cache}
-            life = last if rank == count - 1 else one_of_them
-            self.processes.append(context.Process(target=life, args=(given, environment, self.said[rank])))
-            self.processes[-1].start()
+            environment = counts | address | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            life = last if rank == count - 1 else commands.command
+            self.processes.append(Forked(life, self.said[rank], given, environment))
 
     def send(self, number: int, ranks: Sequence[int]) -> None:
         for rank in ranks:
-            os.kill(self.processes[rank].pid or 0, number)
+            self.processes[rank].send(number)
 
     def wait(self) -> tuple[list[int | None], list[str]]:
         """Return the exit codes and what was said."""
-        for process in self.processes:
-            process.join(300)
-        return [process.exitcode for process in self.processes], [said.read_text() for said in self.said]
+        return [process.code() for process in self.processes], [said.read_text() for said in self.said]
 
 
 def start(count: int, runs_dir: Path, settings: dict[str, Any], **more: Any) -> Group:
@@ -157,9 +141,7 @@ def test_all_stop_at_a_signal_to_any_and_continue_to_the_same_bits(tmp_path: Pat
     settings = SMALL | {"train.epochs": 12, "run.checkpoint_seconds": 0.0}
     for number, ranks, code in ((signal.SIGTERM, [1], 143), (signal.SIGINT, [0, 1, 2, 1, 0], 130)):
         stopped = start(3, tmp_path / "stopped", settings)
-        wait_for_a_checkpoint(
-            tmp_path / "stopped", stopped.processes[0].is_alive, after=last_step(tmp_path / "stopped")
-        )
+        wait_for_a_checkpoint(tmp_path / "stopped", stopped.processes[0].lives, after=last_step(tmp_path / "stopped"))
         stopped.send(number, ranks)
         codes, said = stopped.wait()
         assert codes == [code] * 3, said
@@ -173,7 +155,7 @@ def test_all_stop_at_a_signal_to_any_and_continue_to_the_same_bits(tmp_path: Pat
 def test_another_number_of_processes_continues_and_says_so(tmp_path: Path) -> None:
     settings = SMALL | {"train.epochs": 12, "run.checkpoint_seconds": 0.0}
     stopped = start(2, tmp_path / "stopped", settings)
-    wait_for_a_checkpoint(tmp_path / "stopped", stopped.processes[0].is_alive)
+    wait_for_a_checkpoint(tmp_path / "stopped", stopped.processes[0].lives)
     stopped.send(signal.SIGUSR1, [0, 1])
     assert stopped.wait()[0] == [143, 143]
     said = CliRunner().invoke(app, command(tmp_path / "stopped", settings)).stdout
@@ -186,7 +168,7 @@ def test_another_number_of_processes_continues_and_says_so(tmp_path: Path) -> No
 def test_when_one_is_killed_the_others_fail_and_the_same_command_continues(tmp_path: Path) -> None:
     settings = SMALL | {"train.epochs": 12, "run.checkpoint_seconds": 0.0}
     group = start(2, tmp_path, settings)
-    wait_for_a_checkpoint(tmp_path, group.processes[0].is_alive)
+    wait_for_a_checkpoint(tmp_path, group.processes[0].lives)
     group.send(signal.SIGKILL, [1])
     codes, said = group.wait()
     assert codes == [1, -signal.SIGKILL]
@@ -207,11 +189,11 @@ def test_torchrun_ends_with_an_error_when_a_process_is_killed(tmp_path: Path) ->
     assert status_of(the_run(tmp_path))[0] == "failed"
 
 
-def poisoned(arguments: list[str], environment: dict[str, str], said: Path) -> None:
+def poisoned(said: Path, arguments: list[str], environment: dict[str, str]) -> None:
     import mae.pretraining
 
     mae.pretraining.normalise = lambda images, data: images * float("nan")  # type: ignore[attr-defined]
-    one_of_them(arguments, environment, said)
+    commands.command(said, arguments, environment)
 
 
 def test_a_loss_that_is_not_finite_in_one_process_ends_all(tmp_path: Path) -> None:

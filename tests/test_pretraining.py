@@ -1,8 +1,5 @@
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from mae.pretraining import Pretraining, parameter_groups, pretrain
 from mae.progress import Silent
 from mae.run_directory import RunDirectory, find_runs
 from mae.schedule import lr_at
+from tests.commands import Forked, command
 from tests.conftest import TINY
 
 CPU = torch.device("cpu")
@@ -106,21 +104,23 @@ def test_the_learning_rate_warms_up_peaks_and_ends_at_zero() -> None:
     assert math.isclose(lr_at(1, 1.0, 0, 1), 0, abs_tol=1e-9)
 
 
-def start(runs_dir: Path, settings: list[str]) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "cli", "pretrain", "--runs-dir", str(runs_dir), "--device", "cpu", *settings]
-    command += ["--tracking-uri", "none"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+def start(runs_dir: Path, settings: list[str]) -> Forked:
+    arguments = ["pretrain", "--runs-dir", str(runs_dir), "--device", "cpu", "--tracking-uri", "none", *settings]
+    return Forked(command, runs_dir.with_suffix(".txt"), arguments)
 
 
-def wait_for_a_checkpoint(runs_dir: Path, process: "subprocess.Popen[str]", after: int = 0) -> int:
+def said(runs_dir: Path) -> str:
+    return runs_dir.with_suffix(".txt").read_text()
+
+
+def wait_for_a_checkpoint(runs_dir: Path, process: Forked, after: int = 0) -> int:
     """Return the step of the first checkpoint past `after`."""
-    while process.poll() is None:
+    while process.lives():
         steps = [int(path.stem.split("-")[1]) for path in runs_dir.glob("*/checkpoints/step-*.pt")]
         if steps and max(steps) > after:
             return max(steps)
         time.sleep(0.005)
-    raise AssertionError(process.communicate()[1])
+    raise AssertionError(said(runs_dir))
 
 
 def test_a_run_killed_twice_ends_with_the_same_bits(tiny_settings: list[str], tmp_path: Path) -> None:
@@ -130,26 +130,24 @@ def test_a_run_killed_twice_ends_with_the_same_bits(tiny_settings: list[str], tm
     for _ in range(2):
         process = start(tmp_path / "killed", often)
         step = wait_for_a_checkpoint(tmp_path / "killed", process, step)
-        process.kill()
-        process.wait()
+        process.send(signal.SIGKILL)
+        assert process.code() == -signal.SIGKILL
     assert find_runs(tmp_path / "killed")[0].result() is None
-    last = start(tmp_path / "killed", often)
-    assert "continuing at step" in last.communicate()[0]
-    assert whole.wait() == last.returncode == 0
+    assert start(tmp_path / "killed", often).code() == whole.code() == 0
+    assert "continuing at step" in said(tmp_path / "killed")
     results = [find_runs(tmp_path / name)[0].result() for name in ("whole", "killed")]
     assert results[0]["weights_sha256"] == results[1]["weights_sha256"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
-def test_a_signal_saves_and_ends_the_run(number: int, code: int, tiny_settings: list[str], tmp_path: Path) -> None:
+def test_a_signal_saves_and_ends_the_run(number: int, code: int, tiny_settings: list[str], runs_dir: Path) -> None:
     settings = [*tiny_settings, "--set", "train.epochs=5000", "--set", "run.checkpoint_seconds=0.2"]
-    process = start(tmp_path, settings)
-    step = wait_for_a_checkpoint(tmp_path, process)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert "the same command continues" in errors
-    run = find_runs(tmp_path)[0]
+    process = start(runs_dir, settings)
+    step = wait_for_a_checkpoint(runs_dir, process)
+    process.send(number)
+    assert process.code() == code
+    assert "the same command continues" in said(runs_dir)
+    run = find_runs(runs_dir)[0]
     record = run.read_record()
     assert record is not None
     assert record.status == "killed"

@@ -1,7 +1,7 @@
 """Sweeps: asking, telling, pruning, and drivers and workers that are killed."""
 
-import multiprocessing
 import random
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from mae.run_directory import ONLINE, Record, RunDirectory, find_runs, status_of
 from mae.sources import open_source
 from mae.sweep_record import SweepRecord, sweep_directory
 from tests import pretence
+from tests.commands import Forked
 from tests.conftest import TINY
 
 SPACE = """
@@ -208,21 +209,13 @@ def test_a_trial_whose_worker_always_dies_fails_with_the_reason(
     assert record.trials[0].reason == "its process ended with signal 9, 3 times"
 
 
-def begin(runs_dir: Path, trials: int, **more: Any) -> multiprocessing.process.BaseProcess:
-    """Start a driver in a process of its own."""
-    context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=drive, args=(runs_dir, trials, 2), kwargs=more)
-    process.start()
-    return process
-
-
 def test_a_driver_killed_at_random_moments_ends_with_every_trial_told_and_none_trained_twice(tmp_path: Path) -> None:
     runs_dir, trials, draws = tmp_path / "runs", 6, random.Random(0)
     for _ in range(3):
-        driver = begin(runs_dir, trials, pruner="hyperband")
+        driver = Forked(drive, runs_dir, trials, 2, pruner="hyperband")
         time.sleep(draws.uniform(0.5, 2.5))
-        driver.kill()
-        driver.join()
+        driver.send(signal.SIGKILL)
+        driver.code()
     before = {path: path.stat().st_mtime_ns for path in runs_dir.rglob("result.json")}
     record = drive(runs_dir, trials, 2, pruner="hyperband")
     assert len(record.trials) == trials
