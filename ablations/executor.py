@@ -1,5 +1,7 @@
 """Who does the jobs of a command: worker processes on this machine, or workers on the nodes of a Ray cluster."""
 
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,9 +11,16 @@ from typing import TYPE_CHECKING, Literal
 
 from ablations.forking import start_server
 from mae.errors import UserError
+from mae.mlflow_store import first_line
 
 if TYPE_CHECKING:
     from ablations.crew import Crew
+
+
+def no_cluster(address: str, error: Exception) -> UserError:
+    """Return what to say where no Ray answers."""
+    reason = first_line(error).rstrip(".")
+    return UserError(f"no Ray cluster at {address}: {reason}. Start one with `ray start --head`")
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,17 @@ class Executor:
             raise UserError(f"--address {self.address}: only --executor ray has an address")
         if self.kind == "ray" and find_spec("ray") is None:
             raise UserError("--executor ray needs Ray, which is not installed: pip install 'mae-cli[cluster]'")
+        host, _, port = self.cluster.removeprefix("ray://").rpartition(":")
+        if self.kind == "ray" and port.isdigit():  # Ray would take more than a minute to say that nobody is there
+            try:
+                socket.create_connection((host, int(port)), timeout=10).close()
+            except OSError as error:
+                raise no_cluster(self.cluster, error) from None
+
+    @property
+    def cluster(self) -> str:
+        """Where Ray is; `local` for a cluster that is started on this machine."""
+        return self.address or os.environ.get("RAY_ADDRESS") or "local"
 
     def prepare(self) -> None:
         """Have the server that workers are forked from import PyTorch while this process does so itself."""
@@ -49,5 +69,5 @@ class Executor:
             return
         from ablations.ray_crew import ray_crew
 
-        with ray_crew(self.address, self.device, self.workers, self.per_gpu, runs_dir) as crew:
+        with ray_crew(self.cluster, self.device, self.workers, self.per_gpu, runs_dir) as crew:
             yield crew

@@ -7,7 +7,6 @@ its last report.
 
 import logging
 import os
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,12 +19,12 @@ import ray
 from ray.exceptions import ActorUnschedulableError, RayActorError, RayError
 
 from ablations.crew import HEAR_SECONDS, Place, Report
+from ablations.executor import no_cluster
 from ablations.local_crew import LocalCrew
 from ablations.plan import Job
 from ablations.run_parcel import Parcel, pack, unpack
 from mae import __version__
 from mae.errors import UserError
-from mae.mlflow_store import first_line
 from mae.run_directory import Busy, RunDirectory
 
 NODE_RUNS_DIR = "MAE_NODE_RUNS_DIR"
@@ -69,11 +68,9 @@ def demand(nodes: Sequence[dict[str, float]], device: str, workers: int | None, 
 
 
 @contextmanager
-def ray_crew(
-    address: str | None, device: str, workers: int | None, per_gpu: int, runs_dir: Path
-) -> Iterator["RayCrew"]:
-    """Yield a crew on the cluster at `address`, or on one that is started on this machine and ended with the block."""
-    _connect(address or os.environ.get("RAY_ADDRESS") or "local")
+def ray_crew(address: str, device: str, workers: int | None, per_gpu: int, runs_dir: Path) -> Iterator["RayCrew"]:
+    """Yield a crew on the cluster at `address`; one at `local` is started on this machine and ended with the block."""
+    _connect(address)
     marker = runs_dir.resolve() / f".driver-{uuid4().hex}"
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -88,14 +85,10 @@ def ray_crew(
 
 def _connect(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        if port.isdigit():  # Ray would take more than a minute to say that nobody is there
-            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except (OSError, RayError, RuntimeError, ValueError) as error:
-        reason = first_line(error).rstrip(".")
-        raise UserError(f"no Ray cluster at {address}: {reason}. Start one with `ray start --head`") from None
+        raise no_cluster(address, error) from None
 
 
 class Member:

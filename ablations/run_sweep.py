@@ -28,6 +28,7 @@ from ablations.sweep_storage import open_study, opened
 from mae.config import Config
 from mae.config_sources import change, flatten, name_run, to_toml
 from mae.errors import UserError
+from mae.pareto import pareto_front
 from mae.progress import ConsoleProgress, Progress
 from mae.run_directory import RunDirectory
 from mae.sweep_record import ObjectiveRecord, SweepRecord, SweepTrial, sweep_directory
@@ -145,19 +146,14 @@ def best_trials(trials: Sequence[SweepTrial], directions: Sequence[str]) -> list
     for trial in trials:
         if trial.values is not None:
             distinct.setdefault((trial.run, *trial.probes.values()), trial)
+    if not distinct:
+        return []
     signs = [1 if direction == "maximize" else -1 for direction in directions]
-    scores = {trial.number: [sign * value for sign, value in zip(signs, trial.values or [], strict=True)]
-              for trial in distinct.values()}  # fmt: skip
-    front = [
-        trial
-        for trial in distinct.values()
-        if len(directions) == 1
-        or not any(
-            all(a >= b for a, b in zip(other, scores[trial.number], strict=True)) and other != scores[trial.number]
-            for other in scores.values()
-        )
-    ]
-    return sorted(front, key=lambda trial: scores[trial.number], reverse=True)
+    scores = [[sign * value for sign, value in zip(signs, trial.values or [], strict=True)]
+              for trial in distinct.values()]  # fmt: skip
+    kept = pareto_front(scores) if len(directions) > 1 else [True] * len(scores)
+    ranked = sorted(zip(scores, kept, distinct.values(), strict=True), key=lambda each: each[0], reverse=True)
+    return [trial for _, on_front, trial in ranked if on_front]
 
 
 def cell_config(sweep: Sweep, plan: Plan, name: str) -> Config:

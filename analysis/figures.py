@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from analysis.statistics import pareto_front
 from analysis.tables import PROBES, speedups, summarise
+from mae.pareto import pareto_front
 
 PALETTE = sns.color_palette("colorblind")
 COLORS = dict(zip([*PROBES, "none"], PALETTE, strict=False))
@@ -220,7 +220,7 @@ def cost_figure(frame: pd.DataFrame) -> Figure:
             cells = part[part["study"] == study]
             style = {"color": PALETTE[number % len(PALETTE)], "marker": "osD^v<>PX*"[number % 10]}
             panel.scatter(cells["tflop"], cells["mean"], s=18, label=study, zorder=3, **style)
-        front = part[pareto_front(part["tflop"].tolist(), part["mean"].tolist())].sort_values("tflop")
+        front = part[pareto_front([*zip(-part["tflop"], part["mean"], strict=True)])].sort_values("tflop")
         panel.plot(front["tflop"], front["mean"], drawstyle="steps-post", color="black", linewidth=0.8)
         middle = np.sqrt(part["tflop"].min() * part["tflop"].max())
         for row in front.to_dict("records"):

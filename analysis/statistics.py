@@ -62,13 +62,6 @@ def rank_agreement(measured: Sequence[float], published: Sequence[float]) -> tup
     return rho, float(np.tanh(np.arctanh(rho) - half)), float(np.tanh(np.arctanh(rho) + half))
 
 
-def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
-    """Say of each point whether it is on the front: no other is cheaper and as good, or better and as cheap."""
-    cost, value = np.asarray(costs, dtype=float), np.asarray(values, dtype=float)
-    better = (cost[:, None] <= cost) & (value[:, None] >= value) & ((cost[:, None] < cost) | (value[:, None] > value))
-    return [not column.any() for column in better.T]
-
-
 def contrast(groups: Sequence[Sequence[float]], weights: Sequence[float], level: float = 1 - ALPHA) -> Contrast:
     """Return the weighted sum of group means with its interval and two-sided p-value of being 0.
 

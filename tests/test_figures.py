@@ -3,13 +3,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from analysis.curves import POINTS, read_curves
 from analysis.figures import cost_figure, loss_figure, overview_figure, reconstruction_figure, study_figure
 from analysis.loading import from_runs
-from analysis.statistics import pareto_front
 from mae.run_directory import RunDirectory
 from tests.made_studies import MASK_RATIO, fingerprint, study_frame_of, write_study
 
@@ -76,17 +73,6 @@ def test_costs_are_drawn_against_accuracy_with_the_front_named() -> None:
     frame["tflop"] = frame["order"] + 1.0
     panel = cost_figure(frame).axes[0]
     assert [text.get_text() for text in panel.texts] == ["mask-ratio: 0.5", "mask-ratio: 0.75"]
-
-
-POINT = st.tuples(st.integers(0, 5), st.integers(0, 5))
-
-
-@given(st.lists(POINT, min_size=1, max_size=12))
-def test_the_front_is_what_no_point_beats(points: list[tuple[int, int]]) -> None:
-    on_front = pareto_front(*zip(*points, strict=True))
-    for (cost, value), kept in zip(points, on_front, strict=True):
-        beaten = any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points)
-        assert kept is not beaten
 
 
 def test_losses_come_from_run_directories(tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ def test_a_cluster_that_is_not_there_is_a_users_mistake(runs_dir: Path) -> None:
     result = CliRunner().invoke(app, [*command, "--runs-dir", str(runs_dir)])
     assert result.exit_code == 2
     assert "no Ray cluster at 127.0.0.1:1" in result.stderr
+    assert not runs_dir.exists()
 
 
 @pytest.fixture
