@@ -146,8 +146,6 @@ def best_trials(trials: Sequence[SweepTrial], directions: Sequence[str]) -> list
     for trial in trials:
         if trial.values is not None:
             distinct.setdefault((trial.run, *trial.probes.values()), trial)
-    if not distinct:
-        return []
     signs = [1 if direction == "maximize" else -1 for direction in directions]
     scores = [[sign * value for sign, value in zip(signs, trial.values or [], strict=True)]
               for trial in distinct.values()]  # fmt: skip
