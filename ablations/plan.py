@@ -11,7 +11,7 @@ from ablations.study import Study, plan_cells
 from mae.config import Config, DataConfig, ProbeKind
 from mae.config_sources import change, flatten, name_run
 from mae.errors import UserError
-from mae.fingerprint import pretrain_fingerprint, probe_fingerprint
+from mae.fingerprint import pretrain_fingerprint, probe_name
 from mae.run_directory import RunDirectory
 from mae.study_record import StudyRecord, TrialRecord
 
@@ -34,7 +34,7 @@ class Job:
 
     def probe_name(self, kind: ProbeKind) -> str:
         """Return the name of a probe's directory."""
-        return f"{kind}-{probe_fingerprint(self.config, kind, self.fingerprint)}"
+        return probe_name(self.config, kind, self.fingerprint)
 
     def stages(self, runs_dir: Path) -> list[RunDirectory]:
         """Return the directories of the pretraining and of every probe."""

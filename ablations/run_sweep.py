@@ -20,7 +20,7 @@ from ablations.mirrored_storage import MirroredStorage
 from ablations.objectives import choose_objectives, measure
 from ablations.plan import Plan, make_plan
 from ablations.run_studies import digests, run_plans
-from ablations.samplers import SAMPLERS, choose_pruner, evaluated, make_pruner, make_sampler
+from ablations.samplers import PRUNERS, SAMPLERS, choose_pruner, evaluated, make_sampler
 from ablations.space import check_space, default_space, grid, read_space
 from ablations.study import Cell, Study
 from ablations.sweep import AskAndTell, Sweep, sweep_trials
@@ -182,7 +182,7 @@ def prepare_study(sweep: Sweep, storage: optuna.storages.RDBStorage) -> optuna.S
         study_name=sweep.name,
         storage=MirroredStorage(storage, kept),
         sampler=make_sampler(sweep.sampler, sweep.space, sweep.name, trials),
-        pruner=make_pruner(sweep.pruner, sweep.base),
+        pruner=PRUNERS[sweep.pruner](sweep.base),
     )
 
 

@@ -1,7 +1,7 @@
 """Optuna's samplers and pruners under the names of the command line."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from optuna import pruners, samplers
 
@@ -10,32 +10,41 @@ from mae.config import Config, RunConfig
 from mae.config_sources import change
 from mae.errors import UserError
 
-SAMPLERS = ("tpe", "random", "grid", "gp", "cmaes", "nsga2")
-PRUNERS = ("hyperband", "median", "wilcoxon", "none")
+SAMPLERS: dict[str, Callable[[int, Space], samplers.BaseSampler]] = {
+    "tpe": lambda seed, space: samplers.TPESampler(
+        seed=seed, multivariate=True, group=any(each.when for each in space)
+    ),
+    "random": lambda seed, space: samplers.RandomSampler(seed=seed),
+    "grid": lambda seed, space: samplers.RandomSampler(seed=seed),  # draws nothing: whoever asks enqueues the points
+    "gp": lambda seed, space: samplers.GPSampler(seed=seed),
+    "cmaes": lambda seed, space: samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
+    "nsga2": lambda seed, space: samplers.NSGAIISampler(seed=seed),
+}
+"""By seed and space. CMA-ES draws choices at random, so does the Gaussian process what only sometimes exists."""
+
+PRUNERS: dict[str, Callable[[Config], pruners.BasePruner]] = {
+    "hyperband": lambda base: pruners.HyperbandPruner(
+        min_resource=min(max(1, base.run.knn_every), base.train.epochs),
+        max_resource=base.train.epochs,
+        reduction_factor=3,
+    ),
+    "median": lambda base: pruners.MedianPruner(n_startup_trials=5),
+    "wilcoxon": lambda base: pruners.WilcoxonPruner(),
+    "none": lambda base: pruners.NopPruner(),
+}
+"""By base config, for trials that are evaluated every `run.knn_every` epochs; a step is an epoch.
+
+Wilcoxon's test takes the evaluations of a run for independent, which they are not: it prunes too readily.
+"""
 
 EVALUATIONS = 20
 """Online evaluations of a training that may be pruned, unless `run.knn_every` is given."""
 
 
 def make_sampler(name: str, space: Space, study: str, trials: int) -> samplers.BaseSampler:
-    """Return a sampler for a study that has `trials` trials already: its draws must not begin again after a restart.
-
-    `grid` draws nothing: whoever asks enqueues the points. CMA-ES draws choices at random, as does the Gaussian
-    process a parameter that only sometimes exists.
-    """
+    """Return a sampler for a study that has `trials` trials already: its draws must not begin again after a restart."""
     seed = int(hashlib.sha256(f"{study} {trials}".encode()).hexdigest()[:8], 16)
-    match name:
-        case "tpe":
-            return samplers.TPESampler(seed=seed, multivariate=True, group=any(parameter.when for parameter in space))
-        case "random" | "grid":
-            return samplers.RandomSampler(seed=seed)
-        case "gp":
-            return samplers.GPSampler(seed=seed)
-        case "cmaes":
-            return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
-        case "nsga2":
-            return samplers.NSGAIISampler(seed=seed)
-    raise UserError(f"--sampler {name}: expected one of {', '.join(SAMPLERS)}")
+    return SAMPLERS[name](seed, space)
 
 
 def evaluated(base: Config, pruner: str, fixed: Sequence[str]) -> Config:
@@ -48,27 +57,9 @@ def evaluated(base: Config, pruner: str, fixed: Sequence[str]) -> Config:
     return change(base, {"run.knn_every": max(1, base.train.epochs // EVALUATIONS)})
 
 
-def make_pruner(name: str, base: Config) -> pruners.BasePruner:
-    """Return a pruner for trials that are evaluated every `run.knn_every` epochs; a step is an epoch.
-
-    Wilcoxon's test takes the evaluations of a run for independent, which they are not: it prunes too readily.
-    """
-    match name:
-        case "none":
-            return pruners.NopPruner()
-        case "median":
-            return pruners.MedianPruner(n_startup_trials=5)
-        case "hyperband":
-            shortest = min(max(1, base.run.knn_every), base.train.epochs)
-            return pruners.HyperbandPruner(min_resource=shortest, max_resource=base.train.epochs, reduction_factor=3)
-        case "wilcoxon":
-            return pruners.WilcoxonPruner()
-    raise UserError(f"--pruner {name}: expected one of {', '.join(PRUNERS)}")
-
-
 def choose_pruner(name: str | None, accuracy_alone: bool, base: Config) -> str:
     """Return the pruner asked for, or the default one; `UserError` where pruning is asked for and cannot be."""
-    if name not in (None, "none", *PRUNERS):
+    if name not in (None, *PRUNERS):
         raise UserError(f"--pruner {name}: expected one of {', '.join(PRUNERS)}")
     reason = ""
     if not accuracy_alone:

@@ -35,6 +35,11 @@ def probe_fingerprint(config: Config, kind: ProbeKind, subject: str) -> str:
     return _digest(kept | {"features": config.probe.features, "kind": kind, "subject": subject})
 
 
+def probe_name(config: Config, kind: ProbeKind, subject: str) -> str:
+    """Return the name of the directory of a probe of `subject`."""
+    return f"{kind}-{probe_fingerprint(config, kind, subject)}"
+
+
 def _settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
     inert = inert_keys(config)
     flat = flatten(config.model_dump(mode="json"))

@@ -22,7 +22,7 @@ from mae.config_sources import differences, name_run, resolve, to_toml
 from mae.data import ImageData, load_data
 from mae.distributed import ALONE, Processes
 from mae.errors import RunError, UserError
-from mae.fingerprint import pretrain_fingerprint, probe_fingerprint
+from mae.fingerprint import pretrain_fingerprint, probe_name
 from mae.image_files import decode
 from mae.interruption import Interrupted, Pruned, StoppableProgress, StopRequest
 from mae.model import build_encoder
@@ -124,7 +124,7 @@ def run_probes(run: RunDirectory, config: Config, work: Workplace) -> dict[str, 
 
 def probe_directory(run: RunDirectory, config: Config, kind: ProbeKind) -> RunDirectory:
     """Return where a probe of `run` is kept."""
-    return run.probe(f"{kind}-{probe_fingerprint(config, kind, run.path.name)}")
+    return run.probe(probe_name(config, kind, run.path.name))
 
 
 def load_encoder(run: RunDirectory, config: Config, work: Workplace) -> tuple[ImageData, torch.nn.Module]:

@@ -14,7 +14,7 @@ from mae.config import Config, ProbeKind
 from mae.data import ImageData
 from mae.draws import generator
 from mae.features import BATCH, extract, normalise, pool, raw_pixels
-from mae.fingerprint import pretrain_fingerprint, probe_fingerprint, untrained_fingerprint
+from mae.fingerprint import pretrain_fingerprint, probe_name, untrained_fingerprint
 from mae.knn import knn_predict
 from mae.linear_probe import lars_predict, lbfgs_predict
 from mae.model import build_encoder
@@ -101,7 +101,7 @@ def bootstrap_interval(correct: int, count: int) -> tuple[float, float]:
 
 def baseline(kind: ProbeKind, subject: Subject, setup: Setup, runs_dir: Path) -> dict[str, Any]:
     """Probe a baseline, or return what another run with the same one has found or is about to find."""
-    name = f"{kind}-{probe_fingerprint(setup.config, kind, subject.fingerprint)}"
+    name = probe_name(setup.config, kind, subject.fingerprint)
     shelf = RunDirectory(runs_dir / "baselines" / name)
     if (found := shelf.result()) is not None:
         return dict(found)

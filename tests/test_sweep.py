@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ablations.executor import Executor
 from ablations.run_sweep import Wishes, make_sweep, run_sweep, sweep_underway
-from ablations.samplers import SAMPLERS, evaluated
+from ablations.samplers import PRUNERS, SAMPLERS, evaluated
 from mae.config_sources import build
 from mae.errors import UserError
 from mae.fingerprint import pretrain_fingerprint
@@ -87,7 +87,7 @@ class Strict(optuna.pruners.BasePruner):
 
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablations.run_sweep.make_pruner", lambda name, base: Strict())
+    monkeypatch.setitem(PRUNERS, "median", lambda base: Strict())
 
 
 @pytest.mark.usefixtures("pretended")
