@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from analysis.frame import comparable
 from analysis.statistics import ALPHA, Contrast, contrast, trend
 
 MARGIN = 1.0
@@ -200,12 +201,13 @@ def check(frame: pd.DataFrame, probe: str = "linear") -> pd.DataFrame:
     `ratio`), p, test, verdict, reason.
     """
     rows = []
-    for (base, data, _), part in frame.groupby(["base", "data", "data_digest"], sort=False):
+    for part in comparable(frame):
+        of = dict(part.iloc[0][["base", "data"]])
         for finding in FINDINGS:
             found = [_statement(part, statement, probe, finding) for statement in finding.statements]
             lacking = [_lacking(finding.lacking)] if finding.lacking else []
-            about = {"base": base, "data": data, "finding": finding.number, "source": finding.source}
-            rows += [{**about, "claim": finding.claim, **row} for row in [*found, *lacking]]
+            about = {"finding": finding.number, "source": finding.source, "claim": finding.claim}
+            rows += [{**of, **about, **row} for row in [*found, *lacking]]
     return pd.DataFrame(rows)
 
 

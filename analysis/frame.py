@@ -132,3 +132,8 @@ def _row(record: StudyRecord, cell: CellRecord, trial: TrialRecord, probe: str, 
         "tflop": (costs["gflops"] or math.nan) * metrics.get("cost/steps", math.nan) * batch / 1000,
         **{name: outcome.tags.get(tag, "") for name, tag in SURROUNDINGS.items()},
     }
+
+
+def comparable(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the parts whose results may be put side by side: those with one base config and the same images."""
+    return [part for _, part in frame.groupby(["base", "data_digest"], sort=False)]

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from analysis.curves import curves_of
 from analysis.figures import reconstruction_figure
 from analysis.findings import check, verdicts
+from analysis.frame import comparable
 from analysis.loading import from_files, from_runs, select
 from analysis.tables import display, summarise
 from mae.errors import UserError
@@ -38,8 +39,7 @@ def results(study: str = "") -> pd.DataFrame:
         if study:
             chosen = frame[frame["study_id"] == frame["study_id"].iloc[0]]
         else:
-            bases = [part for _, part in frame.groupby(["base", "data_digest"], sort=False)]
-            chosen = max(bases, key=lambda part: part["study_id"].nunique())
+            chosen = max(comparable(frame), key=lambda part: part["study_id"].nunique())
         print(f"{', '.join(dict.fromkeys(chosen['study_id']))}: {chosen['run'].nunique()} trainings, {_shown(place)}")
         return chosen.reset_index(drop=True)
     raise reason

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures import Pictures, cost_figure, loss_figure, overview_figure, reconstruction_figure, study_figure
 from analysis.findings import MARGIN, check, verdicts
+from analysis.frame import comparable
 from analysis.study_files import save_figure
 from analysis.table_formats import latex_text, to_html, to_latex, to_markdown
 from analysis.tables import NOTE, PROBES, display, remarks, summarise
@@ -81,7 +82,7 @@ def make_report(
     frame: pd.DataFrame, curves: pd.DataFrame, pictures: Callable[[pd.DataFrame], tuple[Any, dict[str, Pictures]]]
 ) -> Report:
     """Return the report of a frame; `pictures` gives a study's reconstructions, where there are any."""
-    bases = [_base(part, curves, pictures) for _, part in frame.groupby(["base", "data", "data_digest"], sort=False)]
+    bases = [_base(part, curves, pictures) for part in comparable(frame)]
     return Report(bases, _facts(frame))
 
 
