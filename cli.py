@@ -246,7 +246,7 @@ def ablate(
     fail_fast: Annotated[bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")] = False,
 ) -> None:
     """Run an ablation study: train and probe what is missing, print its table beside the paper's figures."""
-    from ablations.run_studies import choose_studies, make_plans, run_plans, underway
+    from ablations.run_studies import choose_studies, make_plans, run_plans, surely_trains, underway
 
     who = _executor(options, workers, per_gpu, executor, address)
     base = options.resolve(*_kinds(probes.split(",") if probes else None))
@@ -254,6 +254,8 @@ def ablate(
         _list_studies(options, output, base, seeds)
         return
     studies = choose_studies(name, file, axis or [])
+    if not dry_run and surely_trains(studies, seeds, options.runs_dir):
+        who.prepare()
     plans = make_plans(studies, base, seeds, options.runs_dir, only or [], _progress(output))
     if dry_run:
         _print_forecast(plans, options, who, output)

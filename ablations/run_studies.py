@@ -56,6 +56,12 @@ def make_plans(
     return [make_plan(study, base, seeds, digest_of, runs_dir, only) for study in studies]
 
 
+def surely_trains(studies: Sequence[Study], seeds: int, runs_dir: Path) -> bool:
+    """Say whether there are too few finished trainings for all to be done already: known before the images are."""
+    finished = sum(1 for _ in runs_dir.glob("*/result.json"))
+    return any(len(study.cells) * seeds > finished for study in studies)
+
+
 @contextmanager
 def underway(plans: Sequence[Plan], uri: str, console: Console) -> Iterator[None]:
     """Work on studies within the block: they are on record from its start, and MLflow is kept up to date with them."""

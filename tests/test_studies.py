@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from ablations.plan import Job, Plan, all_jobs, make_plan
-from ablations.run_studies import choose_studies
+from ablations.run_studies import choose_studies, surely_trains
 from ablations.studies import STUDIES
 from ablations.study import Cell, Study, plan_cells, product, read_study
 from mae.config import Config
@@ -124,3 +124,12 @@ def test_a_job_is_done_when_pretraining_and_probes_have_results(tmp_path: Path) 
     assert not job.is_done(tmp_path)
     (tmp_path / job.fingerprint / "probes" / job.probe_name("knn") / "result.json").write_text("{}")
     assert job.is_done(tmp_path)
+
+
+def test_too_few_finished_trainings_tell_that_some_are_missing(tmp_path: Path) -> None:
+    study = product(["mask.ratio=0.5,0.75"])
+    for number in range(4):
+        assert surely_trains([study], 2, tmp_path)
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "result.json").touch()
+    assert not surely_trains([study], 2, tmp_path)
