@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import Image
+from IPython.display import HTML, Image
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
 from analysis.curves import curves_of
 from analysis.figures import reconstruction_figure
@@ -66,17 +67,17 @@ def sweep() -> tuple[SweepRecord, pd.DataFrame]:
     raise UserError("no sweep here; begin one with `mae-cli sweep`")
 
 
-def plain(table: pd.DataFrame) -> object:
-    """Return a table as it is, without an index."""
-    return table.style.hide(axis="index")
+def plain(table: pd.DataFrame) -> HTML:
+    """Return a table as it is, without an index; equal tables give equal text, so that notebooks do not change."""
+    return HTML(Styler(table, uuid="table", cell_ids=False).hide(axis="index").to_html())
 
 
-def table(frame: pd.DataFrame) -> object:
+def table(frame: pd.DataFrame) -> HTML:
     """Return one study's table."""
     return plain(display(summarise(frame)))
 
 
-def findings(frame: pd.DataFrame) -> object:
+def findings(frame: pd.DataFrame) -> HTML:
     """Return the verdicts on the paper's findings."""
     return plain(verdicts(check(frame)).drop(columns=["base", "data"]))
 
