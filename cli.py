@@ -260,6 +260,8 @@ def ablate(
     if dry_run:
         _print_forecast(plans, options, who, output)
         return
+    if any(plan.missing(options.runs_dir) for plan in plans):
+        who.reach()
     with underway(plans, options.store, output.console):
         failures = run_plans(plans, who, fail_fast, output.console)
         output.result({"studies": _print_studies(plans, options.runs_dir, output)})
@@ -294,12 +296,15 @@ def sweep(
 ) -> None:
     """Search a space with Optuna for the best probe accuracy; the same command continues."""
     from ablations.run_sweep import Wishes, make_sweep, run_sweep, sweep_underway
+    from mae.sweep_record import sweep_directory
 
     who = _executor(options, workers, per_gpu, executor, address)
     wishes = Wishes(
         trials, timeout, space, options.set_keys, sampler, pruner, objective, name, storage, seeds_top, seeds
     )
     asked = make_sweep(wishes, options.resolve(), options.runs_dir, _progress(output))
+    if not sweep_directory(options.runs_dir, asked.name).path.exists():
+        who.reach()
     with sweep_underway(asked, options.store, output.console) as directory:
         record, plan = run_sweep(asked, wishes, directory, who, output.console)
         _print_sweep(record, plan, directory, output)

@@ -19,9 +19,9 @@ import ray
 from ray.exceptions import ActorUnschedulableError, RayActorError, RayError
 
 from ablations.crew import HEAR_SECONDS, Place, Report
-from ablations.executor import no_cluster
 from ablations.local_crew import LocalCrew
 from ablations.plan import Job
+from ablations.ray_address import no_cluster, reach
 from ablations.run_parcel import Parcel, pack, unpack
 from mae import __version__
 from mae.errors import UserError
@@ -85,6 +85,7 @@ def ray_crew(address: str, device: str, workers: int | None, per_gpu: int, runs_
 
 def _connect(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    reach(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except (OSError, RayError, RuntimeError, ValueError) as error:

@@ -136,4 +136,4 @@ def _row(record: StudyRecord, cell: CellRecord, trial: TrialRecord, probe: str, 
 
 def comparable(frame: pd.DataFrame) -> list[pd.DataFrame]:
     """Return the parts whose results may be put side by side: those with one base config and the same images."""
-    return [part for _, part in frame.groupby(["base", "data_digest"], sort=False)]
+    return [part for _, part in frame.groupby(["base", "data", "data_digest"], sort=False)]

@@ -43,7 +43,7 @@ def _live(cache_dir: str, life: Callable[..., Any], arguments: tuple[Any, ...], 
     life(*arguments, **more)
 
 
-def command(said: Path, arguments: list[str], environment: dict[str, str] | None = None) -> None:
+def mae_cli(said: Path, arguments: list[str], environment: dict[str, str] | None = None) -> None:
     """Be `mae-cli` with these arguments and additions to the environment; all that it says lands in a file."""
     os.environ.update(environment or {})
     with open(said, "w") as sys.stdout:

@@ -30,7 +30,7 @@ from mae.pipeline import Workplace, environment, run_pretraining
 from mae.progress import Silent
 from mae.run_directory import Busy, RunDirectory, find_runs, status_of
 from mae.sources import open_source
-from tests.commands import Forked, command
+from tests.commands import Forked, mae_cli
 from tests.conftest import TINY
 
 runner = CliRunner()
@@ -70,7 +70,7 @@ def holder(run: RunDirectory) -> int:
 def start(runs_dir: Path) -> Forked:
     """Start a command with the same job."""
     arguments = ablate("--axis", "mask.ratio=0.75", runs_dir=runs_dir, settings=LONG)
-    return Forked(command, runs_dir / "said.txt", arguments)
+    return Forked(mae_cli, runs_dir / "said.txt", arguments)
 
 
 def weights(runs_dir: Path, job: Job) -> str:

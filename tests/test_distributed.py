@@ -27,8 +27,7 @@ from mae.errors import UserError
 from mae.pipeline import choose_device
 from mae.pretraining import Pretraining, _epoch_batches
 from mae.run_directory import RunDirectory, find_runs, probes_of, status_of
-from tests import commands
-from tests.commands import Forked
+from tests.commands import Forked, mae_cli
 from tests.conftest import TINY
 
 SMALL = TINY | {"train.batch_size": 252, "train.epochs": 4, "run.knn_every": 0}
@@ -46,7 +45,7 @@ def command(runs_dir: Path, settings: dict[str, Any], name: str = "pretrain") ->
 class Group:
     """Processes with the surroundings that torchrun gives them; what they say lands in files."""
 
-    def __init__(self, folder: Path, arguments: Sequence[list[str]], last: Callable[..., None] = commands.command):
+    def __init__(self, folder: Path, arguments: Sequence[list[str]], last: Callable[..., None] = mae_cli):
         """Start a process per list of arguments; `last` is the life of the last one."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
@@ -57,7 +56,7 @@ class Group:
         self.processes: list[Forked] = []
         for rank, given in enumerate(arguments):
             environment = counts | address | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            life = last if rank == count - 1 else commands.command
+            life = last if rank == count - 1 else mae_cli
             self.processes.append(Forked(life, self.said[rank], given, environment))
 
     def send(self, number: int, ranks: Sequence[int]) -> None:
@@ -193,7 +192,7 @@ def poisoned(said: Path, arguments: list[str], environment: dict[str, str]) -> N
     import mae.pretraining
 
     mae.pretraining.normalise = lambda images, data: images * float("nan")  # type: ignore[attr-defined]
-    commands.command(said, arguments, environment)
+    mae_cli(said, arguments, environment)
 
 
 def test_a_loss_that_is_not_finite_in_one_process_ends_all(tmp_path: Path) -> None:

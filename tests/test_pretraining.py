@@ -16,7 +16,7 @@ from mae.pretraining import Pretraining, parameter_groups, pretrain
 from mae.progress import Silent
 from mae.run_directory import RunDirectory, find_runs
 from mae.schedule import lr_at
-from tests.commands import Forked, command
+from tests.commands import Forked, mae_cli
 from tests.conftest import TINY
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ def test_the_learning_rate_warms_up_peaks_and_ends_at_zero() -> None:
 
 def start(runs_dir: Path, settings: list[str]) -> Forked:
     arguments = ["pretrain", "--runs-dir", str(runs_dir), "--device", "cpu", "--tracking-uri", "none", *settings]
-    return Forked(command, runs_dir.with_suffix(".txt"), arguments)
+    return Forked(mae_cli, runs_dir.with_suffix(".txt"), arguments)
 
 
 def said(runs_dir: Path) -> str:

@@ -104,12 +104,23 @@ def test_options_that_do_not_go_together_are_refused(arguments: list[str], reaso
     assert not runs_dir.exists()
 
 
-def test_a_cluster_that_is_not_there_is_a_users_mistake(runs_dir: Path) -> None:
-    command = ["ablate", "mask-ratio", "--executor", "ray", "--address", "127.0.0.1:1", "--tracking-uri", "none"]
-    result = CliRunner().invoke(app, [*command, "--runs-dir", str(runs_dir)])
+NOWHERE = ["--executor", "ray", "--address", "127.0.0.1:1"]
+
+
+@pytest.mark.parametrize("work", [["ablate", "mask-ratio"], ["sweep"]])
+def test_a_cluster_that_is_not_there_is_a_users_mistake(work: list[str], runs_dir: Path) -> None:
+    command = [*work, *NOWHERE, "--tracking-uri", "none", "--runs-dir", str(runs_dir)]
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 2
     assert "no Ray cluster at 127.0.0.1:1" in result.stderr
     assert not runs_dir.exists()
+
+
+def test_a_finished_study_needs_no_cluster(tiny_settings: list[str], runs_dir: Path) -> None:
+    command = ["ablate", "--axis", "mask.ratio=0.75", *tiny_settings, "--probe", "knn", "--tracking-uri", "none"]
+    command += ["--runs-dir", str(runs_dir)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert CliRunner().invoke(app, [*command, *NOWHERE]).exit_code == 0
 
 
 @pytest.fixture
