@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +14,7 @@ from mae.config import Config, DataConfig
 from mae.config_sources import nearest
 from mae.errors import UserError
 from mae.progress import ConsoleProgress, Progress
-from mae.sources import open_source
+from mae.sources import Identity, open_source
 from mae.tracking import tracked_studies
 
 EVERYTHING = "paper"
@@ -38,14 +37,16 @@ def choose_studies(name: str | None, file: Path | None, axes: Sequence[str]) -> 
 
 
 def digests(progress: Progress) -> Digests:
-    """Return a function that identifies data sets, each looked at once."""
+    """Return a function that identifies data sets, each looked at once, however many ways it is split."""
+    known: dict[str, Identity] = {}
 
-    @cache
     def digest_of(data: DataConfig) -> str:
-        return open_source(data, progress).digest
+        if data.source not in known:
+            known[data.source] = open_source(data, progress).identity
+        identity = known[data.source]
+        return identity.split_as(data).digest if identity.split else identity.digest
 
-    plain = DataConfig()  # what a digest depends on is the source alone, for all but broken settings
-    return lambda data: digest_of(plain.model_copy(update={"source": data.source}))
+    return digest_of
 
 
 def make_plans(

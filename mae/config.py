@@ -41,14 +41,18 @@ class DataConfig(Section):
     source: str = Field("digits", min_length=1, description="digits, folder:PATH, or a torchvision data set")
     image_size: Size = Field((8, 8), description="height and width fed to the model, pixels")
     stored_size: Size | None = Field(
-        None, description="height and width images are decoded to before augmentation, pixels; image_size if unset"
+        None,
+        description="height and width images are decoded to, pixels, as the centre of the whole; image_size if unset. "
+        "Crops come from this, not from the whole image as in the official code",
     )
     channels: Literal[1, 3] = Field(1, description="1 (grey) or 3 (RGB)")
     augmentation: Literal["none", "fixed_crop", "random_resized_crop", "color_jitter"] = Field(
         "random_resized_crop", description="Table 1e; color_jitter is random_resized_crop plus colour jitter"
     )
     crop_scale: Annotated[tuple[float, float], BeforeValidator(_as_tuple)] = Field(
-        (0.5, 1.0), description="share of the image's area a random resized crop covers, low and high, 0 to 1"
+        (0.5, 1.0),
+        description="share of the image's area a crop covers, low and high, 0 to 1; acts with random_resized_crop and "
+        "color_jitter",
     )
     flip: bool = Field(False, description="mirror left-right with probability one half")
     mean: PerChannel | None = Field(None, description="per channel, of pixels in 0..1; measured on train if unset")
