@@ -22,6 +22,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -92,22 +93,20 @@ class RunDirectory:
 
     @contextmanager
     def joined(self) -> Iterator[None]:
-        """Work on this directory beside others who do the same; `is_locked` is true as long as any of them lives."""
+        """Work on this directory beside others who do the same; `is_locked` is true as long as any of them lives.
+
+        Each takes a lock file that is free: `is_locked` could not see a lock that they shared.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / "lock", "a+") as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH)
-            yield
+        for number in count(1):
+            with open(self.path / f"lock-{number}", "a+") as handle:
+                if _lock_at_once(handle):
+                    yield
+                    return
 
     def is_locked(self) -> bool:
-        """Say whether a living process works on this directory."""
-        try:
-            with open(self.path / "lock") as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except FileNotFoundError:
-            return False
-        return False
+        """Say whether a living process works on this directory; the right to read it is enough to tell."""
+        return any(_is_held(path) for path in self.path.glob("lock*"))
 
     def write_text(self, name: str, text: str) -> None:
         """Replace the file `name` in one step: a reader sees the old text or the new, never a part."""
@@ -166,14 +165,36 @@ class RunDirectory:
         self.write_text("metrics.jsonl", "".join(json.dumps(point) + "\n" for point in kept))
 
 
+# Over NFS, flock locks bytes as fcntl does: an exclusive lock needs a file open for writing, a shared one for reading.
+
+
+def _is_held(lock: Path) -> bool:
+    """Say whether a process holds the exclusive lock on a file; two that look at once share theirs."""
+    try:
+        with open(lock) as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def _lock_at_once(handle: IO[str]) -> bool:
+    """Take the exclusive lock on a file open for writing, unless another process holds a lock on it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _try_lock(handle: IO[str]) -> bool:
-    """Take a file's exclusive lock; a few attempts, for `is_locked` holds it for an instant."""
+    """Take a file's exclusive lock; a few attempts, for `is_locked` holds a shared one for an instant."""
     for _ in range(10):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _lock_at_once(handle):
             return True
-        except BlockingIOError:
-            time.sleep(0.02)
+        time.sleep(0.02)
     return False
 
 
