@@ -18,6 +18,7 @@ from mae.config import DataConfig, RunConfig
 from mae.decoding import Examined, Workers, examine_in_threads
 from mae.distributed import launched
 from mae.errors import RunError, UserError
+from mae.image_files import shown
 from mae.progress import Progress
 from mae.sources import Source, SourceSplit, cache_folder, open_source
 from mae.streaming import StreamedImages
@@ -73,7 +74,7 @@ class ImageData:
         return replace(self, train=replace(self.train, images=CachedImages(images.pixels.to(device))))
 
     def describe(self) -> dict[str, Any]:
-        """Return what identifies the data, for a run's record."""
+        """Return what identifies the data, and all of `DataFacts`, for a run's record."""
         return {
             "source": self.source,
             "digest": self.digest,
@@ -81,6 +82,9 @@ class ImageData:
             "test_images": len(self.test.labels),
             "classes": len(self.classes),
             "skipped": self.skipped,
+            "mean": self.mean,
+            "std": self.std,
+            "class_names": [shown(Path(name)) for name in self.classes],
         }
 
 

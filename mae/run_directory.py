@@ -5,9 +5,10 @@
         config.toml                      the whole config; reproduces the run
         environment.json                 versions, machine, command line
         metrics.jsonl                    one object per logged step: {"step": ..., "time": ..., "metrics": {...}}
-        checkpoints/step-00001234.pt     the last two
+        checkpoints/step-00001234.pt     the last two, until the stage is finished
         pictures/*.png
         encoder.safetensors              the result, loadable by timm
+        decoder.safetensors              what else reconstruction needs
         result.json                      {"metrics": {...}, ...}; exists only once the stage is finished
         tracking/*.json                  what each tracking server has received so far
         probes/<kind>-<fingerprint>/     the same files for one probe of this pretraining
@@ -38,6 +39,8 @@ class Busy(UserError):
 ONLINE = "online/knn_top1"
 """The point of the curves that tells how good the features are so far: k-NN top-1 on held-out training images, %."""
 
+ENCODER, DECODER = "encoder.safetensors", "decoder.safetensors"
+
 Status = Literal["running", "finished", "failed", "killed", "pruned"]
 
 
@@ -50,7 +53,9 @@ class Record(BaseModel):
     status: Status = "running"
     reason: str = Field("", description="why it failed, was killed or pruned")
     parent: str | None = Field(None, description="fingerprint of the pretraining a probe belongs to")
-    data: dict[str, Any] = Field(default_factory=dict, description="source, digest, image counts")
+    data: dict[str, Any] = Field(
+        default_factory=dict, description="source, digest, image counts; what a model has to know: `DataFacts`"
+    )
     tags: dict[str, str] = Field(default_factory=dict)
     started: float = Field(default_factory=time.time, description="seconds since the epoch")
     ended: float | None = None
@@ -247,7 +252,7 @@ def status_of(run: RunDirectory) -> tuple[str, str]:
         there = (run.path / "record.json").exists()
         return ("unreadable", "written by another version of mae-cli") if there else ("missing", "")
     if record.status == "running" and not run.is_locked():
-        return "killed", "its process died"
+        return ("killed", "its process died") if run.result() is None else ("finished", "")
     return record.status, record.reason
 
 
