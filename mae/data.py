@@ -107,6 +107,7 @@ def load_data(data: DataConfig, run: RunConfig, progress: Progress) -> ImageData
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (folder / "meta.json").exists():
                 _build(folder, data, run, splits, workers, progress)
+            (folder / "meta.json").touch()  # tells `mae.housekeeping` when it was last used
     except OSError as error:
         raise RunError(f"cannot write the image cache {folder}: {error.strerror}; set MAE_CACHE_DIR") from error
     meta = json.loads((folder / "meta.json").read_text())

@@ -111,7 +111,7 @@ class RunDirectory:
 
     def is_locked(self) -> bool:
         """Say whether a living process works on this directory; the right to read it is enough to tell."""
-        return any(_is_held(path) for path in self.path.glob("lock*"))
+        return any(is_held(path) for path in self.path.glob("lock*"))
 
     def write_text(self, name: str, text: str) -> None:
         """Replace the file `name` in one step: a reader sees the old text or the new, never a part."""
@@ -173,7 +173,7 @@ class RunDirectory:
 # Over NFS, flock locks bytes as fcntl does: an exclusive lock needs a file open for writing, a shared one for reading.
 
 
-def _is_held(lock: Path) -> bool:
+def is_held(lock: Path) -> bool:
     """Say whether a process holds the exclusive lock on a file; two that look at once share theirs."""
     try:
         with open(lock) as handle:
@@ -201,6 +201,13 @@ def _try_lock(handle: IO[str]) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+@contextmanager
+def locked_at_once(lock: Path) -> Iterator[bool]:
+    """Hold the exclusive lock on a file within the block, or give False if another process holds it."""
+    with open(lock, "a+") as handle:
+        yield _try_lock(handle)
 
 
 @contextmanager
