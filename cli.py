@@ -459,6 +459,37 @@ def runs(
     output.result({"runs": rows})
 
 
+@_command("clean")
+def clean(
+    options: Options,
+    output: Output,
+    unused_days: Annotated[
+        int, typer.Option("--unused-days", min=0, help="Image caches that no command has used for so long.")
+    ] = 30,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove what is listed.")] = False,
+) -> None:
+    """List what takes disk and is of no more use; weights, results and unfinished runs are never touched."""
+    from mae.housekeeping import bytes_in, find_removable, remove
+    from mae.sources import cache_folder
+
+    places = [options.runs_dir, cache_folder()]
+    found = find_removable(*places, unused_days)
+    gone = [each for each in found if delete and remove(each)]
+    table = Table("what", "MB", "where", box=SIMPLE_HEAD)
+    for each in found:
+        used = "" if each in gone or not delete else " (left: in use)"
+        table.add_row(each.kind + used, f"{each.size / 1e6:.1f}", str(each.path))
+    output.console.print(table)
+    total = sum(each.size for each in found)
+    done = (
+        f"{sum(each.size for each in gone) / 1e9:.3g} GB removed" if delete else "nothing is removed without --delete"
+    )
+    left = ", ".join(f"{place}: {bytes_in(place) / 1e9:.3g} GB" for place in places)
+    output.console.print(f"{total / 1e9:.3g} GB in all; {done}\n{left}", highlight=False, soft_wrap=True)
+    items = [{"kind": each.kind, "path": str(each.path), "bytes": each.size, "removed": each in gone} for each in found]
+    output.result({"items": items, "bytes": total})
+
+
 @_command("ui")
 def ui(
     options: Options,

@@ -78,17 +78,22 @@ class Driver:
                 self.queue.append(entry)
             elif entry.job.is_done(self.runs_dir):
                 yield entry.job, REUSED
+            elif any(stage.is_locked() for stage in entry.job.stages(self.runs_dir)):
+                self._put_off(entry)  # a process would identify all images to find out the same
             else:
                 place = free.pop(0)
                 self.crew.start(place, entry.job)
                 self.running[place] = entry
                 self.view.started(place, entry.job.label)
 
+    def _put_off(self, entry: _Entry) -> None:
+        entry.not_before = time.monotonic() + BUSY_SECONDS
+        self.queue.append(entry)
+
     def _settle(self, entry: _Entry, report: Report) -> Report | None:
         """Return how a job has ended, or None if it goes on."""
         if report.kind == "busy":
-            entry.not_before = time.monotonic() + BUSY_SECONDS
-            self.queue.append(entry)
+            self._put_off(entry)
             return None
         if report.kind == "died":
             entry.deaths += 1

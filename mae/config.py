@@ -221,7 +221,9 @@ class ProbeConfig(Section):
 class RunConfig(Section):
     """How a run is carried out and watched; nothing here changes a weight."""
 
-    checkpoint_seconds: float = Field(120.0, ge=0, description="least time between checkpoints, s; 0: every step")
+    checkpoint_seconds: float = Field(
+        120.0, ge=0, description="least time between checkpoints, s, or 20 times what one takes; 0: every step"
+    )
     log_every: Positive = Field(20, description="optimiser steps between points of the curves")
     knn_every: int = Field(10, ge=0, description="epochs between online k-NN evaluations, and one at the end; 0: none")
     picture_every: int = Field(

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from mae.decoding import Examined, Workers, examine_in_threads
 from mae.distributed import launched
 from mae.errors import RunError, UserError
 from mae.fingerprint import ARITHMETIC
+from mae.image_files import shown
 from mae.progress import Progress
 from mae.sources import Source, SourceSplit, cache_folder, open_source
 from mae.streaming import StreamedImages
@@ -81,7 +83,7 @@ class ImageData:
         return replace(self, train=replace(self.train, images=CachedImages(images.pixels.to(device))))
 
     def describe(self) -> dict[str, Any]:
-        """Return what identifies the data, for a run's record."""
+        """Return what identifies the data, and all of `DataFacts`, for a run's record."""
         return {
             "source": self.source,
             "digest": self.digest,
@@ -90,6 +92,9 @@ class ImageData:
             "test_images": len(self.test.labels),
             "classes": len(self.classes),
             "skipped": self.skipped,
+            "mean": self.mean,
+            "std": self.std,
+            "class_names": [shown(Path(name)) for name in self.classes],
         }
 
 
@@ -114,6 +119,8 @@ def load_data(data: DataConfig, run: RunConfig, progress: Progress) -> ImageData
                 meta = _finished(folder, splits, image_bytes) or _build(folder, data, run, splits, workers, progress)
     except OSError as error:
         raise RunError(f"cannot write the image cache {folder}: {error.strerror}; set MAE_CACHE_DIR") from error
+    with suppress(OSError):  # a folder that may only be read
+        (folder / "meta.json").touch()  # tells `mae.housekeeping` when the cache was last used
     opened = {}
     for name, split in splits.items():
         readable = np.delete(np.arange(len(split.labels)), meta["bad"][name])

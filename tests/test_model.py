@@ -10,6 +10,7 @@ from mae.config import Config
 from mae.config_sources import build
 from mae.model import MaskedAutoencoder, build_encoder, official_state, patchify, sincos_positions, unpatchify
 from mae.objective import MaskedReconstruction, reconstruction_loss
+from mae.targets import Pixels
 
 
 def plain_block(x: Tensor, state: dict[str, Tensor], name: str, heads: int) -> Tensor:
@@ -86,7 +87,7 @@ def rectangular() -> Config:
 
 def test_the_loss_equals_a_plain_dense_computation(rectangular: Config) -> None:
     torch.manual_seed(0)
-    objective = MaskedReconstruction(rectangular, torch.randn(10, 24))
+    objective = MaskedReconstruction(rectangular, Pixels(24))
     for parameter in objective.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # biases and norms too, so that each one counts
     images, order = torch.randn(3, 3, 12, 8), objective.sample(torch.Generator().manual_seed(1), 3)

@@ -1,7 +1,9 @@
 import math
+import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,6 +47,57 @@ def test_a_run_stopped_in_mid_epoch_ends_with_the_same_bits(target: str, digits:
     with pytest.raises(Interrupted):
         train(config, digits, tmp_path / "parts", StopAfter(3))
     assert train(config, digits, tmp_path / "parts")["weights_sha256"] == whole["weights_sha256"]
+
+
+class Noted(Silent):
+    """Keeps the lines that are said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_says_so_and_ends_with_the_same_bits(
+    digits: ImageData, tmp_path: Path
+) -> None:
+    config = build({**TINY, "run.checkpoint_seconds": 0.0})
+    whole = train(config, digits, tmp_path / "whole")
+    run, noted = RunDirectory(tmp_path / "parts"), Noted()
+    with pytest.raises(Interrupted):
+        train(config, digits, run.path, StopAfter(3))
+    os.truncate(run.checkpoints / "step-00000004.pt", 5000)
+    ended = pretrain(config, digits, run, CPU, noted, StopRequest())
+    assert ended["weights_sha256"] == whole["weights_sha256"]
+    assert noted.lines[0].startswith("checkpoint step-00000004 is damaged")
+    assert noted.lines[0].endswith("continuing from step 3")
+
+
+def test_saving_never_takes_more_than_a_twentieth_of_the_time(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, saved = [0.0], []
+
+    def step(work: Pretraining, *arguments: Any) -> tuple[Any, Any, float]:
+        now[0] += 1.0
+        work.position.step += 1
+        return torch.zeros(()), torch.zeros(()), 0.0
+
+    def save(folder: Path, step: int, state: object) -> None:
+        now[0] += 0.5
+        saved.append(step)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"step-{step:08d}.pt").touch()
+
+    monkeypatch.setattr("mae.pretraining.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Pretraining, "step", step)
+    monkeypatch.setattr("mae.checkpoints.save", save)
+    settings = {**TINY, "train.epochs": 7, "run.knn_every": 0, "run.picture_every": 0}
+    for seconds, expected in ((3.0, [3, 13, 23, 33, 35]), (20.0, [20, 35]), (0.0, list(range(1, 36)))):
+        saved.clear()
+        train(build({**settings, "run.checkpoint_seconds": seconds}), digits, tmp_path / str(seconds))
+        assert saved == expected
 
 
 def test_another_seed_ends_with_other_bits(digits: ImageData, tmp_path: Path) -> None:
