@@ -177,6 +177,14 @@ def test_linear_accuracy_is_never_that_on_test_images(tmp_path: Path) -> None:
         drive(tmp_path / "runs", 1, settings=TINY | {"probe.linear.solver": "lars"}, objective="linear_top1")
 
 
+def test_probe_settings_are_searched_on_one_pretraining_that_was_never_evaluated(tmp_path: Path) -> None:
+    text = '[probe.knn.k]\ntype = "categorical"\nchoices = [1, 20, 400]'
+    record = drive(tmp_path / "runs", 3, 2, text=text, settings=TINY | {"run.knn_every": 0}, sampler="grid")
+    assert states(record) == ["complete"] * 3
+    assert len({trial.run for trial in record.trials}) == 1
+    assert len({tuple(trial.values or ()) for trial in record.trials}) == 3
+
+
 @pytest.mark.usefixtures("pretended", "strict")
 def test_a_pruned_trial_keeps_its_evaluations_and_the_default_is_never_pruned(tmp_path: Path) -> None:
     record = drive(tmp_path / "runs", 3, pruner="median")
