@@ -16,8 +16,9 @@ REFERENCES, QUERIES = 10_000, 2_000
 ONLINE_FEATURES, ONLINE_K, ONLINE_TEMPERATURE = "patch_mean", 20, 0.07
 """Settings of the online evaluation, the same in every run, so that curves of all runs can be compared.
 
-A run's curves are part of its pretraining, which probe settings do not identify. The mean over patches is good long
-before the class token is, which no loss trains. Temperature of Wu et al., 2018 (instance discrimination), section 3.4.
+A run's curves are part of its pretraining, which probe settings do not identify. The mean over patches, as the loss
+reads what comes of patches and never the class token. The temperature is that of instance discrimination (Wu et al.,
+2018).
 """
 
 
