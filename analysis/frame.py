@@ -10,7 +10,7 @@
 | seed, run | int, str | `train.seed`; fingerprint of the pretraining |
 | status, reason | str | finished, failed, killed, running, missing or unreadable; why |
 | probe | str | linear, knn, or none for a study that is not probed |
-| top1, low, high | float | test top-1 in %, and its 95 % bootstrap interval over test images |
+| top1, low, high | float | test top-1 in %, and Wilson's 95 % interval over test images |
 | untrained, pixels | float | the same probe's top-1 on the untrained encoder and on raw pixels, % |
 | paper_linear, paper_finetune, paper_speedup | float | the paper's figures for the cell |
 | gflops, tflop | float | per image and training step; of the whole pretraining, in 10^12 operations |

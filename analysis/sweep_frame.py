@@ -7,7 +7,7 @@
 | is_default, reused | bool | the base config itself; answered by an equal trial or an earlier run |
 | params.KEY | any | the value of a parameter, NaN or None where it does not exist |
 | the objectives' names | float | accuracies in % on held-out training images; GFLOPs per image and step, s, MB |
-| PROBE/top1, PROBE/low, PROBE/high | float | test top-1 in %, its 95 % bootstrap interval; nothing is selected on it |
+| PROBE/top1, PROBE/low, PROBE/high | float | test top-1 in %, Wilson's 95 % interval; nothing is selected on it |
 | steps, seconds | float | spent on the trial's pretraining, 0 for a reused one |
 | pruned_steps, pruned_seconds | float | spared by pruning it, as it would have gone on at the same speed |
 | reused_steps, reused_seconds | float | spared by reuse |

@@ -14,7 +14,7 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per cell and probe of a study's frame.
 
     Columns: study, order, cell, is_default, probe, paper_*, runs, failed, reason; mean, low, high (top-1 in %, 95 %:
-    Student-t over seeds; of a single seed the probe's bootstrap interval); difference from the default in points, p
+    Student-t over seeds; of a single seed Wilson's over test images); difference from the default in points, p
     (Welch, Holm-corrected over the cells), verdict (higher, lower, within noise, n/a or default); gflops, tflop,
     seconds, memory_mb as means; time relative to the default.
     """
@@ -185,7 +185,7 @@ COST_COLUMNS = ("GFLOPs", "time", "MB", "runs", "failed")
 """Columns of `display` that fit better in a second table on a terminal."""
 
 NOTE = (
-    "* the default. Top-1 in %; ±: 95 % interval over seeds (Student t); (-): of one seed, 95 % bootstrap interval "
+    "* the default. Top-1 in %; ±: 95 % interval over seeds (Student t); (-): of one seed, Wilson's 95 % interval "
     "over test images. Δ: difference from the default in points; ▲ ▼ significant at 0.05, ≈ within noise (Welch, p "
     "Holm-corrected over the cells), no test with one seed. GFLOPs per image and training step; time of pretraining "
     "relative to the default; MB at its peak."

@@ -115,12 +115,13 @@ INERT_UNLESS: dict[str, tuple[str, tuple[str, ...]]] = {
     "target.pca_variance": ("target.kind", ("pca",)),
     "loss.visible_weight": ("loss.region", ("weighted",)),
     "probe.linear.penalties": ("probe.linear.solver", ("lbfgs",)),
-    "probe.linear.holdout_fraction": ("probe.linear.solver", ("lbfgs",)),
     "probe.linear.lars_epochs": ("probe.linear.solver", ("lars",)),
     "probe.linear.lars_batch_size": ("probe.linear.solver", ("lars",)),
     "probe.linear.lars_base_lr": ("probe.linear.solver", ("lars",)),
     "probe.linear.lars_warmup_epochs": ("probe.linear.solver", ("lars",)),
     "probe.linear.lars_augment": ("probe.linear.solver", ("lars",)),
+    "probe.linear.lars_crop_scale": ("probe.linear.solver", ("lars",)),
+    "probe.linear.lars_flip": ("probe.linear.solver", ("lars",)),
 }
 """Keys that act only under certain values of another key: (the other key, the values)."""
 

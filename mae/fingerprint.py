@@ -33,6 +33,10 @@ def probe_fingerprint(config: Config, kind: ProbeKind, subject: str) -> str:
     """Return the fingerprint of one probe of `subject`, itself a fingerprint."""
     settings = _settings(config, ("probe",))
     kept = {key: value for key, value in settings.items() if key.startswith((f"probe.{kind}.", "probe.seed"))}
+    if kind == "linear" and config.probe.linear.solver == "lars":
+        kept["probe.linear.lars_warmup_epochs"] = config.probe.linear.lars_warmup
+    else:  # which hold images out
+        kept["probe.holdout_fraction"] = config.probe.holdout_fraction
     return _digest(kept | {"features": config.probe.features, "kind": kind, "subject": subject})
 
 

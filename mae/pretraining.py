@@ -177,7 +177,7 @@ def pretrain(
                     work.check_finite()
                     metrics = clock.metrics(config.train.batch_size) | {"train/lr": lr, "train/epoch": epoch}
                     if last_of_epoch and _due(config.run.knn_every, epoch + 1, config.train.epochs):
-                        metrics[ONLINE] = online_accuracy(work.objective.encoder, config, work.data, device)
+                        metrics[ONLINE] = online_accuracy(work.objective.encoder, config.data, work.data, device)
                     run.append_metrics(work.position.step, metrics | system_metrics(device))
                     if ONLINE in metrics:
                         stopped = stop.evaluated(epoch + 1, metrics[ONLINE]) or stopped

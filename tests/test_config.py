@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mae.config import Config
+from mae.config import Config, ProbeKind
 from mae.config_sources import build, config_fields, flatten, name_run, resolve, to_toml
 from mae.errors import UserError
-from mae.fingerprint import pretrain_fingerprint
+from mae.fingerprint import pretrain_fingerprint, probe_fingerprint
 from mae.presets import PRESETS
 
 
@@ -41,6 +41,8 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("train.base_lr=nan", ["train.base_lr=nan", "finite"]),
         ("mask=1", ["mask is a table", "mask.ratio"]),
         ("loss.visible_weight=0.2", ["loss.visible_weight", "loss.region=weighted"]),
+        ("probe.linear.lars_flip=false", ["probe.linear.lars_flip", "probe.linear.solver=lars"]),
+        ("probe.linear.lars_crop_scale=[0.5, 0.2]", ["probe.linear.lars_crop_scale", "low <= high"]),
         ("mask.ratio", ["dotted.key=value"]),
     ],
 )
@@ -102,6 +104,7 @@ def test_toml_is_valid_and_complete() -> None:
         "data.std",
         "train.clip_norm",
         "train.warmup_epochs",
+        "probe.linear.lars_warmup_epochs",
         "run.loader_workers",
     }
     assert {key for key, _ in config_fields()} - keys == optional
@@ -114,6 +117,30 @@ def test_a_table_given_in_part_keeps_the_rest_of_its_defaults() -> None:
 def test_warm_up_follows_the_epochs_unless_it_is_set() -> None:
     assert build({"train.epochs": 800}).train.warmup == 40
     assert build({"train.epochs": 800, "train.warmup_epochs": 10.0}).train.warmup == 10
+
+
+def test_the_lars_probe_warms_up_for_a_ninth_of_its_epochs_unless_told_otherwise() -> None:
+    lars = {"probe.linear.solver": "lars"}
+    assert build(lars | {"probe.linear.lars_epochs": 5}).probe.linear.lars_warmup == 5 / 9
+    assert build(lars | {"probe.linear.lars_warmup_epochs": 1.0}).probe.linear.lars_warmup == 1
+
+
+def test_an_equal_warm_up_is_the_same_probe() -> None:
+    implied, said = (
+        build({"probe.linear.solver": "lars"} | more) for more in ({}, {"probe.linear.lars_warmup_epochs": 10.0})
+    )
+    assert probe_fingerprint(implied, "linear", "s") == probe_fingerprint(said, "linear", "s")
+
+
+@pytest.mark.parametrize(
+    ("kind", "solver", "acts"),
+    [("knn", "lbfgs", True), ("knn", "lars", True), ("linear", "lbfgs", True), ("linear", "lars", False)],
+)
+def test_the_share_held_out_identifies_the_probes_that_hold_images_out(
+    kind: ProbeKind, solver: str, acts: bool
+) -> None:
+    tenth, fifth = (build({"probe.linear.solver": solver, "probe.holdout_fraction": share}) for share in (0.1, 0.2))
+    assert (probe_fingerprint(tenth, kind, "s") != probe_fingerprint(fifth, kind, "s")) == acts
 
 
 def test_an_equal_warm_up_is_the_same_run() -> None:

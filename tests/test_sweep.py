@@ -11,13 +11,15 @@ import pytest
 from rich.console import Console
 
 from ablations.executor import Executor
+from ablations.objectives import OBJECTIVES, measure
+from ablations.plan import Job
 from ablations.run_sweep import Wishes, make_sweep, run_sweep, sweep_underway
 from ablations.samplers import PRUNERS, SAMPLERS, evaluated
 from mae.config_sources import build
 from mae.errors import UserError
 from mae.fingerprint import pretrain_fingerprint
 from mae.interruption import StopRequest
-from mae.pipeline import Workplace, choose_device, run_pretraining
+from mae.pipeline import Workplace, choose_device, run_pretraining, run_probes
 from mae.progress import Silent
 from mae.run_directory import ONLINE, Record, RunDirectory, find_runs, status_of
 from mae.sources import open_source
@@ -175,6 +177,18 @@ def test_several_objectives_give_the_front_and_no_pruning(tmp_path: Path) -> Non
 def test_linear_accuracy_is_never_that_on_test_images(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must not choose on test images"):
         drive(tmp_path / "runs", 1, settings=TINY | {"probe.linear.solver": "lars"}, objective="linear_top1")
+
+
+def test_knn_accuracy_is_that_under_the_probe_settings_of_the_trial_without_online_evaluations(tmp_path: Path) -> None:
+    work = Workplace(tmp_path, "none", choose_device("cpu"), Silent(), StopRequest())
+    measured = set()
+    for neighbours in (1, 20, 400):
+        config = build(TINY | {"run.knn_every": 0, "probe.kinds": ["knn"], "probe.knn.k": neighbours})
+        run = run_pretraining(config, work)
+        run_probes(run, config, work)
+        measured |= {*measure((OBJECTIVES["knn_top1"],), Job("", config, run.path.name, ("knn",)), tmp_path)}
+    assert len(find_runs(tmp_path)) == 1
+    assert len(measured) == 3
 
 
 @pytest.mark.usefixtures("pretended", "strict")

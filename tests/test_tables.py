@@ -33,7 +33,7 @@ def test_a_clear_difference_is_marked_and_noise_is_not() -> None:
     assert verdicts == {"0.5": "lower", "0.75": "default", "0.8": "within noise", "0.9": "lower"}
 
 
-def test_one_seed_gets_the_bootstrap_interval_and_no_verdict() -> None:
+def test_one_seed_gets_the_interval_over_test_images_and_no_verdict() -> None:
     summary = summarise(make_study({cell: values[:1] for cell, values in ACCURACIES.items()}))
     row = cell_of(summary, "0.9")
     assert (row["mean"], row["low"], row["high"], row["verdict"]) == (66.0, 65.0, 67.0, "n/a")
