@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from rich.console import Console
@@ -32,6 +33,7 @@ from mae.run_directory import Busy, RunDirectory, find_runs, status_of
 from mae.sources import open_source
 from tests.commands import Forked, mae_cli
 from tests.conftest import TINY
+from tests.test_streaming import workers_of
 
 runner = CliRunner()
 LONG = TINY | {
@@ -49,7 +51,11 @@ def ablate(*arguments: str, runs_dir: Path, settings: dict[str, Any] = TINY) -> 
 
 
 def job(**more: Any) -> Job:
-    config = build(LONG | more)
+    return job_of(LONG | more)
+
+
+def job_of(settings: dict[str, Any]) -> Job:
+    config = build(settings)
     return Job("a job", config, pretrain_fingerprint(config, open_source(config.data, Silent()).digest), ("knn",))
 
 
@@ -67,9 +73,9 @@ def holder(run: RunDirectory) -> int:
     return int((run.path / "lock").read_text().split()[0])
 
 
-def start(runs_dir: Path) -> Forked:
+def start(runs_dir: Path, settings: dict[str, Any] = LONG) -> Forked:
     """Start a command with the same job."""
-    arguments = ablate("--axis", "mask.ratio=0.75", runs_dir=runs_dir, settings=LONG)
+    arguments = ablate("--axis", "mask.ratio=0.75", runs_dir=runs_dir, settings=settings)
     return Forked(mae_cli, runs_dir / "said.txt", arguments)
 
 
@@ -153,6 +159,20 @@ def test_a_killed_driver_takes_its_workers_along_and_is_continued(also_the_worke
     steps = [point["step"] for point in run.read_metrics()]
     assert steps == sorted(set(steps))
     assert [status_of(found)[0] for found in find_runs(tmp_path)] == ["finished"]
+
+
+@pytest.mark.parametrize("number", [0, signal.SIGTERM, signal.SIGKILL])
+def test_neither_workers_nor_those_that_decode_for_them_outlive_their_driver(
+    number: int, streamed: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = LONG | streamed | {"train.epochs": 500 if number else 10}
+    driver = start(tmp_path, settings)
+    worker = holder(RunDirectory(tmp_path / job_of(settings).fingerprint))
+    processes = [psutil.Process(worker), *workers_of(worker)]
+    assert len(processes) == 2
+    driver.send(number)
+    assert driver.code() == {0: 0, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}[number]
+    assert not psutil.wait_procs(processes, timeout=60)[1]
 
 
 def test_two_commands_on_one_folder_never_train_the_same_cell_twice(tmp_path: Path) -> None:

@@ -103,6 +103,11 @@ def test_every_sampler_tells_as_many_trials_as_were_asked_for(sampler: str, tmp_
         assert trial.values == [pytest.approx(100 * trial.params["mask.ratio"])]
 
 
+def test_trials_train_on_streamed_images(streamed: dict[str, Any], tmp_path: Path) -> None:
+    record = drive(tmp_path / "runs", 2, settings=streamed | {"run.knn_every": 1})
+    assert states(record) == ["complete"] * 2
+
+
 @pytest.mark.usefixtures("pretended")
 def test_a_grid_ends_when_every_point_was_tried(tmp_path: Path) -> None:
     text = '[mask.ratio]\ntype = "float"\nlow = 0.5\nhigh = 0.75\nstep = 0.05'
