@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from ablations.crew import Place
 from ablations.driver import Driver, work_off
+from ablations.executor import Executor
 from ablations.live_view import LiveView
 from ablations.local_crew import LocalCrew, places
 from ablations.plan import Job
@@ -106,6 +107,39 @@ def test_a_cell_that_fails_is_shown_with_its_reason_and_the_others_go_on(tmp_pat
     bad, good = json.loads(result.stdout.splitlines()[-1])["studies"][0]["rows"]
     assert (bad["runs"], bad["failed"], good["runs"]) == (0, 1, 1)
     assert "not finite" in bad["reason"]
+
+
+def test_cells_that_differ_in_their_probe_only_are_each_probed_once(tmp_path: Path) -> None:
+    command = ablate("--axis", "probe.knn.k=1,200", "--json", runs_dir=tmp_path)
+    first = runner.invoke(app, command)
+    assert first.exit_code == 0, first.output
+    rows = json.loads(first.stdout.splitlines()[-1])["studies"][0]["rows"]
+    assert [row["runs"] for row in rows] == [1, 1]
+    assert rows[0]["mean"] != rows[1]["mean"]
+    made = results(tmp_path)
+    assert runner.invoke(app, command).exit_code == 0
+    assert results(tmp_path) == made
+    lost = next(path for path in made if "probes" in path.parts)
+    lost.unlink()
+    assert runner.invoke(app, command).exit_code == 0
+    assert {path for path, written in results(tmp_path).items() if written != made[path]} == {lost}
+
+
+@pytest.mark.parametrize("work", [["ablate", "mask-token"], ["sweep"]])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
+    work: list[str], runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    result = runner.invoke(app, [*work, "--device", "cuda", "--tracking-uri", "none", "--runs-dir", str(runs_dir)])
+    assert result.exit_code == 2
+    assert "--device cuda: this machine has 0 CUDA device(s)" in result.stderr
+    assert not runs_dir.exists()
+
+
+def test_no_job_is_begun_on_a_device_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(UserError, match="--device cuda"), Executor("cuda").crew(tmp_path):
+        pass
 
 
 def test_a_killed_worker_is_replaced_and_nothing_changes(tmp_path: Path) -> None:
