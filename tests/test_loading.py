@@ -99,7 +99,7 @@ def test_a_study_that_cannot_be_read_is_named_and_hides_no_other(old: str, new: 
 
 def test_a_folder_of_unreadable_studies_is_said(runs_dir: Path) -> None:
     write_study(runs_dir, MASK_RATIO).write_text("study.json", "{")
-    with pytest.raises(UserError, match="no studies in .* that can be read"):
+    with pytest.raises(UserError, match=r"no studies in .* that can be read"):
         from_runs(runs_dir, silent)
 
 
