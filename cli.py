@@ -254,7 +254,7 @@ def ablate(
         _list_studies(options, output, base, seeds)
         return
     studies = choose_studies(name, file, axis or [])
-    if not dry_run and surely_trains(studies, seeds, options.runs_dir):
+    if not dry_run and surely_trains(studies, base, seeds, options.runs_dir):
         who.prepare()
     plans = make_plans(studies, base, seeds, options.runs_dir, only or [], _progress(output))
     if dry_run:

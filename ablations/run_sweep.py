@@ -162,12 +162,11 @@ def cell_config(sweep: Sweep, plan: Plan, name: str) -> Config:
 
 def compared_values(sweep: Sweep, plan: Plan) -> dict[str, list[float]]:
     """Return the single objective's values over seeds by cell, without cells of which a seed failed."""
-    jobs = {job.fingerprint: job for job in plan.jobs}
     values: dict[str, list[float]] = {}
     for cell in plan.record.cells if len(sweep.objectives) == 1 else ():
-        runs = [trial.fingerprint for trial in plan.record.trials if trial.cell == cell.name]
+        jobs = [job for trial, job in zip(plan.record.trials, plan.jobs, strict=True) if trial.cell == cell.name]
         with suppress(UserError):
-            values[cell.name] = [measure(sweep.objectives, jobs[run], sweep.runs_dir)[0] for run in runs]
+            values[cell.name] = [measure(sweep.objectives, job, sweep.runs_dir)[0] for job in jobs]
     return values
 
 

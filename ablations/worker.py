@@ -16,6 +16,7 @@ import torch
 
 from ablations.crew import Place, Report
 from ablations.plan import Job
+from mae.config_sources import change
 from mae.errors import RunError, UserError
 from mae.interruption import Interrupted, Pruned, StopRequest
 from mae.pipeline import Workplace, choose_device, run_pretraining, run_probes
@@ -38,8 +39,9 @@ def work(pipe: Connection, job: Job, place: Place) -> None:
     try:
         workplace = Workplace(place.runs_dir, "none", choose_device(place.device), PipeProgress(pipe), stop)
         run = run_pretraining(job.config, workplace, job.fingerprint)
-        if job.kinds:
-            run_probes(run, job.config, workplace)
+        for each in (job, *job.also):
+            if each.kinds:
+                run_probes(run, change(each.config, {"probe.kinds": list(each.kinds)}), workplace)
         report = Report("finished")
     except Busy as error:
         report = Report("busy", str(error))

@@ -6,7 +6,7 @@
 | question, source, axis, log_axis | str, bool | what it asks; where the paper does; key on x; is x logarithmic |
 | base, data, data_digest | str | the config its cells differ from; the images, and the hash of their content |
 | order, cell, is_default | int, str, bool | place in the table, name, whether it is the base config itself |
-| x | float | value on the study's axis, NaN where it has none |
+| x | float | value on the study's axis, NaN where it has none or one of its values is no number |
 | seed, run | int, str | `train.seed`; fingerprint of the pretraining |
 | status, reason | str | finished, failed, killed, running, missing or unreadable; why |
 | probe | str | linear, knn, or none for a study that is not probed |
@@ -73,12 +73,19 @@ MISSING = Outcome({PRETRAINING: ("missing", "")})
 def tidy(record: StudyRecord, study_id: str, outcome_of: Callable[[TrialRecord], Outcome]) -> pd.DataFrame:
     """Return the frame of one study; rows that are not finished have a status, a reason and no accuracy."""
     cells = {cell.name: (order, cell) for order, cell in enumerate(record.cells)}
+    values = {cell.name: cell.overrides.get(record.axis) for cell in record.cells}
+    places = values if all(_is_number(value) for value in values.values()) else {}
     rows = []
     for trial in record.trials:
         outcome, (order, cell) = outcome_of(trial), cells[trial.cell]
         for probe in trial.probes or ("none",):
-            rows.append({"study_id": study_id, "order": order} | _row(record, cell, trial, probe, outcome))
+            row = {"study_id": study_id, "order": order, "x": places.get(cell.name)}
+            rows.append(row | _row(record, cell, trial, probe, outcome))
     return pd.DataFrame(rows, columns=list(TYPES)).astype(TYPES)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def study_frame(record: StudyRecord, runs_dir: Path, study_id: str = "") -> pd.DataFrame:
@@ -119,7 +126,6 @@ def _row(record: StudyRecord, cell: CellRecord, trial: TrialRecord, probe: str, 
         "data_digest": record.data.get("digest", ""),
         "cell": cell.name,
         "is_default": cell.is_default,
-        "x": cell.overrides.get(record.axis) if record.axis else None,
         "seed": trial.seed,
         "run": trial.fingerprint,
         "status": status,

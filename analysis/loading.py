@@ -26,17 +26,24 @@ BEGIN = "begin one with `mae-cli ablate NAME`; `mae-cli ablate list` names them"
 
 
 def from_runs(runs_dir: Path, say: Callable[[str], None]) -> pd.DataFrame:
-    """Return every study of a folder of runs, newest first; `UserError` if there is none."""
+    """Return every study of a folder of runs, newest first; `UserError` if there is none.
+
+    One that cannot be read is left out, and that is said.
+    """
     found = find_studies(runs_dir)
     known = {directory.path for directory, _ in found}
     for file in sorted(runs_dir.glob("studies/*/study.json")):
         if file.parent not in known:
-            say(f"left out: {file} was written by another version of mae-cli")
-    if not found:
-        raise UserError(f"no studies in {runs_dir}; {BEGIN}")
-    return pd.concat(
-        [study_frame(record, runs_dir, directory.path.name) for directory, record in found], ignore_index=True
-    )
+            say(f"left out: {file} is damaged, or was written by another version of mae-cli")
+    frames = []
+    for directory, record in found:
+        try:
+            frames.append(study_frame(record, runs_dir, directory.path.name))
+        except Exception as error:  # whatever its record or a result of its runs says: it hides no other study
+            say(f"left out: study {directory.path.name} cannot be read ({type(error).__name__}: {first_line(error)})")
+    if not frames:
+        raise UserError(f"no studies in {runs_dir} that can be read; {BEGIN}")
+    return pd.concat(frames, ignore_index=True)
 
 
 def from_mlflow(uri: str) -> pd.DataFrame:

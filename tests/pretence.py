@@ -28,8 +28,8 @@ def work(pipe: Connection, job: Job, place: Place) -> None:
         costs = {"cost/gflops_per_image": 1.0 + job.config.model.decoder.depth, "cost/seconds": 1.0, "cost/steps": 1}
         run.write_json("result.json", {"metrics": costs})
         run.write_record(record.model_copy(update={"status": "finished"}))
-    for kind in job.kinds:
-        probe = RunDirectory(run.path / "probes" / job.probe_name(kind))
+    for kind, name in ((name.split("-")[0], name) for name in job.probes):
+        probe = RunDirectory(run.path / "probes" / name)
         probe.path.mkdir(parents=True)
         found = {f"{kind}/top1": accuracy, f"{kind}/low": accuracy, f"{kind}/high": accuracy}
         probe.write_json("result.json", {"metrics": found | {f"{kind}/holdout_top1": accuracy}})

@@ -1,18 +1,19 @@
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from analysis.frame import TYPES
+from analysis.frame import MISSING, TYPES, tidy
 from analysis.loading import export, from_files, from_mlflow, from_runs, select
 from mae.config import Config
 from mae.errors import UserError
 from mae.mlflow_store import default_uri
 from mae.run_directory import RunDirectory
 from mae.study_delivery import deliver_study
-from tests.made_studies import MASK_RATIO, fingerprint, study_frame_of, write_study
+from tests.made_studies import MASK_RATIO, fingerprint, study_frame_of, study_record, write_study
 
 
 def silent(message: str) -> None:
@@ -82,6 +83,34 @@ def test_a_study_of_another_version_is_said(runs_dir: Path) -> None:
     said: list[str] = []
     from_runs(runs_dir, said.append)
     assert "another version" in said[0]
+
+
+@pytest.mark.parametrize(("old", "new"), [("{", ""), ('"cell":"b"', '"cell":"c"'), ('"question"', '"q"')])
+def test_a_study_that_cannot_be_read_is_named_and_hides_no_other(old: str, new: str, runs_dir: Path) -> None:
+    write_study(runs_dir, MASK_RATIO)
+    broken = write_study(runs_dir, {"b": [50.0]}, name="target", axis="", default="b")
+    broken.write_text("study.json", (broken.path / "study.json").read_text().replace(old, new))
+    said: list[str] = []
+    assert set(from_runs(runs_dir, said.append)["study"]) == {"mask-ratio"}
+    assert len(said) == 1
+    assert "left out" in said[0]
+    assert "target-0a0a0a0a" in said[0]
+
+
+def test_a_folder_of_unreadable_studies_is_said(runs_dir: Path) -> None:
+    write_study(runs_dir, MASK_RATIO).write_text("study.json", "{")
+    with pytest.raises(UserError, match=r"no studies in .* that can be read"):
+        from_runs(runs_dir, silent)
+
+
+@pytest.mark.parametrize(("values", "x"), [(("a", "b"), []), ((True, False), []), ((1, "b"), []), ((1, 0.5), [1, 0.5])])
+def test_cells_have_places_on_an_axis_of_numbers_only(values: tuple[Any, ...], x: list[float]) -> None:
+    made = study_record({"0": [1.0], "1": [2.0]})
+    cells = [
+        cell.model_copy(update={"overrides": {"mask.ratio": v}}) for cell, v in zip(made.cells, values, strict=True)
+    ]
+    frame = tidy(made.model_copy(update={"cells": cells}), "id", lambda trial: MISSING)
+    assert frame["x"].dropna().unique().tolist() == x
 
 
 def test_the_same_study_on_two_bases_keeps_two_names(runs_dir: Path) -> None:

@@ -105,6 +105,17 @@ def test_every_sampler_tells_as_many_trials_as_were_asked_for(sampler: str, tmp_
         assert trial.values == [pytest.approx(100 * trial.params["mask.ratio"])]
 
 
+def test_trials_train_on_streamed_images(streamed: dict[str, Any], tmp_path: Path) -> None:
+    record = drive(tmp_path / "runs", 2, settings=streamed | {"run.knn_every": 1})
+    assert states(record) == ["complete"] * 2
+
+
+def test_trials_get_the_probe_of_their_objective_whatever_the_base_asks_for(tmp_path: Path) -> None:
+    trial = drive(tmp_path / "runs", 1, settings=WATCHED | {"probe.kinds": ["linear"]}).trials[0]
+    made = (tmp_path / "runs").glob(f"{trial.run}/probes/*/result.json")
+    assert [file.parent.name for file in made] == [trial.probes["knn"]]
+
+
 @pytest.mark.usefixtures("pretended")
 def test_a_grid_ends_when_every_point_was_tried(tmp_path: Path) -> None:
     text = '[mask.ratio]\ntype = "float"\nlow = 0.5\nhigh = 0.75\nstep = 0.05'

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from ablations.run_sweep import best_trials
+from ablations.run_sweep import Wishes, best_trials, compared_values, make_sweep, plan_comparison
 from analysis.importances import importances
 from analysis.sweep_files import write_sweep
 from analysis.sweep_frame import as_study, sweep_frame, total_costs
 from analysis.sweep_summary import best_table, importance_table, remarks
+from mae.config import Config
 from mae.config_sources import resolve
 from mae.mlflow_store import default_uri
+from mae.progress import Silent
 from mae.run_directory import RunDirectory
 from mae.study_delivery import deliver_sweep, study_experiment
 from mae.sweep_record import ObjectiveRecord, SweepRecord, SweepTrial, read_sweep, sweep_directory
@@ -140,3 +142,15 @@ def test_a_sweep_is_a_parent_with_a_child_per_trial_delivered_once(tmp_path: Pat
     for trial in read_sweep(directory).trials:
         assert trial.values == [children[trial.number].data.metrics["objective/knn_top1"]]
         assert children[trial.number].data.tags["mae.fingerprint"] == trial.run
+
+
+def test_trials_of_one_training_are_compared_by_their_own_probes(tmp_path: Path) -> None:
+    space = tmp_path / "space.toml"
+    space.write_text('[probe.features]\ntype = "categorical"\nchoices = ["class_token", "patch_mean"]')
+    wishes = Wishes(1, space=space, pruner="none")
+    sweep = make_sweep(wishes, Config(), tmp_path, Silent())
+    other = SweepTrial(number=1, state="complete", params={"probe.features": "patch_mean"}, values=[90.0], run="r")
+    plan = plan_comparison(sweep, [other], wishes)
+    for job, accuracy in zip(plan.jobs, (80.0, 90.0), strict=True):
+        job.stages(tmp_path)[1].write_json("result.json", {"metrics": {"linear/holdout_top1": accuracy}})
+    assert compared_values(sweep, plan) == {"default": [80.0], "trial 1": [90.0]}
