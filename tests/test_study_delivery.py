@@ -161,6 +161,9 @@ def test_a_report_never_takes_a_trial_that_has_not_arrived_whole_for_a_failed_on
     cut_off(study, store, lambda calls: calls.count("create_run") == 1)
     assert status_in_mlflow(study, store) == ["missing"]
     delivered(study, store)
+    probe = RunDirectory(study.path.parent.parent / "a0" / "probes" / "knn-1")
+    probe.write_json("result.json", {"metrics": {"knn/top1": 75.0}})
+    assert cut_off(study, store, lambda calls: calls.count("create_run") == 1)  # the run before is still there
     assert status_in_mlflow(study, store) == ["finished"]
 
 
