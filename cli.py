@@ -308,7 +308,8 @@ def sweep(
     with sweep_underway(asked, options.store, output.console) as directory:
         record, plan = run_sweep(asked, wishes, directory, who, output.console)
         _print_sweep(record, plan, directory, output)
-    if not any(trial.state == "complete" for trial in record.trials):
+    untrained = plan.missing(options.runs_dir)
+    if record.open or untrained or not any(trial.state == "complete" for trial in record.trials):
         raise typer.Exit(1)
 
 
@@ -610,7 +611,8 @@ def _print_sweep(record: Any, plan: Any, directory: Any, output: Output) -> None
     importances = write_sweep(directory, record, frame)
     compared = _print_studies([plan], runs_dir, output)[0]
     cells = [cell.name for cell in plan.record.cells]
-    output.console.rule(f"sweep {record.name}", align="left")
+    so_far = f", so far: {record.open} of {len(record.trials)} trials open" if record.open else ""
+    output.console.rule(f"sweep {record.name}{so_far}", align="left")
     _print_frame(best_table(record) if record.winner else front_table(record, frame, cells), output)
     _print_frame(importance_table(importances), output)
     best = f"; best.toml is for `mae-cli run --config {directory.path / 'best.toml'}`" if record.winner else ""
@@ -619,7 +621,8 @@ def _print_sweep(record: Any, plan: Any, directory: Any, output: Output) -> None
     rows = json.loads(importances.to_json(orient="records"))
     trials = json.loads(frame.to_json(orient="records"))
     output.result(
-        {"sweep": record.name, "directory": str(directory.path), "winner": record.winner, "compared": compared}
+        {"sweep": record.name, "directory": str(directory.path), "open": record.open}
+        | {"winner": record.winner, "compared": compared}
         | {"importances": rows, "costs": total_costs(frame), "trials": trials}
     )
 

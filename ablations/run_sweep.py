@@ -104,9 +104,10 @@ def run_sweep(
     executor: Executor,
     console: Console,
 ) -> tuple[SweepRecord, Plan]:
-    """Ask and tell until all trials are told, then train what the comparison with the default misses.
+    """Ask and tell until all trials are told or set aside, then train what the comparison with the default misses.
 
-    Returns the record and the plan of the comparison, whose failed jobs are left out of the choice of the winner.
+    `RunError` where the machine fails one trial after the other; then nothing is compared. Returns the record and the
+    plan of the comparison, whose failed jobs are left out of the choice of the winner.
     """
     url = wishes.storage or f"sqlite:///{sweep.runs_dir.resolve()}/optuna.db"
     with opened(url, sweep.name, sweep.runs_dir) as storage:

@@ -60,7 +60,7 @@ def from_mlflow(uri: str) -> pd.DataFrame:
         frames: dict[str, pd.DataFrame] = {}
         for parent in _tracked(client, experiments, "study"):
             study_id = parent.data.tags.get("mae.study_id", "")
-            if study_id and study_id not in frames:
+            if study_id and study_id not in frames and _has_record(client, parent):
                 frames[study_id] = tidy(_record_of(client, parent), study_id, _outcomes(client, parent))
     except UserError:
         raise
@@ -85,6 +85,11 @@ def _tracked(client: Any, experiments: Sequence[Any], stage: str, more: str = ""
             return
 
 
+def _has_record(client: Any, parent: Any) -> bool:
+    """Say whether a study's run has been told of its trials; a delivery may have been cut off before."""
+    return any(file.path == "study.json" for file in client.list_artifacts(parent.info.run_id))
+
+
 def _record_of(client: Any, parent: Any) -> StudyRecord:
     with tempfile.TemporaryDirectory() as folder:
         file = client.download_artifacts(parent.info.run_id, "study.json", folder)
@@ -92,9 +97,10 @@ def _record_of(client: Any, parent: Any) -> StudyRecord:
 
 
 def _outcomes(client: Any, parent: Any) -> Callable[[TrialRecord], Outcome]:
-    """Return what the children of a study's run say about its trials."""
+    """Return what the children of a study's run say about its trials; one that still runs has not arrived whole."""
     experiment = client.get_experiment(parent.info.experiment_id)
-    children = _tracked(client, [experiment], "trial", f" and tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    arrived = f" and tags.`mlflow.parentRunId` = '{parent.info.run_id}' and attributes.status != 'RUNNING'"
+    children = _tracked(client, [experiment], "trial", arrived)
     known: dict[tuple[str, str], Outcome] = {}
     for run in children:
         tags = run.data.tags

@@ -49,7 +49,8 @@ def importance_table(table: pd.DataFrame) -> pd.DataFrame:
 def remarks(record: SweepRecord, frame: pd.DataFrame) -> list[str]:
     """Return sentences on what was tried, what it cost and what it spared."""
     states = frame["state"].value_counts() if len(frame) else {}
-    tried = [f"{states[state]} {state}" for state in ("complete", "pruned", "failed", "running") if state in states]
+    named = {"complete": "complete", "pruned": "pruned", "failed": "failed", "running": "open"}
+    tried = [f"{states[state]} {name}" for state, name in named.items() if state in states]
     reused = int(frame["reused"].sum()) if len(frame) else 0
     costs = total_costs(frame)
     lines = [
@@ -62,7 +63,17 @@ def remarks(record: SweepRecord, frame: pd.DataFrame) -> list[str]:
         lines.append(
             "Chosen on images held out of training; the test images, which the table above is about, had no say."
         )
-    return lines
+    return lines + _open_trials(frame)
+
+
+def _open_trials(frame: pd.DataFrame) -> list[str]:
+    """Return a sentence per reason for which trials have not ended, if there are any: what was found is not final."""
+    if frame.empty:
+        return []
+    return [
+        f"OPEN: trial {', '.join(map(str, trials['number']))}: {reason or 'not ended'}; the same command continues"
+        for reason, trials in frame[frame["state"] == "running"].fillna({"reason": ""}).groupby("reason")
+    ]
 
 
 def _estimate(values: list[float]) -> str:

@@ -21,7 +21,7 @@ from mae.config_sources import differences, name_run, resolve, to_toml
 from mae.data import ImageData, load_data
 from mae.data_facts import DataFacts, facts_of
 from mae.distributed import ALONE, Processes
-from mae.errors import RunError, UserError
+from mae.errors import RunError, SettingsError, UserError
 from mae.fingerprint import pretrain_fingerprint, probe_name
 from mae.image_files import decode
 from mae.interruption import Interrupted, Pruned, StoppableProgress, StopRequest
@@ -318,4 +318,4 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise RunError(f"out of memory: {str(error).splitlines()[0]}; raise train.micro_batches") from error
+        raise SettingsError(f"out of memory: {str(error).splitlines()[0]}; raise train.micro_batches") from error

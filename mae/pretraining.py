@@ -17,7 +17,7 @@ from mae.config import Config
 from mae.data import ImageData
 from mae.distributed import ALONE, Processes
 from mae.draws import generator
-from mae.errors import RunError, UserError
+from mae.errors import ImpossibleSettings, SettingsError
 from mae.features import normalise
 from mae.flops import encoder_flops, training_flops
 from mae.interruption import StopRequest
@@ -115,9 +115,11 @@ class Pretraining:
         self.optimizer.zero_grad(set_to_none=True)
 
     def check_finite(self) -> None:
-        """Raise `RunError` if a step since the start was not finite; nothing that follows it has been saved."""
+        """Raise `SettingsError` if a step since the start was not finite; nothing that follows it has been saved."""
         if int(self.bad_step) >= 0:
-            raise RunError(f"loss or gradient is not finite at step {int(self.bad_step)}; the last checkpoint is sound")
+            raise SettingsError(
+                f"loss or gradient is not finite at step {int(self.bad_step)}; the last checkpoint is sound"
+            )
 
     def state(self) -> dict[str, Any]:
         """Return all that resuming needs, as tensors and plain values."""
@@ -210,10 +212,11 @@ def _go_back(work: Pretraining, run: RunDirectory, progress: Progress) -> None:
 
 
 def steps_per_epoch(config: Config, data: ImageData) -> int:
-    """Return the optimiser steps of an epoch, a last incomplete batch left out; `UserError` if there is none."""
+    """Return the optimiser steps of an epoch, a last incomplete batch left out; `ImpossibleSettings` if there
+    is none."""
     images, batch = len(data.train.labels), config.train.batch_size
     if images < batch:
-        raise UserError(f"train.batch_size={batch}: expected at most {images}, the number of training images")
+        raise ImpossibleSettings(f"train.batch_size={batch}: expected at most {images}, the number of training images")
     return images // batch
 
 

@@ -10,7 +10,7 @@
         encoder.safetensors              the result, loadable by timm
         decoder.safetensors              what else reconstruction needs
         result.json                      {"metrics": {...}, ...}; exists only once the stage is finished
-        tracking/*.json                  what each tracking server has received so far
+        tracking-*.json                  what each tracking server has received so far
         probes/<kind>-<fingerprint>/     the same files for one probe of this pretraining
 
 Whoever works on a stage holds the lock on its directory; the kernel lets it go when the process dies, so a

@@ -157,6 +157,7 @@ def test_a_job_whose_process_dies_every_time_fails_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ablations.local_crew.work", die)
+    monkeypatch.setattr("ablations.driver.PAUSE_SECONDS", 0.0)
     reason = do([job()], tmp_path)[job().fingerprint]
     assert reason == "its process ended with signal 9, 3 times"
 

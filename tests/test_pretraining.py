@@ -12,8 +12,9 @@ import torch
 from mae.config import Config
 from mae.config_sources import build
 from mae.data import ImageData
-from mae.errors import RunError, UserError
+from mae.errors import RunError, SettingsError, UserError
 from mae.interruption import Interrupted, StopRequest
+from mae.pipeline import Workplace, run_pretraining
 from mae.pretraining import Pretraining, parameter_groups, pretrain
 from mae.progress import Silent
 from mae.run_directory import RunDirectory, find_runs
@@ -136,6 +137,17 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_is_not_saved(digits: ImageD
     with pytest.raises(RunError, match="not finite at step 0"):
         train(config, poisoned, tmp_path)
     assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_a_run_that_does_not_fit_into_the_devices_memory_has_failed_by_its_settings(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhaust(*arguments: object) -> dict[str, Any]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("mae.pipeline.pretrain", exhaust)
+    with pytest.raises(SettingsError, match="CUDA out of memory; raise train"):
+        run_pretraining(tiny, Workplace(tmp_path, "none", CPU, Silent(), StopRequest()))
 
 
 def test_a_batch_larger_than_the_data_is_refused(digits: ImageData) -> None:

@@ -142,6 +142,14 @@ def test_a_parcel_holds_a_run_and_its_probes_without_checkpoints(run: RunDirecto
     assert not arrived.checkpoints.exists()
 
 
+def test_a_parcel_leaves_receipts_of_what_its_sender_has_tracked_behind(run: RunDirectory, tmp_path: Path) -> None:
+    run.write_json("tracking-0a1b.json", {"run_id": "of the sender's store"})
+    arrived = RunDirectory(tmp_path / "receiver" / "abc")
+    arrived.write_json("tracking-0a1b.json", {"run_id": "of the receiver's store"})
+    unpack(pack(run), arrived)
+    assert arrived.read_json("tracking-0a1b.json") == {"run_id": "of the receiver's store"}
+
+
 def test_a_parcel_waits_for_whoever_works_on_the_run(run: RunDirectory) -> None:
     with run.locked(), pytest.raises(Busy):
         unpack(pack(run), run)
