@@ -473,7 +473,7 @@ def clean(
     from mae.housekeeping import bytes_in, find_removable, remove
     from mae.sources import cache_folder
 
-    places = [options.runs_dir, cache_folder()]
+    places = options.runs_dir, cache_folder()
     found = find_removable(*places, unused_days)
     gone = [each for each in found if delete and remove(each)]
     table = Table("what", "MB", "where", box=SIMPLE_HEAD)

@@ -7,7 +7,7 @@ from typing import Any
 from mae.config import Config, ProbeKind
 from mae.config_sources import flatten, inert_keys
 
-ARITHMETIC = 1
+ARITHMETIC = 2
 """Raised when a change of the code changes results, so that old results are not taken for new ones."""
 
 IN_DIGEST = {"data.source", "data.test_fraction", "data.split_seed"}
