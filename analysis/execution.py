@@ -58,42 +58,42 @@ def execute_notebooks(
         from analysis.notebook import PLACES, STUDIES, NoResults
     except ImportError as error:
         raise UserError(f"notebooks need more packages: pip install 'mae-cli[notebooks]' ({error})") from None
-    environment = os.environ | {
-        PLACES: "\n".join(str(place.resolve()) for place in results),
-        STUDIES: "\n".join(studies),
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-        "PYTHONWARNINGS": "ignore:IProgress not found",  # nobody looks at progress here
-    }
+    shown = {PLACES: "\n".join(str(place.resolve()) for place in results), STUDIES: "\n".join(studies)}
     to.mkdir(parents=True, exist_ok=True)
     done = Execution()
     with ExitStack() as stack:
         kernel = None
         for file in sorted(NOTEBOOKS.glob("*.ipynb")):
-            kernel = kernel or stack.enter_context(_kernel(to, environment))
+            kernel = kernel or stack.enter_context(_kernel(to, shown))
             notebook = nbformat.read(file, as_version=4)
-            error, message = _run(notebook, kernel)
-            if error == NoResults.__name__:
-                done.skipped[file.name] = message
-                say(f"skipped {file.name}: {message}")
-            elif error:
-                done.failed[file.name] = f"{error}: {message}"
-                say(f"failed {file.name}")
-                kernel = None if error in LOST else kernel
-            else:
+            kind, message = _run(notebook, kernel)
+            if not kind:
                 _save(notebook, to / file.name)
                 done.written.append(file.name)
                 say(f"ran {to / file.name}")
+            elif kind == NoResults.__name__:
+                done.skipped[file.name] = message
+                say(f"skipped {file.name}: {message}")
+            else:
+                done.failed[file.name] = f"{kind}: {message}"
+                say(f"failed {file.name}")
+                kernel = None if kind in LOST else kernel
     return done
 
 
 @contextmanager
-def _kernel(folder: Path, environment: dict[str, str]) -> Iterator[Any]:
+def _kernel(folder: Path, shown: dict[str, str]) -> Iterator[Any]:
+    """Give a kernel that works in a folder, with what it may show as environment variables."""
     from jupyter_client.manager import AsyncKernelManager  # with the other one, nobody sees that a kernel has died
     from nbclient.util import run_sync
 
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "PYTHONWARNINGS": "ignore:IProgress not found",  # nobody looks at progress here
+    }
     with tempfile.TemporaryDirectory() as sockets:  # no port is opened
         kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{sockets}/kernel")
-        run_sync(kernel.start_kernel)(cwd=str(folder), env=environment)
+        run_sync(kernel.start_kernel)(cwd=str(folder), env=environment | shown)
         try:
             yield kernel
         finally:
