@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint
+.PHONY: demo test lint notebooks
 
 demo: .venv/installed
 	$(BIN)/mae-cli ablate mask-ratio --set train.epochs=25 --workers 2
@@ -14,6 +14,9 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+notebooks: .venv/installed
+	$(BIN)/python -m analysis.execution
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -398,27 +398,32 @@ def report(
     studies: Studies = None,
     kind: Annotated[Literal["html", "md", "pdf", "tex"], typer.Option("--format", help="Of the document.")] = "html",
     to: Annotated[Path | None, typer.Option("--to", help="The file to write; report.* in the runs folder.")] = None,
-    notebooks: Annotated[bool, typer.Option("--notebooks", help="Re-execute and save the notebooks too.")] = False,
+    notebooks: Annotated[bool, typer.Option("--notebooks", help="Run the notebooks, into a folder beside it.")] = False,
     mlflow: FromMlflow = False,
     results: Results = None,
 ) -> None:
     """Write one document of tables, figures, and what the paper found beside what was found here."""
     from analysis.curves import curves_of
+    from analysis.execution import Execution, beside, execute_notebooks
     from analysis.reconstructions import reconstruct_cells
     from analysis.report import make_report, write_report
+    from mae.errors import UserError
 
+    if notebooks and mlflow:
+        raise UserError("--notebooks reads runs or exported files: `mae-cli export FILE.csv --mlflow`, then --results")
     frame = _load(options, studies, mlflow, results, output)
     file = to or options.runs_dir / f"report.{kind}"
+    folder = beside(file) if notebooks else None
     curves = curves_of(frame, options.runs_dir, results or [])
     made = make_report(frame, curves, lambda study: reconstruct_cells(study, options.runs_dir))
     write_report(made, file, kind)
     output.console.print(f"report: {file}", highlight=False, soft_wrap=True)
-    if notebooks:
-        from analysis.execution import execute_notebooks
-
-        execute_notebooks(results[0] if results else options.runs_dir, save=True, say=_progress(output).say)
-    verdicts = {row["finding"]: row["verdict"] for base in made.bases for row in base.findings}
-    output.result({"report": str(file), "verdicts": verdicts})
+    shown = [*dict.fromkeys(frame["study_id"])] if studies else []
+    places, say = results or [options.runs_dir], _progress(output).say
+    done = execute_notebooks(places, shown, folder, say) if folder else Execution()
+    verdicts = {base.title: {row["finding"]: row["verdict"] for row in base.findings} for base in made.bases}
+    output.result({"report": str(file), "verdicts": verdicts, "notebooks": asdict(done)})
+    done.check()
 
 
 @_command("compare")
@@ -581,7 +586,7 @@ def _print_forecast(plans: Any, options: Options, who: "Executor", output: Outpu
 
 
 def _print_studies(plans: Any, runs_dir: Path, output: Output) -> list[dict[str, Any]]:
-    from analysis.frame import study_frame
+    from analysis.frame import setting, study_frame
     from analysis.study_files import write_study
     from analysis.tables import COST_COLUMNS, NOTE, display, remarks
 
@@ -590,7 +595,7 @@ def _print_studies(plans: Any, runs_dir: Path, output: Output) -> list[dict[str,
         frame = study_frame(plan.record, runs_dir, plan.directory.path.name)
         summary = write_study(plan.directory, frame, runs_dir)
         shown = display(summary)
-        output.console.rule(f"{plan.record.question} ({plan.record.base})", align="left")
+        output.console.rule(f"{plan.record.question} ({setting(frame)})", align="left")
         _print_frame(shown.drop(columns=list(COST_COLUMNS), errors="ignore"), output)
         _print_frame(shown[[name for name in shown.columns if name in ("cell", *COST_COLUMNS)]], output)
         for line in [*remarks(frame), f"table and figure: {plan.directory.path}"]:

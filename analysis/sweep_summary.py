@@ -2,10 +2,14 @@
 
 import pandas as pd
 
+from analysis.conditions import described, differ
 from analysis.statistics import mean_interval
 from analysis.sweep_frame import total_costs
 from mae.progress import duration
 from mae.sweep_record import SweepRecord
+
+MEASURED = ("seconds", "memory_mb")
+"""Objectives that depend on the machine."""
 
 
 def best_table(record: SweepRecord) -> pd.DataFrame:
@@ -63,7 +67,19 @@ def remarks(record: SweepRecord, frame: pd.DataFrame) -> list[str]:
         lines.append(
             "Chosen on images held out of training; the test images, which the table above is about, had no say."
         )
-    return lines + _open_trials(frame)
+    return lines + _caveats(record, frame) + _open_trials(frame)
+
+
+def _caveats(record: SweepRecord, frame: pd.DataFrame) -> list[str]:
+    """Return a sentence where trials were chosen by what was measured under different conditions."""
+    measured = [objective.name for objective in record.objectives if objective.name in MEASURED]
+    if not measured or frame.empty:
+        return []
+    done = frame[frame["state"] == "complete"]
+    if not differ(done):
+        return []
+    trials = described(done, lambda part: f"trials {', '.join(map(str, part['number']))}")
+    return [f"{' and '.join(measured)}: measured under different conditions, the best may owe it to them: {trials}"]
 
 
 def _open_trials(frame: pd.DataFrame) -> list[str]:
@@ -78,4 +94,4 @@ def _open_trials(frame: pd.DataFrame) -> list[str]:
 
 def _estimate(values: list[float]) -> str:
     mean, low, _ = mean_interval(values)
-    return f"{mean:.4g}" if len(values) < 2 else f"{mean:.4g} ± {mean - low:.2g}"
+    return f"{mean:.4g}" if pd.isna(low) else f"{mean:.4g} ± {mean - low:.2g}"

@@ -35,6 +35,9 @@ from mae.run_directory import DECODER, ENCODER, Busy, Record, RunDirectory
 from mae.tracking import tracked
 from mae.weights import read_weights
 
+CONDITIONS = ("device_name", "processes", "threads")
+"""What the time and memory of a stage depend on besides its settings."""
+
 
 @dataclass(frozen=True)
 class Workplace:
@@ -229,7 +232,7 @@ def environment(device: torch.device, processes: Processes) -> dict[str, Any]:
     import timm
     import torchvision
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
     return {
         "command": shlex.join([Path(sys.argv[0]).name.replace("cli.py", "mae-cli"), *sys.argv[1:]]),
         "git_commit": _git_commit(),
@@ -245,6 +248,16 @@ def environment(device: torch.device, processes: Processes) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "host": platform.node(),
     }
+
+
+def _processor_name() -> str:
+    """Return the processor's model where Linux tells it, else its architecture: `platform` knows no more."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(models), "") or platform.processor() or platform.machine()
 
 
 def _git_commit() -> str:
@@ -267,17 +280,28 @@ def _git_commit() -> str:
 def _stage(run: RunDirectory, record: Record, config: Config, work: Workplace) -> Iterator[None]:
     """Hold a stage's directory, say in it what it is, and track it; the record ends before the last delivery."""
     surroundings = environment(work.device, work.processes)
-    tags = {
-        f"mae.{name}": str(surroundings[name]) for name in ("git_commit", "device_name", "torch", "host", "command")
-    }
-    record = record.model_copy(update={"tags": tags})
+    tags = {f"mae.{name}": str(surroundings[name]) for name in ("git_commit", "torch", "host", "command", *CONDITIONS)}
     with run.locked():
         if run.result() is not None:
             raise Busy(f"another process has just finished {run.path}; the same command takes its result")
+        record = record.model_copy(update={"tags": _with_earlier_conditions(tags, run)})
         run.write_text("config.toml", to_toml(config))
         run.write_json("environment.json", surroundings)
         with tracked(run, work.tracking_uri, work.runs_dir, work.progress.say), _recorded(run, record):
             yield
+
+
+def _with_earlier_conditions(tags: dict[str, str], run: RunDirectory) -> dict[str, str]:
+    """Return tags that name the conditions of earlier work too, if this continues it: `1, 4` threads.
+
+    The time and memory of a run are those of all the work on it.
+    """
+    before = run.read_record()
+    if before is None or not any(run.checkpoints.glob("step-*.pt")):
+        return tags
+    earlier = {name: before.tags.get(name, "") for name in (f"mae.{condition}" for condition in CONDITIONS)}
+    kept = {name: known.split(", ") for name, known in earlier.items() if known}
+    return tags | {name: ", ".join(dict.fromkeys([*known, tags[name]])) for name, known in kept.items()}
 
 
 @contextmanager

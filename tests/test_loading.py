@@ -6,14 +6,21 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from analysis.frame import MISSING, TYPES, tidy
+from analysis.frame import MISSING, TYPES, comparable, tidy
 from analysis.loading import export, from_files, from_mlflow, from_runs, select
 from mae.config import Config
+from mae.config_sources import build, flatten
 from mae.errors import UserError
 from mae.mlflow_store import default_uri
 from mae.run_directory import RunDirectory
 from mae.study_delivery import deliver_study
 from tests.made_studies import MASK_RATIO, fingerprint, study_frame_of, study_record, write_study
+
+VARIED = {
+    "base_probe": {"", "probe.features=patch_mean"},
+    "cell_probe": {"", "probe.features=both"},
+    "threads": {"", "2"},
+}
 
 
 def silent(message: str) -> None:
@@ -25,11 +32,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two studies with what can go wrong in them: a failed run, one that was killed, one that never began."""
     folder = tmp_path_factory.mktemp("runs")
     write_study(folder, {**MASK_RATIO, "0.9": [66.0, None, 64.1]})
-    write_study(folder, {'µ, "x"': [None, 1 / 3], "b": [50.0]}, name="target", axis="", default="b", base="other")
+    config = flatten(build({"probe.features": "patch_mean"}).model_dump(mode="json"))
+    overrides = {'µ, "x"': {"probe.features": "both"}}
+    write_study(folder, {'µ, "x"': [None, 1 / 3], "b": [50.0]}, name="target", axis="", default="b", base="other",
+                config=config, overrides=overrides)  # fmt: skip
     run = RunDirectory(folder / fingerprint("mask-ratio", "0.5", 0))
     record = run.read_record()
     assert record is not None
     run.write_record(record.model_copy(update={"status": "running"}))
+    (run.path / "result.json").unlink()
     shutil.rmtree(folder / fingerprint("mask-ratio", "0.5", 1))
     return folder
 
@@ -37,6 +48,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_runs_folder_mlflow_and_files_give_the_same_frame(runs: Path, tmp_path: Path) -> None:
     frame = from_runs(runs, silent)
     assert set(frame["status"]) == {"finished", "failed", "killed", "missing"}
+    for column, values in VARIED.items():
+        assert set(frame[column]) == values
     for study in (runs / "studies").iterdir():
         deliver_study(RunDirectory(study), default_uri(runs), runs)
     order = ["study", "order", "seed", "probe"]
@@ -166,10 +179,12 @@ def test_a_file_that_holds_no_results_is_named(name: str, text: str | None, mess
 
 def test_files_of_fewer_columns_are_read(tmp_path: Path) -> None:
     frame = study_frame_of(MASK_RATIO)
-    frame.drop(columns=["study_id", "tflop", "commit", "log_axis"]).to_csv(tmp_path / "results.csv", index=False)
+    newer = ["study_id", "tflop", "commit", "log_axis", "base_probe", "cell_probe", "processes", "threads"]
+    frame.drop(columns=newer).to_csv(tmp_path / "results.csv", index=False)
     read = from_files([tmp_path])
     assert set(read["study_id"]) == {"mask-ratio"}
     assert read["tflop"].isna().all()
+    assert len(comparable(read)) == 1
 
 
 def test_a_trial_is_told_to_mlflow_stage_by_stage(runs_dir: Path) -> None:

@@ -1,5 +1,6 @@
 """What is made of a sweep: choice of the best, costs, importances, figures, MLflow."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,32 @@ def test_a_sweep_without_a_complete_trial_has_a_frame_and_no_figure(tmp_path: Pa
     write_sweep(RunDirectory(tmp_path), record, frame)
     assert not list(tmp_path.glob("*.png"))
     assert "1 failed" in remarks(record, frame)[0]
+
+
+def measured_on(threads: Sequence[str], objective: str) -> list[str]:
+    """Return the last remark on a sweep for an objective, whose trials ran on these numbers of threads."""
+    record = made(len(threads), objective)
+    frame = sweep_frame(record, Path()).assign(device="a processor", processes="1", threads=threads)
+    return remarks(record, frame)[2:]
+
+
+def test_times_of_different_numbers_of_threads_are_said_where_they_decide() -> None:
+    (line,) = measured_on(["1", "4", "4"], "seconds")
+    assert line.startswith("seconds: measured under different conditions")
+    assert line.endswith("a processor, 1 thread (trials 0); a processor, 4 threads (trials 1, 2)")
+
+
+@pytest.mark.parametrize(("threads", "objective"), [(["4", "4"], "seconds"), (["1", "4"], "gflops")])
+def test_what_decides_under_equal_conditions_or_is_counted_needs_no_caveat(threads: Any, objective: str) -> None:
+    assert measured_on(threads, objective) == []
+
+
+def test_a_sweep_knows_the_threads_of_its_trials(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "0")
+    record = run.read_record()
+    assert record is not None
+    run.write_record(record.model_copy(update={"tags": {"mae.threads": "3"}}))
+    assert sweep_frame(made(2), tmp_path)["threads"].tolist() == ["3", ""]
 
 
 def test_the_best_come_first_and_equal_ones_once() -> None:
