@@ -27,7 +27,7 @@ def test_which_probes_there_are_makes_no_difference() -> None:
 
 
 def test_settings_that_do_not_act_are_left_out() -> None:
-    values = plain(linear__solver="lars", linear__lars_epochs=50) | {"probe.linear.holdout_fraction": 0.5}
+    values = plain(linear__solver="lars", linear__lars_epochs=50) | {"probe.linear.penalties": [0.5]}
     assert base_probe(values) == "probe.linear.solver=lars probe.linear.lars_epochs=50"
 
 
