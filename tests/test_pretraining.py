@@ -1,4 +1,3 @@
-import math
 import signal
 import time
 from pathlib import Path
@@ -15,7 +14,6 @@ from mae.interruption import Interrupted, StopRequest
 from mae.pretraining import Pretraining, parameter_groups, pretrain
 from mae.progress import Silent
 from mae.run_directory import RunDirectory, find_runs
-from mae.schedule import lr_at
 from tests.commands import Forked, mae_cli
 from tests.conftest import TINY
 
@@ -96,12 +94,6 @@ def test_biases_and_norms_are_not_decayed(tiny: Config, digits: ImageData) -> No
     names = {name for name, parameter in objective.named_parameters() if id(parameter) in decayed}
     assert not any("norm" in name or name.endswith("bias") for name in names)
     assert "model.encoder.blocks.0.attn.qkv.weight" in names
-
-
-def test_the_learning_rate_warms_up_peaks_and_ends_at_zero() -> None:
-    rates = [lr_at(epoch, 1.0, 10, 110) for epoch in (0, 5, 10, 60, 110)]
-    assert rates == pytest.approx([0, 0.5, 1, 0.5, 0], abs=1e-9)
-    assert math.isclose(lr_at(1, 1.0, 0, 1), 0, abs_tol=1e-9)
 
 
 def start(runs_dir: Path, settings: list[str]) -> Forked:

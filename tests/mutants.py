@@ -1,0 +1,83 @@
+"""Mutation testing: `python -m tests.mutants [MODULE ...]`, or `make mutants MODULES="mae/model.py"`.
+
+mutmut changes one thing at a time, in one module at a time, and runs those of the module's tests below that reach the
+changed function. A change that no test notices is printed: a test is missing, or the change alters nothing.
+"""
+
+import multiprocessing
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from mutmut.__main__ import cli, status_by_exit_code
+from mutmut.configuration import config
+from mutmut.mutation.data import SourceFileMutationData
+from mutmut.mutation.diff_apply import get_diff_for_mutant
+
+TESTS = {
+    "mae/model.py": ["model"],
+    "mae/masking.py": ["masking"],
+    "mae/objective.py": ["model"],
+    "mae/targets.py": ["targets"],
+    "mae/augmentation.py": ["augmentation"],
+    "mae/schedule.py": ["schedule"],
+    "mae/draws.py": ["masking"],
+    "mae/flops.py": ["flops"],
+    "mae/features.py": ["probes"],
+    "mae/pretraining.py": ["pretraining"],
+    "mae/checkpoints.py": ["checkpoints"],
+    "mae/linear_probe.py": ["probes"],
+    "mae/knn.py": ["probes"],
+    "mae/probing.py": ["probes"],
+    "mae/fingerprint.py": ["config"],
+    "ablations/plan.py": ["studies"],
+    "ablations/sweep.py": ["sweep", "space"],
+    "analysis/statistics.py": ["statistics"],
+}
+"""Which test files judge a module. Tests of commands are skipped: a process for each mutant would take hours."""
+
+NOTICED = {"killed", "timeout", "segfault"}
+SAID = Path("mutants/said.txt")
+
+
+def mutate(module: str) -> None:
+    """Run mutmut on one module; its settings are in pyproject.toml, and all that it says lands in `SAID`."""
+    with open(SAID, "w") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    config().only_mutate = [module]
+    config().pytest_add_cli_args_test_selection = [f"tests/test_{name}.py" for name in TESTS[module]]
+    cli(["run", "--max-children", "1"], standalone_mode=False)
+
+
+def judge(module: str) -> str:
+    """Print what was not noticed, and return the module's line of the summary."""
+    data = SourceFileMutationData(path=Path(module))
+    data.load()
+    status = {name: status_by_exit_code[code] for name, code in data.exit_code_by_key.items()}
+    missed = [name for name in status if status[name] not in NOTICED]
+    for name in missed:
+        changes = [line for line in get_diff_for_mutant(name, path=module).splitlines()[2:] if line[:1] in "+-"]
+        print(f"\n{name}: {status[name]}", *changes, sep="\n")
+    late = sum(each == "timeout" for each in status.values())
+    noticed = len(status) - len(missed)
+    return f"{module:26}{len(status):8}{noticed:8}{late:8}{noticed / max(1, len(status)):8.1%}"
+
+
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    summary = [
+        "module                     mutants noticed of it   share",
+        "                                          by time",
+    ]
+    for module in sys.argv[1:] or TESTS:
+        shutil.rmtree(SAID.parent, ignore_errors=True)
+        SAID.parent.mkdir()
+        run = multiprocessing.get_context("fork").Process(target=mutate, args=(module,))
+        run.start()
+        run.join()
+        if run.exitcode:
+            sys.exit(f"{module}: mutmut stopped; see {SAID}")
+        summary.append(judge(module))
+    print("", *summary, sep="\n")
