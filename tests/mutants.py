@@ -22,7 +22,7 @@ TESTS = {
     "mae/targets.py": ["targets"],
     "mae/augmentation.py": ["augmentation"],
     "mae/schedule.py": ["schedule"],
-    "mae/draws.py": ["masking"],
+    "mae/draws.py": ["draws"],
     "mae/flops.py": ["flops"],
     "mae/features.py": ["probes"],
     "mae/pretraining.py": ["pretraining"],

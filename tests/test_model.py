@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from mae.config import Config
 from mae.config_sources import build
+from mae.masking import SAMPLERS, sample_order
 from mae.model import MaskedAutoencoder, build_encoder, official_state, patchify, sincos_positions, unpatchify
 from mae.objective import MaskedReconstruction, reconstruction_loss
 
@@ -35,7 +36,9 @@ def plain_block(x: Tensor, state: dict[str, Tensor], name: str, heads: int) -> T
     return x + linear(hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))), "mlp.fc2")
 
 
-def plain_loss(config: Config, state: dict[str, Tensor], images: Tensor, order: Tensor) -> Tensor:
+def plain_loss(
+    config: Config, state: dict[str, Tensor], images: Tensor, order: Tensor, visible_weight: float = 0.0
+) -> Tensor:
     """The official forward pass written out: one image at a time, all positions in place, nothing gathered."""
     (rows, columns), (height, width) = config.grid, config.model.patch_size
     total = torch.zeros(())
@@ -48,50 +51,80 @@ def plain_loss(config: Config, state: dict[str, Tensor], images: Tensor, order: 
         ]
         positions, class_position = state["pos_embed"][0, 1:], state["pos_embed"][0, :1]
         kernel, bias = state["patch_embed.proj.weight"], state["patch_embed.proj.bias"]
-        tokens = [(kernel * cuts[i]).sum(dim=(1, 2, 3)) + bias + positions[i] for i in visible]
+        read = range(rows * columns) if config.model.encoder_mask_tokens else visible
+        tokens = [
+            positions[i]
+            + ((kernel * cuts[i]).sum(dim=(1, 2, 3)) + bias if i in visible else state["encoder_mask_token"][0, 0])
+            for i in read
+        ]
         x = torch.stack([state["cls_token"][0, 0] + class_position[0], *tokens])
         for i in range(config.model.encoder.depth):
             x = plain_block(x, state, f"blocks.{i}", config.model.encoder.heads)
         x = F.layer_norm(x, x.shape[-1:], state["norm.weight"], state["norm.bias"], 1e-6)
         x = x @ state["decoder_embed.weight"].T + state["decoder_embed.bias"]
         full = state["mask_token"][0].repeat(rows * columns, 1)
-        for token, i in zip(x[1:], visible, strict=True):
+        for token, i in zip(x[1:], read, strict=True):
             full[i] = token
         x = torch.cat([x[:1], full]) + state["decoder_pos_embed"][0]
         for i in range(config.model.decoder.depth):
             x = plain_block(x, state, f"decoder_blocks.{i}", config.model.decoder.heads)
         x = F.layer_norm(x, x.shape[-1:], state["decoder_norm.weight"], state["decoder_norm.bias"], 1e-6)
         x = x @ state["decoder_pred.weight"].T + state["decoder_pred.bias"]
-        hidden = [i for i in range(rows * columns) if i not in visible]
-        errors = [(x[1 + i] - cuts[i].permute(1, 2, 0).flatten()).square().mean() for i in hidden]
-        total = total + torch.stack(errors).mean()
+        errors = [(x[1 + i] - cut.permute(1, 2, 0).flatten()).square().mean() for i, cut in enumerate(cuts)]
+        weights = [visible_weight if i in visible else 1.0 for i in range(rows * columns)]
+        total = total + sum(w * error for w, error in zip(weights, errors, strict=True)) / sum(weights)
     return total / len(images)
+
+
+RECTANGULAR = {
+    "data.channels": 3,
+    "data.image_size": [12, 8],
+    "model.patch_size": [4, 2],
+    "model.encoder.dim": 16,
+    "model.encoder.depth": 2,
+    "model.decoder.dim": 8,
+    "model.decoder.depth": 2,
+    "mask.ratio": 0.6,
+}
 
 
 @pytest.fixture
 def rectangular() -> Config:
-    return build(
-        {
-            "data.channels": 3,
-            "data.image_size": [12, 8],
-            "model.patch_size": [4, 2],
-            "model.encoder.dim": 16,
-            "model.encoder.depth": 2,
-            "model.decoder.dim": 8,
-            "model.decoder.depth": 2,
-            "mask.ratio": 0.6,
-        }
-    )
+    return build(RECTANGULAR)
 
 
-def test_the_loss_equals_a_plain_dense_computation(rectangular: Config) -> None:
+def agree(config: Config, visible_weight: float = 0.0) -> None:
+    """Check that the loss of a config equals a plain dense computation, every parameter counting."""
     torch.manual_seed(0)
-    objective = MaskedReconstruction(rectangular, torch.randn(10, 24))
+    objective = MaskedReconstruction(config, torch.randn(10, 24))
     for parameter in objective.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # biases and norms too, so that each one counts
     images, order = torch.randn(3, 3, 12, 8), objective.sample(torch.Generator().manual_seed(1), 3)
-    expected = plain_loss(rectangular, official_state(objective.model), images, order)
-    assert objective(images, order).item() == pytest.approx(expected.item(), rel=1e-5)
+    expected = plain_loss(config, official_state(objective.model), images, order, visible_weight)
+    assert objective(images, order).item() == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_loss_equals_a_plain_dense_computation(rectangular: Config) -> None:
+    agree(rectangular)
+
+
+@pytest.mark.parametrize(
+    ("settings", "weight"),
+    [({"loss.region": "weighted", "loss.visible_weight": 0.25}, 0.25), ({"loss.region": "all"}, 1.0)],
+)
+def test_visible_patches_have_their_weight_in_the_loss(settings: dict[str, object], weight: float) -> None:
+    agree(build({**RECTANGULAR, **settings}), weight)
+
+
+def test_an_encoder_with_mask_tokens_computes_the_same_as_a_plain_one() -> None:
+    agree(build({**RECTANGULAR, "model.encoder_mask_tokens": True}))
+
+
+@pytest.mark.parametrize("sampling", SAMPLERS)
+def test_an_objective_hides_patches_as_its_config_says(sampling: str) -> None:
+    config = build({**RECTANGULAR, "mask.sampling": sampling})
+    order = MaskedReconstruction(config, torch.randn(10, 24)).sample(torch.Generator().manual_seed(1), 3)
+    assert order.equal(sample_order(sampling, torch.Generator().manual_seed(1), 3, (3, 4), 5))
 
 
 def test_encoder_weights_load_strictly_in_timm_and_compute_the_same(rectangular: Config) -> None:

@@ -75,6 +75,37 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(digits: ImageData) -
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
+def test_steps_are_those_of_adamw_with_the_papers_momenta(digits: ImageData) -> None:
+    settings = {"train.weight_decay": 0.3, "train.warmup_epochs": 0.5, "train.base_lr": 4e-3, "train.batch_size": 128}
+    work = Pretraining(build({**TINY, **settings}), digits, CPU)
+    parameters, gradients = dict(work.objective.named_parameters()), {}
+    for name, parameter in parameters.items():
+        parameter.register_post_accumulate_grad_hook(
+            lambda each, name=name: gradients.update({name: each.grad.clone()})
+        )
+    expected = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    momenta, squares = ({name: torch.zeros_like(each) for name, each in expected.items()} for _ in range(2))
+    images = next(iter(digits.train.images.batches([torch.arange(128)])))
+    for step in range(1, 5):
+        rate = work.step(images, step - 1)[2]
+        assert rate == pytest.approx(2e-3 * (step - 1) / 5.5)  # 11 steps per epoch, half of them to a peak of 2e-3
+        for name, gradient in gradients.items():
+            momenta[name] = 0.9 * momenta[name] + 0.1 * gradient
+            squares[name] = 0.95 * squares[name] + 0.05 * gradient.square()
+            direction = momenta[name] / (1 - 0.9**step) / ((squares[name] / (1 - 0.95**step)).sqrt() + 1e-8)
+            decay = 0.3 if gradient.ndim > 1 else 0.0  # biases and norms are vectors
+            expected[name] = expected[name] * (1 - rate * decay) - rate * direction
+    for name, parameter in parameters.items():
+        assert torch.allclose(parameter, expected[name], rtol=0, atol=2e-6), name
+
+
+def test_the_loss_of_micro_batches_is_that_of_the_whole_batch(digits: ImageData) -> None:
+    images = next(iter(digits.train.images.batches([torch.arange(256)])))
+    works = [Pretraining(build({**TINY, "train.micro_batches": pieces}), digits, CPU) for pieces in (1, 4)]
+    whole, pieces = (work.step(images, 0)[0].item() for work in works)
+    assert pieces == pytest.approx(whole, rel=1e-5)
+
+
 def test_a_loss_that_is_not_finite_fails_the_run_and_is_not_saved(digits: ImageData, tmp_path: Path) -> None:
     config = build({**TINY, "data.mean": [0.0], "data.std": [1e-38], "run.checkpoint_seconds": 0.0})
     poisoned = ImageData(**{**digits.__dict__, "mean": (0.0,), "std": (1e-38,)})

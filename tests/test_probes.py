@@ -62,6 +62,18 @@ def test_linear_probes_find_a_linear_rule(solver: str, blobs: tuple[torch.Tensor
     assert (predicted == labels[400:]).float().mean() > reference - 0.05
 
 
+@pytest.mark.parametrize(("share", "held"), [(0.1, 7), (0.3, 21)])
+def test_the_penalty_is_chosen_on_the_share_held_out(
+    share: float, held: int, blobs: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    features, labels = blobs[0][:70], (torch.arange(70) % 3 + (torch.arange(70) % 4 == 0)) % 3  # a quarter are wrong
+    config = LinearProbeConfig(holdout_fraction=share)
+    _, chosen = lbfgs_predict(features, labels, features, 3, config, 0, Silent())
+    right = chosen["holdout_top1"] / 100 * held
+    assert 0 < right < held
+    assert right == pytest.approx(round(right), abs=1e-4)  # an accuracy on so many images
+
+
 def test_knn_equals_scikit_learns_weighted_vote() -> None:
     generator = torch.Generator().manual_seed(0)
     references, queries = (F.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (200, 50))
