@@ -102,15 +102,50 @@ def test_features_are_of_whole_unaugmented_images(tiny: Config, digits: ImageDat
     assert features.shape == (2, 32)
 
 
-def test_a_class_token_and_a_patch_mean_are_read_where_they_are() -> None:
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("class_token", [[1.0]]), ("patch_mean", [[3.0]]), ("both", [[1.0, 3.0]])]
+)
+def test_a_class_token_and_a_patch_mean_are_read_where_they_are(kind: str, expected: list[list[float]]) -> None:
     tokens = torch.tensor([[[1.0], [2.0], [4.0]]])
-    assert pool(tokens, "both").tolist() == [[1.0, 3.0]]
+    assert pool(tokens, kind).tolist() == expected
+
+
+def test_every_channel_is_normalised_by_its_own_mean_and_deviation(digits: ImageData) -> None:
+    data = replace(digits, mean=(0.25, 0.5, 0.0), std=(0.5, 0.25, 2.0))
+    normalised = normalise(torch.full((1, 3, 2, 2), 0.5), data)
+    assert normalised[0, :, 0, 0].tolist() == [0.5, 0.0, 0.25]
+    assert normalised.shape == (1, 3, 2, 2)
 
 
 @pytest.mark.parametrize("kind", ["class_token", "patch_mean", "both"])
 def test_features_keep_no_other_token_in_memory(kind: str) -> None:
     features = pool(torch.zeros(4, 100, 8), kind)
     assert features.untyped_storage().nbytes() == features.nbytes
+
+
+class Counting(Silent):
+    """Counts the images it is told of."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.images += amount
+
+
+def test_raw_pixels_of_small_images_are_all_of_them_in_the_order_asked_for(tiny: Config, digits: ImageData) -> None:
+    indexes, task = torch.arange(300).flip(0), Counting()
+    raw = raw_pixels(digits.train.images, indexes, tiny.data, digits, task)
+    expected = normalise(digits.train.images.pixels[indexes].float() / 255, digits).flatten(1)
+    assert torch.allclose(raw, expected, atol=1e-6)
+    assert task.images == 300
+
+
+@pytest.mark.parametrize(("size", "kept"), [((64, 8), 32 * 8), ((8, 64), 8 * 32), ((33, 33), 32 * 32)])
+def test_only_sides_longer_than_32_are_averaged_down(size: tuple[int, int], kept: int, digits: ImageData) -> None:
+    images = CachedImages(torch.zeros(1, 1, *size, dtype=torch.uint8))
+    config = DataConfig(image_size=size, mean=(0.0,), std=(1.0,))
+    assert raw_pixels(images, torch.tensor([0]), config, digits, Silent()).shape == (1, kept)
 
 
 def test_raw_pixels_of_large_images_are_averaged_down(digits: ImageData) -> None:
