@@ -80,4 +80,5 @@ if __name__ == "__main__":
         if run.exitcode:
             sys.exit(f"{module}: mutmut stopped; see {SAID}")
         summary.append(judge(module))
+        print(summary[-1], flush=True)
     print("", *summary, sep="\n")

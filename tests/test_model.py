@@ -9,7 +9,16 @@ from torch.nn import functional as F
 from mae.config import Config
 from mae.config_sources import build
 from mae.masking import SAMPLERS, sample_order
-from mae.model import MaskedAutoencoder, build_encoder, official_state, patchify, sincos_positions, unpatchify
+from mae.model import (
+    MaskedAutoencoder,
+    build_encoder,
+    load_official_state,
+    official_state,
+    parameter_count,
+    patchify,
+    sincos_positions,
+    unpatchify,
+)
 from mae.objective import MaskedReconstruction, reconstruction_loss
 
 
@@ -99,6 +108,8 @@ def agree(config: Config, visible_weight: float = 0.0) -> None:
     objective = MaskedReconstruction(config, torch.randn(10, 24))
     for parameter in objective.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # biases and norms too, so that each one counts
+    for buffer in objective.buffers():
+        torch.nn.init.normal_(buffer, std=0.3)  # the class token's position too, which is zero otherwise
     images, order = torch.randn(3, 3, 12, 8), objective.sample(torch.Generator().manual_seed(1), 3)
     expected = plain_loss(config, official_state(objective.model), images, order, visible_weight)
     assert objective(images, order).item() == pytest.approx(float(expected), rel=1e-5)
@@ -165,10 +176,80 @@ def test_unpatchify_undoes_patchify() -> None:
     assert unpatchify(patchify(images, (4, 2)), (4, 2), (3, 4)).equal(images)
 
 
-def test_positions_start_with_the_column_as_in_the_official_release() -> None:
-    positions = sincos_positions(8, (2, 3))[0, 1:].view(2, 3, 8)
-    assert positions[1, 2, 0].item() == pytest.approx(math.sin(2))  # first channel: sine of the column
-    assert positions[1, 2, 4].item() == pytest.approx(math.sin(1))  # middle channel: sine of the row
+def test_positions_are_sines_and_cosines_of_column_and_row_as_in_the_official_release() -> None:
+    positions = sincos_positions(12, (2, 3))[0]
+    assert positions[0].tolist() == [0.0] * 12  # the class token has no place
+    for row, column in [(0, 0), (0, 2), (1, 0), (1, 2)]:
+        angles = [[place / 10_000 ** (i / 3) for i in range(3)] for place in (column, row)]
+        expected = [f(angle) for each in angles for f in (math.sin, math.cos) for angle in each]
+        assert positions[1 + 3 * row + column].tolist() == pytest.approx(expected, abs=1e-7)
+
+
+def test_an_autoencoder_begins_as_the_official_release_does() -> None:
+    settings = {"model.encoder.dim": 512, "model.decoder.dim": 512, "model.encoder_mask_tokens": True}
+    model = MaskedAutoencoder(build({**RECTANGULAR, **settings}), 24)
+    state = {name: value for name, value in official_state(model).items() if "pos_embed" not in name}
+    for name in ("cls_token", "encoder_mask_token", "mask_token"):
+        assert state.pop(name).std().item() == pytest.approx(0.02, rel=0.15)  # 5 standard errors
+    convolution = state.pop("patch_embed.proj.bias")  # as PyTorch starts it: there too only linear layers' biases are 0
+    assert convolution.abs().max().item() == pytest.approx(1 / math.sqrt(24), rel=0.02)
+    for name, value in state.items():
+        if value.ndim == 1:
+            assert (value == float("norm" in name and name.endswith("weight"))).all(), name
+        else:
+            matrix = value.flatten(1)
+            edge = math.sqrt(6 / sum(matrix.shape))  # Xavier's, the patches' kernel taken as a matrix
+            assert matrix.abs().max().item() == pytest.approx(edge, rel=0.01), name
+            assert matrix.std().item() == pytest.approx(edge / math.sqrt(3), rel=0.05), name
+
+
+def test_official_weights_keep_their_shapes(rectangular: Config) -> None:
+    state = official_state(MaskedAutoencoder(rectangular, 24))
+    shapes = {
+        "cls_token": (1, 1, 16),
+        "pos_embed": (1, 13, 16),
+        "patch_embed.proj.weight": (16, 3, 4, 2),
+        "mask_token": (1, 1, 8),
+        "decoder_pos_embed": (1, 13, 8),
+        "decoder_embed.weight": (8, 16),
+        "decoder_pred.weight": (24, 8),
+    }
+    assert {name: tuple(state[name].shape) for name in shapes} == shapes
+
+
+def test_official_weights_load_into_another_model_and_nothing_else_does(rectangular: Config) -> None:
+    first, second = (MaskedAutoencoder(rectangular, 24) for _ in range(2))
+    load_official_state(second, official_state(first))
+    assert all(value.equal(official_state(first)[name]) for name, value in official_state(second).items())
+    for wrong in ({"mask_token": None}, {"blocks.9.norm1.bias": torch.zeros(16)}):
+        state = {name: value for name, value in {**official_state(first), **wrong}.items() if value is not None}
+        with pytest.raises(RuntimeError, match=next(iter(wrong))):
+            load_official_state(second, state)
+
+
+def test_an_encoder_alone_takes_the_weights_of_one_in_an_autoencoder() -> None:
+    config = build({**RECTANGULAR, "model.encoder_mask_tokens": True})
+    build_encoder(config).load_state_dict(MaskedAutoencoder(config, 24).encoder.state_dict())
+
+
+def test_only_hidden_patches_are_predicted_unless_all_are_asked_for(rectangular: Config) -> None:
+    model, patches, order = MaskedAutoencoder(rectangular, 24), torch.randn(2, 12, 24), torch.arange(12).expand(2, -1)
+    hidden, everywhere = model(patches, order), model(patches, order, hidden_only=False)
+    assert hidden.shape == (2, 7, 24)
+    assert torch.allclose(hidden, everywhere[:, 5:], atol=1e-6)
+
+
+def test_a_loss_on_hidden_patches_costs_no_prediction_of_visible_ones(rectangular: Config) -> None:
+    objective, shapes = MaskedReconstruction(rectangular, torch.randn(10, 24)), []
+    objective.model.decoder.decoder_pred.register_forward_hook(lambda *given: shapes.append(given[2].shape))
+    objective(torch.randn(2, 3, 12, 8), torch.arange(12).expand(2, -1))
+    assert shapes == [(2, 7, 24)]
+
+
+def test_frozen_parameters_are_not_counted() -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 5))
+    layers[1].requires_grad_(False)
+    assert parameter_count(layers) == 3 * 4 + 4
 
 
 @pytest.mark.parametrize(("visible", "expected"), [(0.0, 4.0), (1.0, 3.0), (0.5, 3.4)])
