@@ -24,11 +24,11 @@ def images() -> Tensor:
 
 def test_crops_equal_torchvisions_one_by_one(images: Tensor) -> None:
     boxes = crop_boxes(data("random_resized_crop", crop_scale=[0.1, 1.0]), 6, 24, 20, generator(0, "a"))
-    ours = resample(images, boxes, (16, 16), torch.zeros(6, dtype=torch.bool))
+    ours = resample(images, boxes, (16, 12), torch.zeros(6, dtype=torch.bool))
     for i in range(6):
         box = [int(side[i]) for side in boxes]
         mode = reference.InterpolationMode.BICUBIC
-        theirs = reference.resized_crop(images[i].float() / 255, *box, [16, 16], interpolation=mode, antialias=True)
+        theirs = reference.resized_crop(images[i].float() / 255, *box, [16, 12], interpolation=mode, antialias=True)
         assert torch.allclose(ours[i], theirs.clamp(0, 1), atol=1e-5)
 
 
@@ -75,11 +75,17 @@ def test_a_random_crop_is_the_first_of_ten_that_fits_or_the_whole(height: int, w
         assert (top, left) == (int(place[0] * (height - crop[0] + 1)), int(place[1] * (width - crop[1] + 1)))
 
 
-@pytest.mark.parametrize(("stored", "places"), [((24, 20), (range(9), range(5))), ((16, 16), (range(-2, 3),) * 2)])
-def test_fixed_crops_lie_equally_often_at_every_place(stored: tuple[int, int], places: tuple[range, range]) -> None:
-    *corner, height, width = crop_boxes(data("fixed_crop", stored_size=stored), 9000, *stored, generator(0, "a"))
-    assert (height == 16).all()
-    assert (width == 16).all()
+@pytest.mark.parametrize(
+    ("size", "stored", "places"),
+    [(16, (24, 20), (range(9), range(5))), (20, (20, 20), (range(-2, 3), range(-2, 3)))],  # a border of an eighth
+)
+def test_fixed_crops_lie_equally_often_at_every_place(
+    size: int, stored: tuple[int, int], places: tuple[range, range]
+) -> None:
+    config = data("fixed_crop", image_size=size, stored_size=stored)
+    *corner, height, width = crop_boxes(config, 9000, *stored, generator(0, "a"))
+    assert (height == size).all()
+    assert (width == size).all()
     for start, expected in zip(corner, places, strict=True):
         found, counts = start.unique(return_counts=True)
         assert found.tolist() == list(expected)
@@ -91,14 +97,35 @@ def test_the_two_sides_of_a_fixed_crop_are_drawn_apart() -> None:
     assert not top.equal(left)
 
 
-def test_a_box_past_the_edge_finds_black(images: Tensor) -> None:
-    square, sides = images[:, :, :16, :16], torch.full((6,), 16)
-    top, left = torch.tensor([-2, 0, 1, 2, -1, 0]), torch.tensor([0, 2, -2, 1, -1, 0])
-    ours = resample(square, (top, left, sides, sides), (16, 16), torch.zeros(6, dtype=torch.bool))
-    bordered = F.pad(square.float() / 255, (2, 2, 2, 2))
-    for i in range(6):
-        row, column = int(top[i]) + 2, int(left[i]) + 2
-        assert torch.allclose(ours[i], bordered[i, :, row : row + 16, column : column + 16], atol=1e-5)
+@pytest.mark.parametrize("place", [(-2, 0), (0, 2), (1, -2), (2, 1), (-1, -1), (0, 0)])
+def test_a_box_past_the_edge_finds_black(place: tuple[int, int], images: Tensor) -> None:
+    square, (top, left) = images[:1, :, :16, :16], place
+    boxes = tuple(torch.tensor([side]) for side in (top, left, 16, 16))
+    bordered = F.pad(square.float() / 255, (2, 2, 2, 2))[:, :, top + 2 : top + 18, left + 2 : left + 18]
+    assert torch.allclose(resample(square, boxes, (16, 16), torch.tensor([False])), bordered, atol=1e-5)
+
+
+def test_half_of_the_images_are_mirrored_if_they_may_be(images: Tensor) -> None:
+    same = images[:1, :, :16, :16].repeat(600, 1, 1, 1)
+    plain = same[0].float() / 255
+    for flip, least, most in ((False, 0, 0), (True, 240, 360)):  # 5 standard errors about 300
+        views = augment(same, data("none", flip=flip), generator(0, "a"))
+        mirrored = torch.tensor([torch.allclose(view, plain.flip(-1), atol=1e-5) for view in views])
+        assert least <= mirrored.sum() <= most
+        assert torch.allclose(views[~mirrored], plain, atol=1e-5)
+
+
+def test_brightness_is_drawn_evenly_from_60_to_140_percent() -> None:
+    grey = torch.full((1500, 3, 16, 16), 100, dtype=torch.uint8)  # contrast, saturation and hue leave it as it is
+    shares = augment(grey, data("color_jitter", flip=False), generator(0, "a"))[:, 0, 0, 0] * 255 / 100
+    expected = torch.linspace(0.6, 1.4, 1500)
+    assert torch.allclose(shares.sort().values, expected, atol=0.04)
+
+
+def test_other_augmentations_leave_colours_alone() -> None:
+    flat = torch.tensor([10, 100, 200], dtype=torch.uint8).view(1, 3, 1, 1).expand(6, 3, 24, 20)
+    views = augment(flat, data("random_resized_crop"), generator(0, "a"))
+    assert torch.allclose(views, flat[:, :, :16, :16].float() / 255, atol=1e-5)
 
 
 def test_the_centre_of_an_odd_margin_is_rounded_down(images: Tensor) -> None:
