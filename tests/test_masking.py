@@ -62,7 +62,7 @@ def covered_by_blocks(draws: Tensor, grid: tuple[int, int], wanted: int, upwards
     return hidden
 
 
-@pytest.mark.parametrize(("grid", "kept"), [((14, 14), 49), ((6, 9), 40), ((2, 12), 8)])
+@pytest.mark.parametrize(("grid", "kept"), [((14, 14), 49), ((6, 9), 40), ((2, 12), 8), ((3, 3), 8)])
 def test_block_masks_are_rectangles_drawn_until_enough_is_hidden(grid: tuple[int, int], kept: int) -> None:
     hidden = hidden_map("block", grid, kept)
     draws = generator(0, "test")
