@@ -53,24 +53,22 @@ def mutate(module: str) -> None:
 
 def judge(module: str) -> str:
     """Print what was not noticed, and return the module's line of the summary."""
-    data = SourceFileMutationData(path=Path(module))
-    data.load()
-    status = {name: status_by_exit_code[code] for name, code in data.exit_code_by_key.items()}
+    found = SourceFileMutationData(path=Path(module))
+    found.load()
+    status = {name: status_by_exit_code[code] for name, code in found.exit_code_by_key.items()}
     missed = [name for name in status if status[name] not in NOTICED]
     for name in missed:
         changes = [line for line in get_diff_for_mutant(name, path=module).splitlines()[2:] if line[:1] in "+-"]
         print(f"\n{name}: {status[name]}", *changes, sep="\n")
-    late = sum(each == "timeout" for each in status.values())
-    noticed = len(status) - len(missed)
-    return f"{module:26}{len(status):8}{noticed:8}{late:8}{noticed / max(1, len(status)):8.1%}"
+    noticed, late = len(status) - len(missed), list(status.values()).count("timeout")
+    return f"{module:26}{len(status):8}{noticed:8}{late:8}{noticed / len(status):8.1%}"
 
 
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
-    summary = [
-        "module                     mutants noticed of it   share",
-        "                                          by time",
-    ]
+    summary = [f"{'module':26} mutants noticed timeout   share"]
+    if unknown := set(sys.argv[1:]) - TESTS.keys():
+        sys.exit(f"{', '.join(unknown)}: expected some of {', '.join(TESTS)}")
     for module in sys.argv[1:] or TESTS:
         shutil.rmtree(SAID.parent, ignore_errors=True)
         SAID.parent.mkdir()
@@ -78,7 +76,6 @@ if __name__ == "__main__":
         run.start()
         run.join()
         if run.exitcode:
-            sys.exit(f"{module}: mutmut stopped; see {SAID}")
+            sys.exit(f"{module}: mutmut stopped. Do its tests ({', '.join(TESTS[module])}) pass? See {SAID}")
         summary.append(judge(module))
-        print(summary[-1], flush=True)
     print("", *summary, sep="\n")
