@@ -37,15 +37,14 @@ TESTS = {
 }
 """Which test files judge a module. Tests of commands are skipped: a process for each mutant would take hours."""
 
-NOTICED = {"killed", "timeout", "segfault"}
 SAID = Path("mutants/said.txt")
 
 
 def mutate(module: str) -> None:
     """Run mutmut on one module; its settings are in pyproject.toml, and all that it says lands in `SAID`."""
-    with open(SAID, "w") as said:
-        os.dup2(said.fileno(), 1)
-        os.dup2(said.fileno(), 2)
+    said = os.open(SAID, os.O_WRONLY | os.O_CREAT)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
     config().only_mutate = [module]
     config().pytest_add_cli_args_test_selection = [f"tests/test_{name}.py" for name in TESTS[module]]
     cli(["run", "--max-children", "1"], standalone_mode=False)
@@ -56,7 +55,7 @@ def judge(module: str) -> str:
     found = SourceFileMutationData(path=Path(module))
     found.load()
     status = {name: status_by_exit_code[code] for name, code in found.exit_code_by_key.items()}
-    missed = [name for name in status if status[name] not in NOTICED]
+    missed = [name for name in status if status[name] not in {"killed", "timeout", "segfault"}]
     for name in missed:
         changes = [line for line in get_diff_for_mutant(name, path=module).splitlines()[2:] if line[:1] in "+-"]
         print(f"\n{name}: {status[name]}", *changes, sep="\n")
