@@ -1,4 +1,3 @@
-import math
 import os
 import signal
 import time
@@ -18,7 +17,6 @@ from mae.pipeline import Workplace, run_pretraining
 from mae.pretraining import Pretraining, parameter_groups, pretrain
 from mae.progress import Silent
 from mae.run_directory import RunDirectory, find_runs
-from mae.schedule import lr_at
 from tests.commands import Forked, mae_cli
 from tests.conftest import TINY
 
@@ -131,6 +129,37 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(digits: ImageData) -
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
+def test_steps_are_those_of_adamw_with_the_papers_momenta(digits: ImageData) -> None:
+    settings = {"train.weight_decay": 0.3, "train.warmup_epochs": 0.5, "train.base_lr": 4e-3, "train.batch_size": 128}
+    work = Pretraining(build({**TINY, **settings}), digits, CPU)
+    parameters, gradients = dict(work.objective.named_parameters()), {}
+    for name, parameter in parameters.items():
+        parameter.register_post_accumulate_grad_hook(
+            lambda each, name=name: gradients.update({name: each.grad.clone()})
+        )
+    expected = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    momenta, squares = ({name: torch.zeros_like(each) for name, each in expected.items()} for _ in range(2))
+    images = next(iter(digits.train.images.batches([torch.arange(128)])))
+    for step in range(1, 5):
+        rate = work.step(images, step - 1)[2]
+        assert rate == pytest.approx(2e-3 * (step - 1) / 5.5)  # 11 steps per epoch, half of them to a peak of 2e-3
+        for name, gradient in gradients.items():
+            momenta[name] = 0.9 * momenta[name] + 0.1 * gradient
+            squares[name] = 0.95 * squares[name] + 0.05 * gradient.square()
+            direction = momenta[name] / (1 - 0.9**step) / ((squares[name] / (1 - 0.95**step)).sqrt() + 1e-8)
+            decay = 0.3 if gradient.ndim > 1 else 0.0  # biases and norms are vectors
+            expected[name] = expected[name] * (1 - rate * decay) - rate * direction
+    for name, parameter in parameters.items():
+        assert torch.allclose(parameter, expected[name], rtol=0, atol=2e-6), name
+
+
+def test_the_loss_of_micro_batches_is_that_of_the_whole_batch(digits: ImageData) -> None:
+    images = next(iter(digits.train.images.batches([torch.arange(256)])))
+    works = [Pretraining(build({**TINY, "train.micro_batches": pieces}), digits, CPU) for pieces in (1, 4)]
+    whole, pieces = (work.step(images, 0)[0].item() for work in works)
+    assert pieces == pytest.approx(whole, rel=1e-5)
+
+
 def test_a_loss_that_is_not_finite_fails_the_run_and_is_not_saved(digits: ImageData, tmp_path: Path) -> None:
     config = build({**TINY, "data.mean": [0.0], "data.std": [1e-38], "run.checkpoint_seconds": 0.0})
     poisoned = ImageData(**{**digits.__dict__, "mean": (0.0,), "std": (1e-38,)})
@@ -161,12 +190,6 @@ def test_biases_and_norms_are_not_decayed(tiny: Config, digits: ImageData) -> No
     names = {name for name, parameter in objective.named_parameters() if id(parameter) in decayed}
     assert not any("norm" in name or name.endswith("bias") for name in names)
     assert "model.encoder.blocks.0.attn.qkv.weight" in names
-
-
-def test_the_learning_rate_warms_up_peaks_and_ends_at_zero() -> None:
-    rates = [lr_at(epoch, 1.0, 10, 110) for epoch in (0, 5, 10, 60, 110)]
-    assert rates == pytest.approx([0, 0.5, 1, 0.5, 0], abs=1e-9)
-    assert math.isclose(lr_at(1, 1.0, 0, 1), 0, abs_tol=1e-9)
 
 
 def start(runs_dir: Path, settings: list[str]) -> Forked:

@@ -209,6 +209,18 @@ def test_the_linear_probe_takes_a_penalty_beyond_its_grid(blobs: tuple[torch.Ten
     assert found["penalty"] < 1
 
 
+@pytest.mark.parametrize(("share", "held"), [(0.1, 7), (0.3, 21)])
+def test_the_penalty_is_chosen_on_the_share_held_out(
+    share: float, held: int, blobs: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    features, labels = blobs[0][:70], (torch.arange(70) % 3 + (torch.arange(70) % 4 == 0)) % 3  # a quarter are wrong
+    split = holdout(70, ProbeConfig(holdout_fraction=share))
+    _, chosen = lbfgs_predict(features, labels, features, 3, LinearProbeConfig(), split, Silent())
+    right = chosen["holdout_top1"] / 100 * held
+    assert 0 < right < held
+    assert right == pytest.approx(round(right), abs=1e-4)  # an accuracy on so many images
+
+
 def test_knn_equals_scikit_learns_weighted_vote() -> None:
     generator = torch.Generator().manual_seed(0)
     references, queries = (F.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (200, 50))
@@ -254,15 +266,50 @@ def test_features_are_of_whole_unaugmented_images(tiny: Config, digits: ImageDat
     assert features.shape == (2, 32)
 
 
-def test_a_class_token_and_a_patch_mean_are_read_where_they_are() -> None:
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("class_token", [[1.0]]), ("patch_mean", [[3.0]]), ("both", [[1.0, 3.0]])]
+)
+def test_a_class_token_and_a_patch_mean_are_read_where_they_are(kind: str, expected: list[list[float]]) -> None:
     tokens = torch.tensor([[[1.0], [2.0], [4.0]]])
-    assert pool(tokens, "both").tolist() == [[1.0, 3.0]]
+    assert pool(tokens, kind).tolist() == expected
+
+
+def test_every_channel_is_normalised_by_its_own_mean_and_deviation(digits: ImageData) -> None:
+    data = replace(digits, mean=(0.25, 0.5, 0.0), std=(0.5, 0.25, 2.0))
+    normalised = normalise(torch.full((1, 3, 2, 2), 0.5), data)
+    assert normalised[0, :, 0, 0].tolist() == [0.5, 0.0, 0.25]
+    assert normalised.shape == (1, 3, 2, 2)
 
 
 @pytest.mark.parametrize("kind", ["class_token", "patch_mean", "both"])
 def test_features_keep_no_other_token_in_memory(kind: str) -> None:
     features = pool(torch.zeros(4, 100, 8), kind)
     assert features.untyped_storage().nbytes() == features.nbytes
+
+
+class Counting(Silent):
+    """Counts the images it is told of."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.images += amount
+
+
+def test_raw_pixels_of_small_images_are_all_of_them_in_the_order_asked_for(tiny: Config, digits: ImageData) -> None:
+    indexes, task = torch.arange(300).flip(0), Counting()
+    raw = raw_pixels(digits.train.images, indexes, tiny.data, digits, task)
+    expected = normalise(digits.train.images.pixels[indexes].float() / 255, digits).flatten(1)
+    assert torch.allclose(raw, expected, atol=1e-6)
+    assert task.images == 300
+
+
+@pytest.mark.parametrize(("size", "kept"), [((64, 8), 32 * 8), ((8, 64), 8 * 32), ((33, 33), 32 * 32)])
+def test_only_sides_longer_than_32_are_averaged_down(size: tuple[int, int], kept: int, digits: ImageData) -> None:
+    images = CachedImages(torch.zeros(1, 1, *size, dtype=torch.uint8))
+    config = DataConfig(image_size=size, mean=(0.0,), std=(1.0,))
+    assert raw_pixels(images, torch.tensor([0]), config, digits, Silent()).shape == (1, kept)
 
 
 def test_raw_pixels_of_large_images_are_averaged_down(digits: ImageData) -> None:
