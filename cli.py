@@ -473,7 +473,7 @@ def clean(
     from mae.sources import cache_folder
 
     places = [options.runs_dir, cache_folder()]
-    found = find_removable(*places, unused_days)
+    found = find_removable(options.runs_dir, cache_folder(), unused_days)
     gone = [each for each in found if delete and remove(each)]
     table = Table("what", "MB", "where", box=SIMPLE_HEAD)
     for each in found:
