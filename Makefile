@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint
+.PHONY: demo test lint mutants notebooks
 
 demo: .venv/installed
 	$(BIN)/mae-cli ablate mask-ratio --set train.epochs=25 --workers 2
@@ -14,6 +14,12 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+notebooks: .venv/installed
+	$(BIN)/python -m analysis.execution
+
+mutants: .venv/installed # all the modules that tests/mutants.py lists, or MODULES="mae/model.py mae/masking.py"
+	$(BIN)/python -m tests.mutants $(MODULES)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

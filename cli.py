@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -254,7 +254,7 @@ def ablate(
         _list_studies(options, output, base, seeds)
         return
     studies = choose_studies(name, file, axis or [])
-    if not dry_run and surely_trains(studies, seeds, options.runs_dir):
+    if not dry_run and surely_trains(studies, base, seeds, options.runs_dir):
         who.prepare()
     plans = make_plans(studies, base, seeds, options.runs_dir, only or [], _progress(output))
     if dry_run:
@@ -308,7 +308,8 @@ def sweep(
     with sweep_underway(asked, options.store, output.console) as directory:
         record, plan = run_sweep(asked, wishes, directory, who, output.console)
         _print_sweep(record, plan, directory, output)
-    if not any(trial.state == "complete" for trial in record.trials):
+    untrained = plan.missing(options.runs_dir)
+    if record.open or untrained or not any(trial.state == "complete" for trial in record.trials):
         raise typer.Exit(1)
 
 
@@ -397,27 +398,32 @@ def report(
     studies: Studies = None,
     kind: Annotated[Literal["html", "md", "pdf", "tex"], typer.Option("--format", help="Of the document.")] = "html",
     to: Annotated[Path | None, typer.Option("--to", help="The file to write; report.* in the runs folder.")] = None,
-    notebooks: Annotated[bool, typer.Option("--notebooks", help="Re-execute and save the notebooks too.")] = False,
+    notebooks: Annotated[bool, typer.Option("--notebooks", help="Run the notebooks, into a folder beside it.")] = False,
     mlflow: FromMlflow = False,
     results: Results = None,
 ) -> None:
     """Write one document of tables, figures, and what the paper found beside what was found here."""
     from analysis.curves import curves_of
+    from analysis.execution import Execution, beside, execute_notebooks
     from analysis.reconstructions import reconstruct_cells
     from analysis.report import make_report, write_report
+    from mae.errors import UserError
 
+    if notebooks and mlflow:
+        raise UserError("--notebooks reads runs or exported files: `mae-cli export FILE.csv --mlflow`, then --results")
     frame = _load(options, studies, mlflow, results, output)
     file = to or options.runs_dir / f"report.{kind}"
+    folder = beside(file) if notebooks else None
     curves = curves_of(frame, options.runs_dir, results or [])
     made = make_report(frame, curves, lambda study: reconstruct_cells(study, options.runs_dir))
     write_report(made, file, kind)
     output.console.print(f"report: {file}", highlight=False, soft_wrap=True)
-    if notebooks:
-        from analysis.execution import execute_notebooks
-
-        execute_notebooks(results[0] if results else options.runs_dir, save=True, say=_progress(output).say)
-    verdicts = {row["finding"]: row["verdict"] for base in made.bases for row in base.findings}
-    output.result({"report": str(file), "verdicts": verdicts})
+    shown = [*dict.fromkeys(frame["study_id"])] if studies else []
+    places, say = results or [options.runs_dir], _progress(output).say
+    done = execute_notebooks(places, shown, folder, say) if folder else Execution()
+    verdicts = {base.title: {row["finding"]: row["verdict"] for row in base.findings} for base in made.bases}
+    output.result({"report": str(file), "verdicts": verdicts, "notebooks": asdict(done)})
+    done.check()
 
 
 @_command("compare")
@@ -457,6 +463,37 @@ def runs(
     for run in unreadable_runs(options.runs_dir):
         output.console.print(f"left out: {run.path} was written by another version of mae-cli", highlight=False)
     output.result({"runs": rows})
+
+
+@_command("clean")
+def clean(
+    options: Options,
+    output: Output,
+    unused_days: Annotated[
+        int, typer.Option("--unused-days", min=0, help="Image caches that no command has used for so long.")
+    ] = 30,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove what is listed.")] = False,
+) -> None:
+    """List what takes disk and is of no more use; weights, results and unfinished runs are never touched."""
+    from mae.housekeeping import bytes_in, find_removable, remove
+    from mae.sources import cache_folder
+
+    places = options.runs_dir, cache_folder()
+    found = find_removable(*places, unused_days)
+    gone = [each for each in found if delete and remove(each)]
+    table = Table("what", "MB", "where", box=SIMPLE_HEAD)
+    for each in found:
+        used = "" if each in gone or not delete else " (left: in use)"
+        table.add_row(each.kind + used, f"{each.size / 1e6:.1f}", str(each.path))
+    output.console.print(table)
+    total = sum(each.size for each in found)
+    done = (
+        f"{sum(each.size for each in gone) / 1e9:.3g} GB removed" if delete else "nothing is removed without --delete"
+    )
+    left = ", ".join(f"{place}: {bytes_in(place) / 1e9:.3g} GB" for place in places)
+    output.console.print(f"{total / 1e9:.3g} GB in all; {done}\n{left}", highlight=False, soft_wrap=True)
+    items = [{"kind": each.kind, "path": str(each.path), "bytes": each.size, "removed": each in gone} for each in found]
+    output.result({"items": items, "bytes": total})
 
 
 @_command("ui")
@@ -549,7 +586,7 @@ def _print_forecast(plans: Any, options: Options, who: "Executor", output: Outpu
 
 
 def _print_studies(plans: Any, runs_dir: Path, output: Output) -> list[dict[str, Any]]:
-    from analysis.frame import study_frame
+    from analysis.frame import setting, study_frame
     from analysis.study_files import write_study
     from analysis.tables import COST_COLUMNS, NOTE, display, remarks
 
@@ -558,7 +595,7 @@ def _print_studies(plans: Any, runs_dir: Path, output: Output) -> list[dict[str,
         frame = study_frame(plan.record, runs_dir, plan.directory.path.name)
         summary = write_study(plan.directory, frame, runs_dir)
         shown = display(summary)
-        output.console.rule(f"{plan.record.question} ({plan.record.base})", align="left")
+        output.console.rule(f"{plan.record.question} ({setting(frame)})", align="left")
         _print_frame(shown.drop(columns=list(COST_COLUMNS), errors="ignore"), output)
         _print_frame(shown[[name for name in shown.columns if name in ("cell", *COST_COLUMNS)]], output)
         for line in [*remarks(frame), f"table and figure: {plan.directory.path}"]:
@@ -579,7 +616,8 @@ def _print_sweep(record: Any, plan: Any, directory: Any, output: Output) -> None
     importances = write_sweep(directory, record, frame)
     compared = _print_studies([plan], runs_dir, output)[0]
     cells = [cell.name for cell in plan.record.cells]
-    output.console.rule(f"sweep {record.name}", align="left")
+    so_far = f", so far: {record.open} of {len(record.trials)} trials open" if record.open else ""
+    output.console.rule(f"sweep {record.name}{so_far}", align="left")
     _print_frame(best_table(record) if record.winner else front_table(record, frame, cells), output)
     _print_frame(importance_table(importances), output)
     best = f"; best.toml is for `mae-cli run --config {directory.path / 'best.toml'}`" if record.winner else ""
@@ -588,7 +626,8 @@ def _print_sweep(record: Any, plan: Any, directory: Any, output: Output) -> None
     rows = json.loads(importances.to_json(orient="records"))
     trials = json.loads(frame.to_json(orient="records"))
     output.result(
-        {"sweep": record.name, "directory": str(directory.path), "winner": record.winner, "compared": compared}
+        {"sweep": record.name, "directory": str(directory.path), "open": record.open}
+        | {"winner": record.winner, "compared": compared}
         | {"importances": rows, "costs": total_costs(frame), "trials": trials}
     )
 

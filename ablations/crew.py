@@ -17,11 +17,17 @@ HEAR_SECONDS = 0.2
 class Report:
     """How a job stands. `progress` and `evaluated` come again and again, one of the others ends the job.
 
+    `failed` is a failure by its own settings: it would fail again. `fault` is any other failure, of the machine, the
+    files or the program, and `died` the crew's word for a process that could not report; the driver has such a job done
+    again, and says `set aside` when it gives up.
+
     `text` is the reason or a note, `share` what is behind of the pretraining (0 to 1), `accuracy` the online k-NN
-    top-1 after `epoch` epochs, in percent. `died` is the crew's word for a process that could not report.
+    top-1 after `epoch` epochs, in percent.
     """
 
-    kind: Literal["progress", "evaluated", "finished", "failed", "busy", "stopped", "pruned", "died"]
+    kind: Literal[
+        "progress", "evaluated", "finished", "failed", "busy", "stopped", "pruned", "fault", "died", "set aside"
+    ]
     text: str = ""
     share: float = 0.0
     epoch: int = 0

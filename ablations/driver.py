@@ -1,4 +1,5 @@
-"""Gets jobs done by a crew, whatever happens to a process: dead workers are replaced, held jobs waited for."""
+"""Gets jobs done by a crew, whatever happens to a process: held jobs are waited for, and what fails without its own
+doing (a dead process, images that are away, a full disk) is done again later."""
 
 import time
 from collections import deque
@@ -13,8 +14,14 @@ from mae.errors import RunError
 from mae.interruption import Interrupted, StopRequest
 from mae.run_directory import RunDirectory, Status
 
-RETRIES = 2
-"""How often a job whose process died is started again; it continues from its last checkpoint."""
+FAULTS_OF_A_JOB = 3
+"""After so many faults that are not its own doing, a job is set aside. Until then it continues from its checkpoint."""
+
+FAULTS_IN_A_ROW = 5
+"""After so many of them, with no job ended in between, nothing more is tried: the machine is out of order."""
+
+PAUSE_SECONDS = 1.0
+"""How long nothing is started after a fault; after the next ones in a row 4, 16 and 64 times as long."""
 
 BUSY_SECONDS = 1.0
 """How long a job that another command is working on is left alone before the next look."""
@@ -26,7 +33,7 @@ REUSED = Report("finished", "reused")
 @dataclass
 class _Entry:
     job: Job
-    deaths: int = 0
+    faults: int = 0
     not_before: float = 0.0
 
 
@@ -37,6 +44,7 @@ class Driver:
         self.crew, self.runs_dir, self.view = crew, runs_dir, view
         self.queue: deque[_Entry] = deque()
         self.running: dict[int, _Entry] = {}
+        self.faults_in_a_row, self.paused_until = 0, 0.0
 
     def submit(self, job: Job) -> None:
         """Have a job done when a place is free."""
@@ -47,10 +55,16 @@ class Driver:
         """How many jobs have not ended."""
         return len(self.queue) + len(self.running)
 
+    @property
+    def postponed(self) -> int:
+        """How many jobs wait after a fault, so that others come first."""
+        return sum(entry.faults > 0 and entry.not_before > time.monotonic() for entry in self.queue)
+
     def events(self) -> Iterator[tuple[Job, Report]]:
         """Start what fits, wait a moment, and yield what is new: `evaluated`, which waits for an `answer`, or
-        `finished`, `failed` or `pruned`, which end a job."""
-        yield from self._start_what_fits()
+        `finished`, `failed`, `pruned` or `set aside`, which end a job. Raises `RunError` after many faults in a row."""
+        if time.monotonic() >= self.paused_until:
+            yield from self._start_what_fits()
         for place, report in self.crew.hear():
             if report.kind == "progress":
                 self.view.progress(place, report.text, report.share)
@@ -78,34 +92,57 @@ class Driver:
                 self.queue.append(entry)
             elif entry.job.is_done(self.runs_dir):
                 yield entry.job, REUSED
+            elif any(stage.is_locked() for stage in entry.job.stages(self.runs_dir)):
+                self._put_off(entry)  # a process would identify all images to find out the same
             else:
                 place = free.pop(0)
                 self.crew.start(place, entry.job)
                 self.running[place] = entry
                 self.view.started(place, entry.job.label)
 
+    def _put_off(self, entry: _Entry) -> None:
+        entry.not_before = time.monotonic() + BUSY_SECONDS
+        self.queue.append(entry)
+
     def _settle(self, entry: _Entry, report: Report) -> Report | None:
         """Return how a job has ended, or None if it goes on."""
         if report.kind == "busy":
-            entry.not_before = time.monotonic() + BUSY_SECONDS
-            self.queue.append(entry)
+            self._put_off(entry)
             return None
-        if report.kind == "died":
-            entry.deaths += 1
-            if entry.deaths <= RETRIES:
-                self.view.say(f"{entry.job.label}: {report.text}; continuing from its last checkpoint")
-                self.queue.appendleft(entry)
-                return None
-            report = Report("failed", f"{report.text}, {entry.deaths} times")
-            record_end(RunDirectory(self.runs_dir / entry.job.fingerprint), "failed", report.text)
+        if report.kind in ("fault", "died"):
+            return self._postpone(entry, report)
+        self.faults_in_a_row = 0
         return report
+
+    def _postpone(self, entry: _Entry, fault: Report) -> Report | None:
+        """Have a job done again after a pause in which others come first; the report if it is set aside instead."""
+        now = time.monotonic()
+        entry.faults += 1
+        if now >= self.paused_until:  # several workers hit by one fault count once
+            self.paused_until = now + PAUSE_SECONDS * 4**self.faults_in_a_row
+            self.faults_in_a_row += 1
+        if self.faults_in_a_row == FAULTS_IN_A_ROW:
+            raise RunError(
+                f"stopped after {FAULTS_IN_A_ROW} failures in a row, the last one of {entry.job.label}: {fault.text}; "
+                "the same command continues"
+            )
+        if entry.faults == FAULTS_OF_A_JOB:
+            last = Report("set aside", f"{fault.text}, {entry.faults} times")
+            if fault.kind == "died":
+                record_end(RunDirectory(self.runs_dir / entry.job.fingerprint), "failed", last.text)
+            return last
+        entry.not_before = now + PAUSE_SECONDS * 4**entry.faults
+        self.view.say(f"{entry.job.label}: {fault.text}; continuing from its last checkpoint in a while")
+        self.queue.append(entry)
+        return None
 
 
 def work_off(jobs: Sequence[Job], driver: Driver, stop: StopRequest, fail_fast: bool = False) -> dict[str, str]:
     """Do every job; return the reasons of those that failed, by fingerprint.
 
     A job that finished before, here or under another command, is not done again. Raises `Interrupted` on a stop
-    request, once all workers have saved, and `RunError` at the first failure with `fail_fast`.
+    request, once all workers have saved, and `RunError` after many faults in a row, or at the first failure with
+    `fail_fast`.
     """
     failures: dict[str, str] = {}
     for job in jobs:
@@ -115,7 +152,7 @@ def work_off(jobs: Sequence[Job], driver: Driver, stop: StopRequest, fail_fast: 
             if stop.number:
                 raise Interrupted(stop.number)
             for job, report in driver.events():
-                if report.kind == "failed":
+                if report.kind in ("failed", "set aside"):
                     failures[job.fingerprint] = report.text
                     driver.view.failed(job.label, report.text)
                 else:

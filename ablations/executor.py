@@ -34,9 +34,16 @@ class Executor:
             raise UserError("--executor ray needs Ray, which is not installed: pip install 'mae-cli[cluster]'")
 
     def reach(self) -> None:
-        """Raise `UserError` if the Ray cluster is not there: to be asked before anything that needs it is on record."""
+        """Raise `UserError` if the device or the Ray cluster is not there.
+
+        To be asked before anything that needs it is on record.
+        """
         if self.kind == "ray":
             reach(cluster_address(self.address))
+        elif self.device not in ("auto", "cpu"):
+            from mae.pipeline import choose_device
+
+            choose_device(self.device)
 
     def prepare(self) -> None:
         """Have the server that workers are forked from import PyTorch while this process does so itself."""
@@ -47,6 +54,7 @@ class Executor:
     def crew(self, runs_dir: Path) -> Iterator[Crew]:
         """Yield the crew. To be entered before signals are handled: Ray takes SIGTERM for itself when it starts."""
         if self.kind == "local":
+            self.reach()
             yield LocalCrew(places(self.device, self.workers, self.per_gpu, runs_dir))
             return
         from ablations.ray_crew import ray_crew

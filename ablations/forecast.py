@@ -59,6 +59,5 @@ def _measure(job: Job, device: torch.device) -> Forecast:
         job.label,
         training_flops(job.config, work.objective.target.outputs) / 1e9,
         statistics.median(times[WARM_UP:]) * work.total_steps,
-        # two checkpoints of weights and AdamW's two moments, and the encoder, in float32
-        4 * (2 * 3 * parameters + parameter_count(work.objective.encoder)),
+        4 * parameters,  # encoder and decoder in float32; checkpoints are gone by then
     )

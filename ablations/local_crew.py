@@ -58,7 +58,8 @@ class LocalCrew:
     def start(self, place: int, job: Job) -> None:
         context = fork_context()
         ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, job, self.where[place]), daemon=True)
+        # No daemon: those have no processes that decode images for them. It ends with this one all the same.
+        process = context.Process(target=work, args=(theirs, job, self.where[place]))
         process.start()
         theirs.close()
         self.workers[place] = _Worker(process, ours)

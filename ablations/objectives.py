@@ -8,7 +8,6 @@ from ablations.plan import Job
 from mae.config import Config, ProbeKind
 from mae.config_sources import nearest
 from mae.errors import UserError
-from mae.run_directory import ONLINE
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,9 @@ class Objective:
 
 
 _ALL = (
-    # The best accuracy over the penalties on the held-out part of train; see `mae.linear_probe.lbfgs_predict`.
+    # Both on the part of train that the probe holds out; see `mae.probing.probe`.
     Objective("linear_top1", "maximize", "linear/holdout_top1", probe="linear"),
-    # The last online evaluation, on held-out images of train.
-    Objective("knn_top1", "maximize", ONLINE, probe="knn"),
+    Objective("knn_top1", "maximize", "knn/holdout_top1", probe="knn"),
     Objective("gflops", "minimize", "cost/gflops_per_image"),
     Objective("seconds", "minimize", "cost/seconds"),
     Objective("memory_mb", "minimize", "cost/peak_memory_mb"),
@@ -55,11 +53,8 @@ def choose_objectives(text: str, base: Config) -> tuple[Objective, ...]:
 
 def measure(objectives: tuple[Objective, ...], job: Job, runs_dir: Path) -> list[float]:
     """Return the objectives' values of a finished job; `UserError` naming one that it has not measured."""
-    stages = job.stages(runs_dir)
     known: dict[str, Any] = {}
-    for point in stages[0].read_metrics():
-        known |= point["metrics"]
-    for stage in stages:
+    for stage in job.stages(runs_dir):
         known |= (stage.result() or {}).get("metrics", {})
     for objective in objectives:
         if objective.metric not in known:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ Digests = Callable[[DataConfig], str]
 class Job:
     """One pretraining with its probes: the unit a worker takes.
 
-    A watched one reports every online evaluation and waits for the word whether to go on.
+    A watched one reports every online evaluation and waits for the word whether to go on. `also` are jobs with the same
+    pretraining and other probes, which are done with it.
     """
 
     label: str
@@ -31,14 +32,21 @@ class Job:
     fingerprint: str
     kinds: tuple[ProbeKind, ...]
     watched: bool = False
+    also: tuple["Job", ...] = ()
 
     def probe_name(self, kind: ProbeKind) -> str:
         """Return the name of a probe's directory."""
         return probe_name(self.config, kind, self.fingerprint)
 
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """The names of all probes' directories."""
+        names = [job.probe_name(kind) for job in (self, *self.also) for kind in job.kinds]
+        return tuple(dict.fromkeys(names))
+
     def stages(self, runs_dir: Path) -> list[RunDirectory]:
         """Return the directories of the pretraining and of every probe."""
-        return RunDirectory(runs_dir / self.fingerprint).stages(map(self.probe_name, self.kinds))
+        return RunDirectory(runs_dir / self.fingerprint).stages(self.probes)
 
     def is_done(self, runs_dir: Path) -> bool:
         """Say whether the pretraining and every probe have their results."""
@@ -47,15 +55,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study worked out for one base config and data set; `jobs` are all its trainings, seed by seed."""
+    """A study worked out for one base config and data set.
+
+    `jobs` are one per trial, seed by seed; `notes` say what has become of the study on this base.
+    """
 
     record: StudyRecord
     directory: RunDirectory
     jobs: tuple[Job, ...]
+    notes: tuple[str, ...] = ()
 
     def missing(self, runs_dir: Path) -> list[Job]:
-        """Return the jobs that are not done."""
-        return [job for job in self.jobs if not job.is_done(runs_dir)]
+        """Return the trainings that are not done."""
+        return [job for job in all_jobs([self]) if not job.is_done(runs_dir)]
 
 
 def make_plan(
@@ -70,8 +82,7 @@ def make_plan(
     if unknown := sorted(set(only or ()) - set(names)):
         raise UserError(f"--only {unknown[0]}: no such cell in {study.name}; its cells: {'; '.join(names)}")
     kinds = base.probe.kinds if study.probed else ()
-    jobs: dict[str, Job] = {}
-    trials = []
+    jobs, trials = [], []
     for seed in range(base.train.seed, base.train.seed + seeds):
         for cell in cells:
             config = change(cell.config, {"train.seed": seed})
@@ -84,7 +95,7 @@ def make_plan(
             probes = {kind: job.probe_name(kind) for kind in kinds}
             trials.append(TrialRecord(cell=cell.name, seed=seed, fingerprint=job.fingerprint, probes=probes))
             if not only or cell.name in only:
-                jobs.setdefault(job.fingerprint, job)
+                jobs.append(job)
     record = StudyRecord(
         name=study.name,
         question=study.question,
@@ -98,18 +109,21 @@ def make_plan(
         trials=trials,
     )
     folder = f"{study.name}-{_identity(base, record)}"
-    return Plan(record, RunDirectory(runs_dir / "studies" / folder), tuple(jobs.values()))
+    notes = [
+        f"study {study.name}: {' and '.join(cell.given)} are equal on this base config: one cell, {cell.name}"
+        for cell in cells
+        if len(cell.given) > 1
+    ]
+    return Plan(record, RunDirectory(runs_dir / "studies" / folder), tuple(jobs), tuple(notes))
 
 
 def all_jobs(plans: Iterable[Plan]) -> list[Job]:
-    """Return every training of several plans once, with all probes that any of them asks for."""
-    merged: dict[str, Job] = {}
+    """Return every training of several plans once, with all probes that any of their trials asks for."""
+    trainings: dict[str, dict[tuple[str, ...], Job]] = {}
     for plan in plans:
         for job in plan.jobs:
-            known = merged.setdefault(job.fingerprint, job)
-            if not set(job.kinds) <= set(known.kinds):
-                merged[job.fingerprint] = job
-    return list(merged.values())
+            trainings.setdefault(job.fingerprint, {}).setdefault(job.probes, job)
+    return [replace(job, also=tuple(others)) for job, *others in map(dict.values, trainings.values())]
 
 
 def _identity(base: Config, record: StudyRecord) -> str:

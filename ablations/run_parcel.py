@@ -3,14 +3,15 @@
 import io
 import shutil
 import tarfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 from mae.run_directory import RunDirectory
 
 Parcel = bytes
 
-STAYS = {"checkpoints", "tracking", "lock"}
-"""What is of use on its own machine only."""
+STAYS = ("checkpoints", "tracking-*.json", "lock", ".*")
+"""Names of what is of use on its own machine only; among it the receipts of MLflow stores and unfinished files."""
 
 
 def pack(run: RunDirectory) -> Parcel:
@@ -19,7 +20,7 @@ def pack(run: RunDirectory) -> Parcel:
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path in sorted(run.path.rglob("*")):
             name = path.relative_to(run.path)
-            if path.is_file() and not STAYS & set(name.parts) and path.suffix != ".tmp":
+            if path.is_file() and not any(fnmatch(part, kept) for part in name.parts for kept in STAYS):
                 archive.add(path, str(name))
     return buffer.getvalue()
 

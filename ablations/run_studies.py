@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from pathlib import Path
 
 from rich.console import Console
@@ -10,12 +9,13 @@ from rich.console import Console
 from ablations.executor import Executor
 from ablations.plan import Digests, Plan, all_jobs, make_plan
 from ablations.studies import STUDIES
-from ablations.study import Study, product, read_study
+from ablations.study import Study, plan_cells, product, read_study
 from mae.config import Config, DataConfig
 from mae.config_sources import nearest
 from mae.errors import UserError
+from mae.fingerprint import pretrain_fingerprint
 from mae.progress import ConsoleProgress, Progress
-from mae.sources import open_source
+from mae.sources import Identity, open_source
 from mae.tracking import tracked_studies
 
 EVERYTHING = "paper"
@@ -38,28 +38,37 @@ def choose_studies(name: str | None, file: Path | None, axes: Sequence[str]) -> 
 
 
 def digests(progress: Progress) -> Digests:
-    """Return a function that identifies data sets, each looked at once."""
+    """Return a function that identifies data sets, each looked at once, however many ways it is split."""
+    known: dict[str, Identity] = {}
 
-    @cache
     def digest_of(data: DataConfig) -> str:
-        return open_source(data, progress).digest
+        if data.source not in known:
+            known[data.source] = open_source(data, progress).identity
+        identity = known[data.source]
+        return identity.split_as(data).digest if identity.split else identity.digest
 
-    plain = DataConfig()  # what a digest depends on is the source alone, for all but broken settings
-    return lambda data: digest_of(plain.model_copy(update={"source": data.source}))
+    return digest_of
 
 
 def make_plans(
     studies: Sequence[Study], base: Config, seeds: int, runs_dir: Path, only: Sequence[str], progress: Progress
 ) -> list[Plan]:
-    """Return a plan per study; nothing is written or trained."""
+    """Return a plan per study, and say what is worth saying of it; nothing is written or trained."""
     digest_of = digests(progress)
-    return [make_plan(study, base, seeds, digest_of, runs_dir, only) for study in studies]
+    plans = [make_plan(study, base, seeds, digest_of, runs_dir, only) for study in studies]
+    for note in [note for plan in plans for note in plan.notes]:
+        progress.say(note)
+    return plans
 
 
-def surely_trains(studies: Sequence[Study], seeds: int, runs_dir: Path) -> bool:
-    """Say whether there are too few finished trainings for all to be done already: known before the images are."""
+def surely_trains(studies: Sequence[Study], base: Config, seeds: int, runs_dir: Path) -> bool:
+    """Say whether there are too few finished trainings for all to be done already: known before the images are.
+
+    Raises `UserError` as `plan_cells`.
+    """
     finished = sum(1 for _ in runs_dir.glob("*/result.json"))
-    return any(len(study.cells) * seeds > finished for study in studies)
+    trained = [{pretrain_fingerprint(cell.config, "") for cell in plan_cells(study, base)} for study in studies]
+    return any(len(different) * seeds > finished for different in trained)
 
 
 @contextmanager

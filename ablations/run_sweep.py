@@ -104,9 +104,10 @@ def run_sweep(
     executor: Executor,
     console: Console,
 ) -> tuple[SweepRecord, Plan]:
-    """Ask and tell until all trials are told, then train what the comparison with the default misses.
+    """Ask and tell until all trials are told or set aside, then train what the comparison with the default misses.
 
-    Returns the record and the plan of the comparison, whose failed jobs are left out of the choice of the winner.
+    `RunError` where the machine fails one trial after the other; then nothing is compared. Returns the record and the
+    plan of the comparison, whose failed jobs are left out of the choice of the winner.
     """
     url = wishes.storage or f"sqlite:///{sweep.runs_dir.resolve()}/optuna.db"
     with opened(url, sweep.name, sweep.runs_dir) as storage:
@@ -162,12 +163,11 @@ def cell_config(sweep: Sweep, plan: Plan, name: str) -> Config:
 
 def compared_values(sweep: Sweep, plan: Plan) -> dict[str, list[float]]:
     """Return the single objective's values over seeds by cell, without cells of which a seed failed."""
-    jobs = {job.fingerprint: job for job in plan.jobs}
     values: dict[str, list[float]] = {}
     for cell in plan.record.cells if len(sweep.objectives) == 1 else ():
-        runs = [trial.fingerprint for trial in plan.record.trials if trial.cell == cell.name]
+        jobs = [job for trial, job in zip(plan.record.trials, plan.jobs, strict=True) if trial.cell == cell.name]
         with suppress(UserError):
-            values[cell.name] = [measure(sweep.objectives, jobs[run], sweep.runs_dir)[0] for run in runs]
+            values[cell.name] = [measure(sweep.objectives, job, sweep.runs_dir)[0] for job in jobs]
     return values
 
 

@@ -171,10 +171,12 @@ def check_space(space: Space, base: Config, fixed: Sequence[str] = ()) -> None:
 
 def _check_acts(parameter: Parameter, base: Config, by_key: Mapping[str, Parameter]) -> None:
     """Refuse a key without effect: most of its trials would be the same training."""
-    other, needed = INERT_UNLESS.get(parameter.key, ("", ""))
-    if other in by_key and parameter.when.get(other) != (needed,):
+    other, needed = INERT_UNLESS.get(parameter.key, ("", ()))
+    allowed = parameter.when.get(other)
+    if other in by_key and (allowed is None or not set(allowed) <= set(needed)):
         raise UserError(
-            f'space: {parameter.key} acts with {other}={needed} only; give it when = {{"{other}" = "{needed}"}}'
+            f"space: {parameter.key} acts with {other}={' or '.join(needed)} only; "
+            f'give it when = {{"{other}" = "{needed[0]}"}}'
         )
 
 

@@ -1,9 +1,10 @@
 """What a study is: a question, and cells that differ from one base config in what is asked about."""
 
 import itertools
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mae.config import Config
 from mae.config_sources import change, flatten, parse_value
 from mae.errors import UserError
+from mae.fingerprint import pretrain_fingerprint, probe_name
 from mae.study_record import CellRecord
 
 
@@ -23,6 +25,9 @@ class Times:
 
     def of(self, value: float) -> float:
         return max(1, round(value * self.factor)) if isinstance(value, int) else value * self.factor
+
+    def __str__(self) -> str:
+        return f"{self.factor:g} x the base's"
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,9 @@ class Cell:
     overrides: Mapping[str, Any]
     paper: Mapping[str, float] = field(default_factory=dict)
     name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or ", ".join(f"{key}={_text(value)}" for key, value in self.overrides.items())
 
 
 @dataclass(frozen=True)
@@ -53,41 +61,88 @@ class Study:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell worked out for one base config."""
+    """A cell worked out for one base config; `given` are the study's cells, in words, that come out as this one."""
 
     name: str
     config: Config
     record: CellRecord
+    given: tuple[str, ...]
 
 
 def plan_cells(study: Study, base: Config) -> list[PlannedCell]:
-    """Return the study's cells for `base`, those that come out equal once; `UserError` if one is impossible."""
-    values = flatten(base.model_dump(mode="json"))
-    planned: dict[str, PlannedCell] = {}
+    """Return the study's cells for `base`, those with equal results once.
+
+    Raises `UserError` if a cell is impossible, if cells differ in what changes no result, or if two that have
+    different results have one name.
+    """
+    planned: dict[tuple[str, ...], PlannedCell] = {}
     for cell in study.cells:
-        try:
-            overrides = {
-                key: value.of(values[key]) if isinstance(value, Times) else value
-                for key, value in cell.overrides.items()
-            }
-            config = change(base, overrides)
-        except UserError as error:
-            raise UserError(f"study {study.name}, cell {cell.name or dict(cell.overrides)}: {error}") from None
-        name = cell.name or ", ".join(f"{value:g}" if _is_number(value) else str(value) for value in overrides.values())
-        record = CellRecord(name=name, overrides=overrides, paper=dict(cell.paper), is_default=config == base)
-        planned.setdefault(name, PlannedCell(name, config, record))
+        made = _work_out(study, cell, base)
+        results = _results_of(made.config)
+        first = planned.setdefault(results, made)
+        if first is not made:
+            planned[results] = replace(first, given=first.given + made.given)
+    _refuse_keys_without_results(study)
+    names = [cell.name for cell in planned.values()]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise UserError(f"study {study.name}: two cells with different settings are named {twice!r}; give each its own")
     return list(planned.values())
+
+
+def _work_out(study: Study, cell: Cell, base: Config) -> PlannedCell:
+    values = flatten(base.model_dump(mode="json"))
+    try:
+        overrides = {
+            key: value.of(values[key]) if isinstance(value, Times) else value for key, value in cell.overrides.items()
+        }
+        config = change(base, overrides)
+    except UserError as error:
+        raise UserError(f"study {study.name}, cell {cell}: {error}") from None
+    name = cell.name or ", ".join(map(_text, overrides.values()))
+    is_default = _results_of(config) == _results_of(base)
+    record = CellRecord(name=name, overrides=overrides, paper=dict(cell.paper), is_default=is_default)
+    return PlannedCell(name, config, record, (str(cell),))
+
+
+def _results_of(config: Config) -> tuple[str, ...]:
+    """Return what tells results of configs apart: what identifies the pretraining and its probes."""
+    pretraining = pretrain_fingerprint(config, config.data.source)
+    return pretraining, *(probe_name(config, kind, pretraining) for kind in config.probe.kinds)
+
+
+def _refuse_keys_without_results(study: Study) -> None:
+    """Refuse cells that differ in what makes no difference, or in what all of them get."""
+    for key in sorted({key for cell in study.cells for key in cell.overrides}):
+        if key == "train.seed":
+            count = len({str(cell.overrides.get(key)) for cell in study.cells})
+            raise UserError(f"study {study.name}: every cell is trained with the same seeds; give --seeds {count}")
+        if key == "probe.kinds":
+            raise UserError(f"study {study.name}: every cell gets the same probes, {key} cannot differ; give --probe")
+        if key.startswith("run."):
+            raise UserError(f"study {study.name}: {key} changes no result, so cells cannot differ in it; give --set")
 
 
 def product(axes: Iterable[str]) -> Study:
     """Return the study of all combinations of `key=value,value` axes, as `--axis` gives them."""
     values: dict[str, list[Any]] = {}
     for axis in axes:
-        key, separator, text = axis.partition("=")
-        if not separator or not key or not text:
+        key, _, text = axis.partition("=")
+        key = key.strip()
+        if key in values:
+            raise UserError(f"--axis {key} is given twice; give all of its values in one")
+        values[key] = _parse_values(text)
+        if not key or not values[key]:
             raise UserError(f"--axis {axis!r}: expected dotted.key=value,value")
-        values[key] = [parse_value(part.strip()) for part in text.split(",")]
     return _of_axes("-".join(key.split(".")[-1] for key in values), "", values)
+
+
+def _parse_values(text: str) -> list[Any]:
+    """Return the values of `value,value`, which may be lists; none if one is empty."""
+    whole = parse_value(f"[{text}]")
+    if isinstance(whole, list):
+        return whole
+    parts = [part.strip() for part in re.split(r",(?![^[]*])", text)]  # at commas outside brackets
+    return [parse_value(part) for part in parts] if all(parts) else []
 
 
 def read_study(file: Path) -> Study:
@@ -109,16 +164,25 @@ def read_study(file: Path) -> Study:
 
 
 def _of_axes(name: str, question: str, axes: Mapping[str, list[Any]]) -> Study:
+    if empty := [key for key, values in axes.items() if not values]:
+        raise UserError(f"study {name}: the axis {empty[0]} has no values")
     cells = []
     for values in itertools.product(*axes.values()):
         overrides = dict(zip(axes, values, strict=True))
-        shown = ", ".join(f"{key.split('.')[-1]}={value}" for key, value in overrides.items())
+        shown = ", ".join(f"{key.split('.')[-1]}={_text(value)}" for key, value in overrides.items())
         cells.append(Cell(overrides, name="" if len(axes) == 1 else shown))
     return Study(name, question, tuple(cells), axis=next(iter(axes)) if len(axes) == 1 else "")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _text(value: Any) -> str:
+    """Return a value as people write it: 0.75, true, random, [8, 8]."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_text, value))}]"
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)
 
 
 class _CellFile(BaseModel):

@@ -1,12 +1,13 @@
 """The ask-and-tell loop of a sweep: one driver asks Optuna for trials, has them trained, and tells what came of them.
 
 Optuna's storage is the truth about trials, the run directories about what they measured. So a driver killed anywhere is
-continued by the next: it adopts the trials left running, whose parameters are known and whose runs continue.
+continued by the next: it adopts the trials left running, whose parameters are known and whose runs continue. A trial
+fails only by its own settings; one that the machine fails stays open, and is done again.
 """
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,6 @@ from mae.sweep_record import SweepTrial
 
 STATES = {
     TrialState.RUNNING: "running",
-    TrialState.WAITING: "running",
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
@@ -55,9 +55,8 @@ class Sweep:
         """The probes that the objectives need."""
         return tuple(objective.probe for objective in self.objectives if objective.probe)
 
-    def job(self, overrides: Overrides, label: str) -> Job:
-        """Return the job of one point of the space; `UserError` if it is no possible config."""
-        config = change(self.base, overrides)
+    def job(self, config: Config, label: str) -> Job:
+        """Return the job of one point of the space."""
         fingerprint = pretrain_fingerprint(config, self.digest_of(config.data))
         return Job(label, config, fingerprint, self.kinds, watched=self.pruner != "none")
 
@@ -66,7 +65,8 @@ class Sweep:
 class _Open:
     """A trial that has been asked for and not told.
 
-    `curve` are the evaluations that Optuna has, by epoch; `pruned` is why it was pruned, as soon as that is decided.
+    `curve` are the evaluations that Optuna has, by epoch; `pruned` is why it was pruned, as soon as that is decided;
+    `fault` is why it was set aside, which is no doing of its own.
     """
 
     trial: Trial
@@ -75,6 +75,7 @@ class _Open:
     is_default: bool
     curve: dict[int, float] = field(default_factory=dict)
     pruned: str = ""
+    fault: str = ""
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -96,21 +97,26 @@ class AskAndTell:
         self.sweep, self.study, self.driver, self.stop = sweep, study, driver, stop
         self.open: list[_Open] = []
         self.equal: list[_Open] = []  # of these, those that wait for an equal one
+        self.aside: list[_Open] = []  # asked for and not told, and left to the next driver
         self.outcomes: dict[tuple[str, ...], _Outcome] = {}
         trials = study.get_trials(deepcopy=False)
         self.told = sum(trial.state.is_finished() for trial in trials)
         self.waiting = sum(trial.state == TrialState.WAITING for trial in trials)
         for trial in trials:
-            if trial.state.is_finished() and (key := trial.user_attrs.get("job")):
+            # What has failed is tried again: earlier versions told faults of the machine as failures too.
+            answered = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            if answered and (key := trial.user_attrs.get("job")):
                 values = trial.values if trial.state == TrialState.COMPLETE else None
                 reason = trial.user_attrs.get("reason", "")
                 self.outcomes[tuple(key)] = _Outcome(trial.state, values, trial.intermediate_values, reason)
         self.points = iter(_unasked(sweep, trials))
 
     def run(self, trials: int, seconds: float | None, told: Callable[[], None]) -> None:
-        """Ask and tell until the study has `trials` told ones, or no more is asked for after `seconds`.
+        """Ask and tell until the study has `trials`, told ones and those set aside, or no more is asked for after
+        `seconds`.
 
-        `told` is called after each. Raises `Interrupted` on a stop request: what runs is saved, and adopted next time.
+        `told` is called after each. Raises `Interrupted` on a stop request and `RunError` after many faults of the
+        machine in a row: what runs is saved, and adopted next time.
         """
         deadline = time.monotonic() + (float("inf") if seconds is None else seconds)
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -119,8 +125,8 @@ class AskAndTell:
             if self.stop.number:
                 raise Interrupted(self.stop.number)
             while (
-                len(self.open) < self.driver.crew.size
-                and self.told + len(self.open) < trials
+                len(self.open) - self.driver.postponed < self.driver.crew.size
+                and self.told + len(self.open) + len(self.aside) < trials
                 and time.monotonic() < deadline
                 and self._ask()
             ):
@@ -148,39 +154,43 @@ class AskAndTell:
         """Begin a trial, or answer it without training where its answer is known."""
         overrides, label = suggest(self.sweep.space, trial), f"trial {trial.number}"
         try:
-            job = self.sweep.job(overrides, label)
+            config = change(self.sweep.base, overrides)
         except UserError as error:  # impossible together, though each value is possible
             trial.set_user_attr("params", overrides)
             trial.set_user_attr("reason", str(error))
             self._tell(trial, _Outcome(TrialState.FAIL, reason=str(error)), label)
             return
         attributes = trial.user_attrs
-        taken = _Open(trial, job, "job" in attributes, attributes.get("default", False))
+        taken = _Open(trial, self.sweep.job(config, label), "job" in attributes, attributes.get("default", False))
         self.open.append(taken)
         if not taken.adopted:
             trial.set_user_attr("params", overrides)
             trial.set_user_attr("job", list(taken.key))
         elif adopted is not None:
             taken.curve, taken.pruned = dict(adopted.intermediate_values), attributes.get("reason", "")
+        self._begin(taken)
+
+    def _begin(self, taken: _Open) -> None:
+        """Have an open trial trained, unless what becomes of it is known or comes from an equal one."""
         if (known := self.outcomes.get(taken.key)) is not None:
             self._end(taken, known, reused=True)
-        elif any(each.key == taken.key for each in self.open if each is not taken):
+        elif (hindered := next((each for each in self.aside if each.key == taken.key), None)) is not None:
+            self._set_aside(taken, hindered.fault)
+        elif any(each.key == taken.key for each in self.open if each is not taken and each not in self.equal):
             self.equal.append(taken)
-        elif taken.adopted and self._is_pruned(taken):
-            record_end(self._run(taken), "pruned", taken.pruned)
-            self._end(taken, _Outcome(TrialState.PRUNED, reason=taken.pruned))
+        elif self._is_pruned(taken):
+            if taken.adopted:
+                record_end(self._run(taken), "pruned", taken.pruned)
+            self._end(taken, _Outcome(TrialState.PRUNED, reason=taken.pruned), reused=not taken.adopted)
         else:
-            self.driver.submit(job)
+            self.driver.submit(taken.job)
 
     def _is_pruned(self, taken: _Open) -> bool:
-        """Make good what the driver before has not told of an adopted trial; say whether it is a pruned one."""
+        """Tell Optuna what an unfinished run has measured before its turn, under this sweep or another command; say
+        whether that prunes the trial, as it would have on the way."""
         run = self._run(taken)
-        if taken.job.watched and run.result() is None:
-            for point in run.read_metrics():
-                if ONLINE in point["metrics"] and not taken.pruned:
-                    taken.pruned = self._report(
-                        taken, int(point["metrics"]["train/epoch"]) + 1, point["metrics"][ONLINE]
-                    )
+        if taken.job.watched and not taken.pruned and run.result() is None:
+            self._report_all(taken, online_curve(run))
         return bool(taken.pruned)
 
     def _run(self, taken: _Open) -> RunDirectory:
@@ -190,44 +200,78 @@ class AskAndTell:
         if report.kind == "evaluated":
             self.driver.answer(taken.job, self._report(taken, report.epoch, report.accuracy))
         elif report.kind == "finished":
-            self._end(taken, self._measured(taken), reused=report is REUSED and not taken.adopted)
+            self._finish(taken, reused=report is REUSED and not taken.adopted)
         elif report.kind == "pruned":
             self._end(taken, _Outcome(TrialState.PRUNED, reason=report.text))
-        else:
+        elif report.kind == "failed":
             self._end(taken, _Outcome(TrialState.FAIL, reason=report.text))
+        else:
+            self._set_aside(taken, report.text)
 
-    def _report(self, taken: _Open, epoch: int, accuracy: float) -> str:
-        """Tell Optuna of an evaluation; return the reason if the trial is to be pruned now."""
+    def _report_all(self, taken: _Open, curve: Mapping[int, float], final: bool = False) -> None:
+        """Tell Optuna of past evaluations, in order of epochs, up to one at which the trial is pruned."""
+        for epoch in sorted(curve):
+            if self._report(taken, epoch, curve[epoch], final):
+                return
+
+    def _report(self, taken: _Open, epoch: int, accuracy: float, final: bool = False) -> str:
+        """Tell Optuna of an evaluation; return the reason if the trial is to be pruned now, which a `final` one is not.
+
+        Without the evaluation due before it, it is kept back: Hyperband would take it for that of an earlier epoch.
+        """
+        every = taken.job.config.run.knn_every
+        before = (epoch - 1) // every * every
+        if before and before not in taken.curve:
+            return ""
         if epoch not in taken.curve:
             taken.trial.report(accuracy, epoch)
             taken.curve[epoch] = accuracy
         prune = taken.trial.should_prune()  # asked of the default too, which others are measured by
-        if prune and not taken.is_default and epoch < taken.job.config.train.epochs:
+        if prune and not final and not taken.is_default and epoch < taken.job.config.train.epochs:
             taken.pruned = f"pruned after epoch {epoch} as {taken.job.label} of sweep {self.sweep.name}"
             # Before the worker hears of it: the decision holds if this process dies.
             taken.trial.set_user_attr("reason", taken.pruned)
         return taken.pruned
 
-    def _measured(self, taken: _Open) -> _Outcome:
+    def _finish(self, taken: _Open, reused: bool) -> None:
+        """Tell what a finished run has measured."""
+        curve = online_curve(self._run(taken)) if taken.job.watched else {}
         try:
-            return _Outcome(TrialState.COMPLETE, measure(self.sweep.objectives, taken.job, self.sweep.runs_dir))
+            values = measure(self.sweep.objectives, taken.job, self.sweep.runs_dir)
         except UserError as error:
-            return _Outcome(TrialState.FAIL, reason=str(error))
+            self._set_aside(taken, str(error))
+        else:
+            self._end(taken, _Outcome(TrialState.COMPLETE, values, curve), reused)
+
+    def _set_aside(self, taken: _Open, fault: str) -> None:
+        """Leave a trial, and all that wait for it because they are equal, open for the next driver."""
+        for each in [taken, *(twin for twin in self.equal if twin.key == taken.key)]:
+            self.open.remove(each)
+            self.aside.append(each)
+            each.fault = fault
+            each.trial.set_user_attr("fault", fault)
+            self.driver.view.failed(each.job.label, f"{fault}; it stays open")
+        self.equal = [each for each in self.equal if each in self.open]
 
     def _end(self, taken: _Open, outcome: _Outcome, reused: bool = False) -> None:
         """Tell a trial, and all that wait for it because they are equal."""
         self.open.remove(taken)
         if reused:
             taken.trial.set_user_attr("reused", True)
-        for epoch in sorted(outcome.curve.keys() - taken.curve.keys()):
-            taken.trial.report(outcome.curve[epoch], epoch)
+        if taken.job.watched:
+            self._report_all(taken, outcome.curve, final=True)
         if outcome.reason and outcome.reason != taken.pruned:
             taken.trial.set_user_attr("reason", outcome.reason)
         self._tell(taken.trial, outcome, taken.job.label, reused)
+        twins = [each for each in self.equal if each.key == taken.key]
+        if outcome.state == TrialState.FAIL:  # of the settings at this moment, such as the memory left: no answer
+            if twins:
+                self.equal.remove(twins[0])
+                self._begin(twins[0])
+            return
         known = replace(outcome, curve=outcome.curve | taken.curve)
         self.outcomes[taken.key] = known
-        twins = [each for each in self.equal if each.key == taken.key]
-        self.equal = [each for each in self.equal if each.key != taken.key]
+        self.equal = [each for each in self.equal if each not in twins]
         for twin in twins:
             self._end(twin, known, reused=True)
 
@@ -246,9 +290,15 @@ class AskAndTell:
             view.failed(label, outcome.reason)
 
 
+def online_curve(run: RunDirectory) -> dict[int, float]:
+    """Return the online evaluations of a run so far, k-NN top-1 in percent by epoch."""
+    points = [point["metrics"] for point in run.read_metrics() if ONLINE in point["metrics"]]
+    return {int(point["train/epoch"]) + 1: point[ONLINE] for point in points}
+
+
 def sweep_trials(study: optuna.Study) -> list[SweepTrial]:
-    """Return the study's trials as they are kept in its record."""
-    return [_record(trial) for trial in study.get_trials(deepcopy=False)]
+    """Return the study's trials as they are kept in its record: those that have been asked for."""
+    return [_record(trial) for trial in study.get_trials(deepcopy=False) if trial.state in STATES]
 
 
 def _record(trial: FrozenTrial) -> SweepTrial:
@@ -263,7 +313,7 @@ def _record(trial: FrozenTrial) -> SweepTrial:
         probes={name.split("-")[0]: name for name in probes},
         reused=trial.user_attrs.get("reused", False),
         is_default=trial.user_attrs.get("default", False),
-        reason=trial.user_attrs.get("reason", ""),
+        reason=trial.user_attrs.get("reason" if trial.state.is_finished() else "fault", ""),
     )
 
 

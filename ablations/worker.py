@@ -16,7 +16,8 @@ import torch
 
 from ablations.crew import Place, Report
 from ablations.plan import Job
-from mae.errors import RunError, UserError
+from mae.config_sources import change
+from mae.errors import ImpossibleSettings, RunError, SettingsError, UserError
 from mae.interruption import Interrupted, Pruned, StopRequest
 from mae.pipeline import Workplace, choose_device, run_pretraining, run_probes
 from mae.progress import Task
@@ -38,19 +39,22 @@ def work(pipe: Connection, job: Job, place: Place) -> None:
     try:
         workplace = Workplace(place.runs_dir, "none", choose_device(place.device), PipeProgress(pipe), stop)
         run = run_pretraining(job.config, workplace, job.fingerprint)
-        if job.kinds:
-            run_probes(run, job.config, workplace)
+        for each in (job, *job.also):
+            if each.kinds:
+                run_probes(run, change(each.config, {"probe.kinds": list(each.kinds)}), workplace)
         report = Report("finished")
     except Busy as error:
         report = Report("busy", str(error))
-    except (UserError, RunError) as error:
+    except (SettingsError, ImpossibleSettings) as error:
         report = Report("failed", str(error))
+    except (UserError, RunError) as error:
+        report = Report("fault", str(error))
     except Pruned as error:
         report = Report("pruned", str(error))
     except Interrupted as error:
         report = Report("stopped", str(error))
     except Exception as error:  # a cell's bug must not end the study; its record holds the same reason
-        report = Report("failed", f"{type(error).__name__}: {error}")
+        report = Report("fault", f"{type(error).__name__}: {error}")
     with suppress(BrokenPipeError):  # the driver was killed
         pipe.send(report)
 

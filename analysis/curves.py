@@ -1,7 +1,7 @@
 """Losses over pretraining: one frame for all runs of a study, from their run directories or from an exported file.
 
-Columns: study_id, order, cell, seed, step, epoch, loss, and online_knn, the top-1 in % of the k-NN probe on a held-out
-part of the training images, NaN where it was not measured.
+Columns: study_id, order, cell, seed, step, epoch, loss, and online_knn, the top-1 in % of `mae.knn.online_accuracy`, on
+held-out training images, NaN where it was not measured.
 """
 
 from collections.abc import Sequence

@@ -152,9 +152,9 @@ def _draw(panel: Axes, frame: pd.DataFrame, probe: str) -> None:
 
 
 def _means(seeds: pd.DataFrame) -> pd.DataFrame:
-    """Return means and intervals of speed-ups as `summarise` does for accuracies."""
-    named = seeds.assign(top1=seeds["value"], low=np.nan, high=np.nan)
-    return summarise(named)
+    """Return means and intervals of speed-ups as `summarise` does for accuracies; without those that are unknown."""
+    status = seeds["status"].where(seeds["value"].notna(), "no reference")
+    return summarise(seeds.assign(top1=seeds["value"], low=np.nan, high=np.nan, status=status))
 
 
 def _dots(panel: Axes, seeds: pd.DataFrame, probe: str, places: dict[int, float]) -> None:
@@ -206,8 +206,12 @@ def _draw_paper(panel: Axes, part: pd.DataFrame, probe: str, curve: bool) -> Non
 def cost_figure(frame: pd.DataFrame) -> Figure:
     """Return accuracy against compute of pretraining for the cells of one base, a panel per probe, with the front.
 
-    A cell on the Pareto front is named: no other one is both cheaper and better, as means go.
+    A cell on the Pareto front is named: no other one is both cheaper and better, as means go. Cells that change the
+    base's probe are left out: their accuracies are not comparable.
     """
+    frame = frame[frame["cell_probe"] == ""]
+    if frame.empty:
+        return Figure()
     summary = pd.concat([summarise(part) for _, part in frame.groupby("study_id", sort=False)])
     summary = summary.dropna(subset=["mean", "tflop"])
     probes = [probe for probe in PROBES if probe in set(summary["probe"])]

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from analysis.frame import comparable
+from analysis.conditions import differ
+from analysis.frame import SETTING, comparable
 from analysis.statistics import ALPHA, Contrast, contrast, trend
 
 MARGIN = 1.0
@@ -195,14 +196,14 @@ FINDINGS = (
 
 
 def check(frame: pd.DataFrame, probe: str = "linear") -> pd.DataFrame:
-    """Return a row per statement, and per finding that has none, for each base config and data set of the frame.
+    """Return a row per statement, and per finding that has none, for each comparable part of the frame.
 
-    Columns: base, data, finding, source, claim, statement, study, effect, low, high (points of top-1, or a ratio where
-    `ratio`), p, test, verdict, reason.
+    Columns: those of `SETTING`, finding, source, claim, statement, study, effect, low, high (points of top-1, or a
+    ratio where `ratio`), p, test, verdict, reason.
     """
     rows = []
     for part in comparable(frame):
-        of = dict(part.iloc[0][["base", "data"]])
+        of = dict(part.iloc[0][SETTING])
         for finding in FINDINGS:
             found = [_statement(part, statement, probe, finding) for statement in finding.statements]
             lacking = [_lacking(finding.lacking)] if finding.lacking else []
@@ -212,14 +213,13 @@ def check(frame: pd.DataFrame, probe: str = "linear") -> pd.DataFrame:
 
 
 def verdicts(checked: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per finding and base: the verdict on all of it.
+    """Return a row per finding and comparable part: the verdict on all of it.
 
     It disagrees if one statement does, agrees if all that have data do, else it is undecided.
     """
     rows = []
-    for (base, data, number), part in checked.groupby(["base", "data", "finding"], sort=False):
-        first = part.iloc[0]
-        about = {"base": base, "data": data, "finding": number, "source": first["source"], "claim": first["claim"]}
+    for _, part in checked.groupby([*SETTING, "finding"], sort=False):
+        about = dict(part.iloc[0][[*SETTING, "finding", "source", "claim"]])
         rows.append(about | {"verdict": _combined(part["verdict"]), "here": "; ".join(map(_told, _records(part)))})
     return pd.DataFrame(rows)
 
@@ -274,6 +274,9 @@ def _statement(frame: pd.DataFrame, statement: Statement, probe: str, finding: F
         missing = ", ".join(cell for cell, values in groups.items() if not values)
         reason = f"no results of {missing}" if missing else f"no study {statement.study} with such cells"
         return _row(statement.claim, statement.study, NOTHING, statement.ratio, "", "no data", reason)
+    if statement.value == "seconds" and differ(part[part["cell"].isin(groups) & (part["status"] == "finished")]):
+        reason = "its times are of different devices or numbers of threads"
+        return _row(statement.claim, statement.study, NOTHING, statement.ratio, "", "undecided", reason)
     level = 1 - ALPHA / len(finding.statements)
     result = contrast([*groups.values()], [*weights.values()], level)
     test = f"contrast of {len(groups)} cells, Welch, {100 * level:.4g} % interval"

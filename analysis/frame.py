@@ -4,18 +4,21 @@
 |---|---|---|
 | study, study_id | str | the study's name; its folder's name, which no other cells, settings or images share |
 | question, source, axis, log_axis | str, bool | what it asks; where the paper does; key on x; is x logarithmic |
-| base, data, data_digest | str | the config its cells differ from; the images, and the hash of their content |
+| base, base_probe | str | the config its cells differ from, and how it is probed: what differs from the defaults |
+| data, data_digest | str | the images, and the hash of their content |
 | order, cell, is_default | int, str, bool | place in the table, name, whether it is the base config itself |
-| x | float | value on the study's axis, NaN where it has none |
+| cell_probe | str | what the cell changes of the base's probe, where it acts on this row's |
+| x | float | value on the study's axis, NaN where it has none or one of its values is no number |
 | seed, run | int, str | `train.seed`; fingerprint of the pretraining |
 | status, reason | str | finished, failed, killed, running, missing or unreadable; why |
 | probe | str | linear, knn, or none for a study that is not probed |
-| top1, low, high | float | test top-1 in %, and its 95 % bootstrap interval over test images |
+| top1, low, high | float | test top-1 in %, and Wilson's 95 % interval over test images |
 | untrained, pixels | float | the same probe's top-1 on the untrained encoder and on raw pixels, % |
 | paper_linear, paper_finetune, paper_speedup | float | the paper's figures for the cell |
 | gflops, tflop | float | per image and training step; of the whole pretraining, in 10^12 operations |
 | seconds, memory_mb, loss | float | of pretraining; its peak; its last |
-| commit, torch, device, command | str | of the pretraining: code, PyTorch, device's name, command line |
+| commit, torch, command | str | of the pretraining: code, PyTorch, command line |
+| device, processes, threads | str | its device's name, number of processes, CPU threads of each |
 """
 
 import math
@@ -27,6 +30,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.probe_settings import base_probe, cell_probe
 from mae.run_directory import RunDirectory, status_of
 from mae.study_record import CellRecord, StudyRecord, TrialRecord
 
@@ -36,14 +40,21 @@ COSTS = {
     "memory_mb": "cost/peak_memory_mb",
     "loss": "train/final_loss",
 }
-SURROUNDINGS = {"commit": "mae.git_commit", "torch": "mae.torch", "device": "mae.device_name", "command": "mae.command"}
+SURROUNDINGS = {
+    "commit": "mae.git_commit",
+    "torch": "mae.torch",
+    "device": "mae.device_name",
+    "processes": "mae.processes",
+    "threads": "mae.threads",
+    "command": "mae.command",
+}
 PAPER = ("linear", "finetune", "speedup")
 TYPES: dict[str, str] = {
     **dict.fromkeys(("study", "study_id", "question", "source", "axis"), "str"),
     "log_axis": "bool",
-    **dict.fromkeys(("base", "data", "data_digest"), "str"),
+    **dict.fromkeys(("base", "base_probe", "data", "data_digest"), "str"),
     "order": "int64",
-    "cell": "str",
+    **dict.fromkeys(("cell", "cell_probe"), "str"),
     "is_default": "bool",
     "x": "float64",
     "seed": "int64",
@@ -73,12 +84,20 @@ MISSING = Outcome({PRETRAINING: ("missing", "")})
 def tidy(record: StudyRecord, study_id: str, outcome_of: Callable[[TrialRecord], Outcome]) -> pd.DataFrame:
     """Return the frame of one study; rows that are not finished have a status, a reason and no accuracy."""
     cells = {cell.name: (order, cell) for order, cell in enumerate(record.cells)}
+    values = {cell.name: cell.overrides.get(record.axis) for cell in record.cells}
+    places = values if all(_is_number(value) for value in values.values()) else {}
+    of_study = {"study_id": study_id, "base_probe": base_probe(record.config)}
     rows = []
     for trial in record.trials:
         outcome, (order, cell) = outcome_of(trial), cells[trial.cell]
         for probe in trial.probes or ("none",):
-            rows.append({"study_id": study_id, "order": order} | _row(record, cell, trial, probe, outcome))
+            row = of_study | {"order": order, "x": places.get(cell.name)}
+            rows.append(row | _row(record, cell, trial, probe, outcome))
     return pd.DataFrame(rows, columns=list(TYPES)).astype(TYPES)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def study_frame(record: StudyRecord, runs_dir: Path, study_id: str = "") -> pd.DataFrame:
@@ -118,8 +137,8 @@ def _row(record: StudyRecord, cell: CellRecord, trial: TrialRecord, probe: str, 
         "data": record.data.get("source", ""),
         "data_digest": record.data.get("digest", ""),
         "cell": cell.name,
+        "cell_probe": cell_probe(record.config, cell.overrides, probe),
         "is_default": cell.is_default,
-        "x": cell.overrides.get(record.axis) if record.axis else None,
         "seed": trial.seed,
         "run": trial.fingerprint,
         "status": status,
@@ -134,6 +153,17 @@ def _row(record: StudyRecord, cell: CellRecord, trial: TrialRecord, probe: str, 
     }
 
 
+SETTING = ["base", "base_probe", "data", "data_digest"]
+"""What results must have in common to be put side by side; cells of one study may differ in all settings."""
+
+
 def comparable(frame: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return the parts whose results may be put side by side: those with one base config and the same images."""
-    return [part for _, part in frame.groupby(["base", "data", "data_digest"], sort=False)]
+    """Return the parts whose results may be put side by side: with one base config, its probe and one data set."""
+    return [part for _, part in frame.groupby(SETTING, sort=False)]
+
+
+def setting(frame: pd.DataFrame) -> str:
+    """Return in words what the rows of one comparable part have in common: base config, its probe, data."""
+    first = frame.iloc[0]
+    on = f"on {first['data']}" if first["data"] else ""
+    return " ".join(filter(None, [first["base"], first["base_probe"], on]))

@@ -26,17 +26,24 @@ BEGIN = "begin one with `mae-cli ablate NAME`; `mae-cli ablate list` names them"
 
 
 def from_runs(runs_dir: Path, say: Callable[[str], None]) -> pd.DataFrame:
-    """Return every study of a folder of runs, newest first; `UserError` if there is none."""
+    """Return every study of a folder of runs, newest first; `UserError` if there is none.
+
+    One that cannot be read is left out, and that is said.
+    """
     found = find_studies(runs_dir)
     known = {directory.path for directory, _ in found}
     for file in sorted(runs_dir.glob("studies/*/study.json")):
         if file.parent not in known:
-            say(f"left out: {file} was written by another version of mae-cli")
-    if not found:
-        raise UserError(f"no studies in {runs_dir}; {BEGIN}")
-    return pd.concat(
-        [study_frame(record, runs_dir, directory.path.name) for directory, record in found], ignore_index=True
-    )
+            say(f"left out: {file} is damaged, or was written by another version of mae-cli")
+    frames = []
+    for directory, record in found:
+        try:
+            frames.append(study_frame(record, runs_dir, directory.path.name))
+        except Exception as error:  # whatever its record or a result of its runs says: it hides no other study
+            say(f"left out: study {directory.path.name} cannot be read ({type(error).__name__}: {first_line(error)})")
+    if not frames:
+        raise UserError(f"no studies in {runs_dir} that can be read; {BEGIN}")
+    return pd.concat(frames, ignore_index=True)
 
 
 def from_mlflow(uri: str) -> pd.DataFrame:
@@ -53,7 +60,7 @@ def from_mlflow(uri: str) -> pd.DataFrame:
         frames: dict[str, pd.DataFrame] = {}
         for parent in _tracked(client, experiments, "study"):
             study_id = parent.data.tags.get("mae.study_id", "")
-            if study_id and study_id not in frames:
+            if study_id and study_id not in frames and _has_record(client, parent):
                 frames[study_id] = tidy(_record_of(client, parent), study_id, _outcomes(client, parent))
     except UserError:
         raise
@@ -78,6 +85,11 @@ def _tracked(client: Any, experiments: Sequence[Any], stage: str, more: str = ""
             return
 
 
+def _has_record(client: Any, parent: Any) -> bool:
+    """Say whether a study's run has been told of its trials; a delivery may have been cut off before."""
+    return any(file.path == "study.json" for file in client.list_artifacts(parent.info.run_id))
+
+
 def _record_of(client: Any, parent: Any) -> StudyRecord:
     with tempfile.TemporaryDirectory() as folder:
         file = client.download_artifacts(parent.info.run_id, "study.json", folder)
@@ -85,9 +97,10 @@ def _record_of(client: Any, parent: Any) -> StudyRecord:
 
 
 def _outcomes(client: Any, parent: Any) -> Callable[[TrialRecord], Outcome]:
-    """Return what the children of a study's run say about its trials."""
+    """Return what the children of a study's run say about its trials; one that still runs has not arrived whole."""
     experiment = client.get_experiment(parent.info.experiment_id)
-    children = _tracked(client, [experiment], "trial", f" and tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    arrived = f" and tags.`mlflow.parentRunId` = '{parent.info.run_id}' and attributes.status != 'RUNNING'"
+    children = _tracked(client, [experiment], "trial", arrived)
     known: dict[tuple[str, str], Outcome] = {}
     for run in children:
         tags = run.data.tags

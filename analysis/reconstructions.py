@@ -1,4 +1,4 @@
-"""What the models of a study's cells make of the same images; needs the checkpoints in the run directories."""
+"""What the models of a study's cells make of the same images: of those the data set is needed, else the runs alone."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from mae.draws import generator
 from mae.errors import RunError, UserError
 from mae.interruption import StopRequest
 from mae.mlflow_store import NONE
-from mae.pipeline import Workplace, load_objective, stored_config
+from mae.pipeline import Workplace, images_of, load_objective, stored_config
 from mae.progress import Silent
 from mae.reconstruction import reconstruct, shown_images
 from mae.run_directory import RunDirectory
@@ -24,7 +24,7 @@ IMAGES = 3
 def reconstruct_cells(frame: pd.DataFrame, runs_dir: Path) -> tuple[np.ndarray, dict[str, Pictures]]:
     """Return test images (n, H, W, C), and what each cell's first finished seed makes of them under its own mask.
 
-    Cells whose runs, checkpoints or images are not on this machine are left out.
+    Cells whose runs or images are not on this machine are left out.
     """
     work = Workplace(runs_dir, NONE, torch.device("cpu"), Silent(), StopRequest())
     done = frame[frame["status"] == "finished"].sort_values(["order", "seed"])
@@ -33,13 +33,13 @@ def reconstruct_cells(frame: pd.DataFrame, runs_dir: Path) -> tuple[np.ndarray, 
         run = RunDirectory(runs_dir / str(trials["run"].iloc[0]))
         try:
             config = stored_config(run, (), ())
-            data, objective = load_objective(run, config, work)
+            facts, objective = load_objective(run, config, work.device)
+            images = centre(shown_images(images_of(run, config, work))[:IMAGES], config.data)
         except (RunError, UserError):
             continue
-        images = centre(shown_images(data)[:IMAGES], config.data)
         order = objective.sample(generator(config.train.seed, "picture"), len(images))
         originals = _channels_last(images)
-        masked, completed = reconstruct(objective, images, order, data)
+        masked, completed = reconstruct(objective, images, order, facts)
         cells[str(cell)] = (_channels_last(masked), _channels_last(completed))
     return originals, cells
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures import Pictures, cost_figure, loss_figure, overview_figure, reconstruction_figure, study_figure
 from analysis.findings import MARGIN, check, verdicts
-from analysis.frame import comparable
+from analysis.frame import comparable, setting
 from analysis.study_files import save_figure
 from analysis.table_formats import latex_text, to_html, to_latex, to_markdown
 from analysis.tables import NOTE, PROBES, display, remarks, summarise
@@ -59,7 +59,7 @@ class StudyPart:
 
 @dataclass(frozen=True)
 class BasePart:
-    """All studies of one base config and data set; nothing in it is averaged with another base."""
+    """All studies of one base config, probed in one way, on one data set; nothing in it is averaged with another."""
 
     title: str
     findings: list[dict[str, Any]]
@@ -97,11 +97,11 @@ def _base(frame: pd.DataFrame, curves: pd.DataFrame, pictures: Any) -> BasePart:
     cost = cost_figure(frame)
     if cost.axes:
         caption = "Compute of pretraining and accuracy, means of cells; the line is the Pareto front."
+        if frame["cell_probe"].any():
+            caption += " Cells that change the probe are left out."
         across.append(Picture("cost", caption, cost))
-    first = frame.iloc[0]
-    title = f"{first['base']} on {first['data']}" if first["data"] else str(first["base"])
     findings = [{str(key): value for key, value in row.items()} for row in verdicts(checked).to_dict("records")]
-    return BasePart(title, findings, statistics(checked), across, studies)
+    return BasePart(setting(frame), findings, statistics(checked), across, studies)
 
 
 def statistics(checked: pd.DataFrame) -> pd.DataFrame:

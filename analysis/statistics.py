@@ -23,9 +23,12 @@ class Contrast(NamedTuple):
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the mean and its 95 % Student-t interval (mean, low, high); low and high are NaN for a single value."""
+    """Return the mean and its 95 % Student-t interval (mean, low, high).
+
+    low and high are NaN for a single value, and for values that are all equal: they tell of no noise, not of none.
+    """
     sample = np.asarray(values, dtype=float)
-    if len(sample) < 2:
+    if len(sample) < 2 or np.ptp(sample) == 0:
         return float(sample.mean()), NAN, NAN
     half = stats.t.ppf(1 - ALPHA / 2, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample))
     return float(sample.mean()), float(sample.mean() - half), float(sample.mean() + half)

@@ -7,7 +7,8 @@
 | is_default, reused | bool | the base config itself; answered by an equal trial or an earlier run |
 | params.KEY | any | the value of a parameter, NaN or None where it does not exist |
 | the objectives' names | float | accuracies in % on held-out training images; GFLOPs per image and step, s, MB |
-| PROBE/top1, PROBE/low, PROBE/high | float | test top-1 in %, its 95 % bootstrap interval; nothing is selected on it |
+| PROBE/top1, PROBE/low, PROBE/high | float | test top-1 in %, Wilson's 95 % interval; nothing is selected on it |
+| device, processes, threads | str | on what its pretraining was measured |
 | steps, seconds | float | spent on the trial's pretraining, 0 for a reused one |
 | pruned_steps, pruned_seconds | float | spared by pruning it, as it would have gone on at the same speed |
 | reused_steps, reused_seconds | float | spared by reuse |
@@ -22,6 +23,8 @@ import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from analysis.conditions import CONDITIONS
+from analysis.frame import SURROUNDINGS
 from mae.run_directory import RunDirectory
 from mae.sweep_record import SweepRecord, SweepTrial
 
@@ -87,8 +90,14 @@ def _row(record: SweepRecord, trial: SweepTrial, runs_dir: Path) -> dict[str, An
         **{f"params.{key}": trial.params.get(key) for key in record.space},
         **{objective.name: value for objective, value in zip(record.objectives, values, strict=True)},
         **tested,
+        **_conditions(run),
         **_costs(record, trial, run),
     }
+
+
+def _conditions(run: RunDirectory | None) -> dict[str, str]:
+    record = run.read_record() if run else None
+    return {name: record.tags.get(SURROUNDINGS[name], "") if record else "" for name in CONDITIONS}
 
 
 def _costs(record: SweepRecord, trial: SweepTrial, run: RunDirectory | None) -> dict[str, float]:

@@ -2,10 +2,14 @@
 
 import pandas as pd
 
+from analysis.conditions import described, differ
 from analysis.statistics import mean_interval
 from analysis.sweep_frame import total_costs
 from mae.progress import duration
 from mae.sweep_record import SweepRecord
+
+MEASURED = ("seconds", "memory_mb")
+"""Objectives that depend on the machine."""
 
 
 def best_table(record: SweepRecord) -> pd.DataFrame:
@@ -49,7 +53,8 @@ def importance_table(table: pd.DataFrame) -> pd.DataFrame:
 def remarks(record: SweepRecord, frame: pd.DataFrame) -> list[str]:
     """Return sentences on what was tried, what it cost and what it spared."""
     states = frame["state"].value_counts() if len(frame) else {}
-    tried = [f"{states[state]} {state}" for state in ("complete", "pruned", "failed", "running") if state in states]
+    named = {"complete": "complete", "pruned": "pruned", "failed": "failed", "running": "open"}
+    tried = [f"{states[state]} {name}" for state, name in named.items() if state in states]
     reused = int(frame["reused"].sum()) if len(frame) else 0
     costs = total_costs(frame)
     lines = [
@@ -62,9 +67,31 @@ def remarks(record: SweepRecord, frame: pd.DataFrame) -> list[str]:
         lines.append(
             "Chosen on images held out of training; the test images, which the table above is about, had no say."
         )
-    return lines
+    return lines + _caveats(record, frame) + _open_trials(frame)
+
+
+def _caveats(record: SweepRecord, frame: pd.DataFrame) -> list[str]:
+    """Return a sentence where trials were chosen by what was measured under different conditions."""
+    measured = [objective.name for objective in record.objectives if objective.name in MEASURED]
+    if not measured or frame.empty:
+        return []
+    done = frame[frame["state"] == "complete"]
+    if not differ(done):
+        return []
+    trials = described(done, lambda part: f"trials {', '.join(map(str, part['number']))}")
+    return [f"{' and '.join(measured)}: measured under different conditions, the best may owe it to them: {trials}"]
+
+
+def _open_trials(frame: pd.DataFrame) -> list[str]:
+    """Return a sentence per reason for which trials have not ended, if there are any: what was found is not final."""
+    if frame.empty:
+        return []
+    return [
+        f"OPEN: trial {', '.join(map(str, trials['number']))}: {reason or 'not ended'}; the same command continues"
+        for reason, trials in frame[frame["state"] == "running"].fillna({"reason": ""}).groupby("reason")
+    ]
 
 
 def _estimate(values: list[float]) -> str:
     mean, low, _ = mean_interval(values)
-    return f"{mean:.4g}" if len(values) < 2 else f"{mean:.4g} ± {mean - low:.2g}"
+    return f"{mean:.4g}" if pd.isna(low) else f"{mean:.4g} ± {mean - low:.2g}"

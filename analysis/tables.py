@@ -5,18 +5,22 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.conditions import described, differ, relative_seconds
+from analysis.frame import setting
 from analysis.statistics import ALPHA, holm, mean_interval, rank_agreement, welch
 
 PROBES = {"linear": "linear", "knn": "k-NN"}
+BASELINES = {"untrained": "untrained encoder", "pixels": "raw pixels"}
 
 
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per cell and probe of a study's frame.
 
     Columns: study, order, cell, is_default, probe, paper_*, runs, failed, reason; mean, low, high (top-1 in %, 95 %:
-    Student-t over seeds; of a single seed the probe's bootstrap interval); difference from the default in points, p
-    (Welch, Holm-corrected over the cells), verdict (higher, lower, within noise, n/a or default); gflops, tflop,
-    seconds, memory_mb as means; time relative to the default.
+    Student-t over seeds; of a single seed Wilson's over test images); difference from the default in points, p
+    (Welch, Holm-corrected over the cells), verdict (higher, lower, within noise, n/a or default); untrained, pixels
+    (top-1 in % of the baselines); gflops, tflop, seconds, memory_mb as means; time relative to the default, measured
+    under the same conditions.
     """
     summary = pd.DataFrame([row for _, part in frame.groupby("probe", sort=False) for row in _rows(part)])
     for _, part in summary.groupby("probe", sort=False):
@@ -27,7 +31,8 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _rows(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
     done = part[part["status"] == "finished"]
-    default = done[done["is_default"]]
+    default = done[done["is_default"]].drop_duplicates("run")  # two cells may both be the base config
+    shared = _shared_baselines(done)
     for (order, cell), trials in part.groupby(["order", "cell"]):
         finished = trials[trials["status"] == "finished"]
         first = trials.iloc[0]
@@ -52,12 +57,22 @@ def _rows(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "high": high,
             "difference": difference,
             "p": p,
+            **{name: finished[name].mean() for name in BASELINES},
+            **(shared if len(finished) else {}),
             "gflops": finished["gflops"].mean(),
             "tflop": finished["tflop"].mean(),
             "seconds": finished["seconds"].mean(),
             "memory_mb": finished["memory_mb"].mean(),
-            "time": finished["seconds"].mean() / default["seconds"].mean() if len(default) else float("nan"),
+            "time": relative_seconds(finished, default).mean(),
         }
+
+
+def _shared_baselines(done: pd.DataFrame) -> dict[str, float]:
+    """Return the means over seeds of those baselines of one probe that all cells have in common, as far as is known."""
+    seeds = done.groupby("seed")
+    if seeds["cell"].nunique().max() != done["cell"].nunique():  # no seed says that they are the same
+        return {}
+    return {name: seeds[name].first().mean() for name in BASELINES if seeds[name].nunique().max() == 1}
 
 
 def _verdict(row: dict[str, Any]) -> str:
@@ -86,25 +101,31 @@ def agreement(summary: pd.DataFrame) -> list[str]:
     return lines
 
 
-def baselines(frame: pd.DataFrame) -> list[str]:
-    """Return a sentence per probe: what the untrained encoder and raw pixels reach, as means over all trials."""
-    means = frame.dropna(subset=["pixels"]).groupby("probe", sort=False)[["untrained", "pixels"]].mean()
-    return [
-        f"{PROBES.get(str(probe), probe)}: untrained encoder {row['untrained']:.1f}, raw pixels {row['pixels']:.1f}"
-        for probe, row in means.iterrows()
-    ]
+def baselines(summary: pd.DataFrame) -> list[str]:
+    """Return a sentence per probe: what the baselines reach that all its cells share; the others are columns."""
+    lines = []
+    for probe, part in summary.groupby("probe", sort=False):
+        shared = {name: part[name].max() for name in BASELINES if not _differs(part[name])}
+        told = [f"{BASELINES[name]} {value:.1f}" for name, value in shared.items() if not pd.isna(value)]
+        lines += [f"{PROBES.get(str(probe), probe)}: {', '.join(told)}"] if told else []
+    return lines
+
+
+def _differs(of_cells: pd.Series) -> bool:
+    return of_cells.nunique() > 1
 
 
 def heading(frame: pd.DataFrame) -> str:
     """Return one study's question, and in brackets its name, where the paper asks it, and on what it was run."""
     first = frame.iloc[0]
-    known = [first["study"], first["source"], f"{first['base']} on {first['data']}" if first["data"] else first["base"]]
+    known = [first["study"], first["source"], setting(frame)]
     return f"**{first['question'] or first['study']}** ({', '.join(filter(None, known))})"
 
 
 def remarks(frame: pd.DataFrame) -> list[str]:
     """Return what has to be said about one study's table: agreement with the paper, baselines, and what is wrong."""
-    return [*agreement(summarise(frame)), *baselines(frame), *caveats(frame)]
+    summary = summarise(frame)
+    return [*agreement(summary), *baselines(summary), *caveats(frame)]
 
 
 def caveats(frame: pd.DataFrame) -> list[str]:
@@ -123,11 +144,22 @@ def caveats(frame: pd.DataFrame) -> list[str]:
     commits = [*dict.fromkeys(filter(None, trials["commit"]))]
     if len(commits) > 1:
         lines.append(f"trained by {len(commits)} versions of the code: {', '.join(commits)}")
+    finished = trials[trials["status"] == "finished"]
+    if differ(finished):
+        lines.append(
+            f"time and memory were measured under different conditions: {described(finished, _cells)}. "
+            "Time is relative to the default under the same conditions; memory cannot be compared"
+        )
     return lines
+
+
+def _cells(part: pd.DataFrame) -> str:
+    return ", ".join(dict.fromkeys(part["cell"]))
 
 
 def display(summary: pd.DataFrame) -> pd.DataFrame:
     """Return the table as people read it: a row of text per cell, the default marked with *, empty columns left out."""
+    own = {probe: [name for name in BASELINES if _differs(part[name])] for probe, part in summary.groupby("probe")}
     rows = []
     for (_, cell), part in summary.groupby(["order", "cell"]):
         first = part.iloc[0]
@@ -136,6 +168,7 @@ def display(summary: pd.DataFrame) -> pd.DataFrame:
         for result in part.to_dict("records"):
             if (probe := PROBES.get(result["probe"])) is not None:
                 row |= {probe: _estimate(result), f"{probe} Δ": _difference(result)}
+                row |= {f"{probe} {name}": _number(result[name], ".1f") for name in own[result["probe"]]}
         row |= {
             "GFLOPs": _number(first["gflops"], ".3g"),
             "time": _number(first["time"], ".2f"),
@@ -153,6 +186,8 @@ def _estimate(row: dict[str, Any]) -> str:
         return "-"
     if row["runs"] == 1:
         return f"{row['mean']:.1f} ({row['low']:.1f}-{row['high']:.1f})"
+    if pd.isna(row["low"]):
+        return f"{row['mean']:.1f} ({row['runs']} equal seeds)"
     return f"{row['mean']:.1f} ± {row['high'] - row['mean']:.1f}"
 
 
@@ -169,12 +204,13 @@ def _difference(row: dict[str, Any]) -> str:
 def speedups(done: pd.DataFrame) -> pd.Series:
     """Return how many times faster each finished row of one study was pretrained than the mean of its reference cell.
 
-    The reference is the cell that has a speed-up of 1 in the paper, else the default; NaN if it has no result.
+    The reference is the cell that has a speed-up of 1 in the paper, else the default; NaN if it has no result under the
+    same conditions.
     """
     reference = done[done["paper_speedup"] == 1.0]
     if reference.empty:
         reference = done[done["is_default"]]
-    return reference["seconds"].mean() / done["seconds"]
+    return 1 / relative_seconds(done, reference.drop_duplicates("run"))
 
 
 def _number(value: float, style: str) -> str:
@@ -185,7 +221,7 @@ COST_COLUMNS = ("GFLOPs", "time", "MB", "runs", "failed")
 """Columns of `display` that fit better in a second table on a terminal."""
 
 NOTE = (
-    "* the default. Top-1 in %; ±: 95 % interval over seeds (Student t); (-): of one seed, 95 % bootstrap interval "
+    "* the default. Top-1 in %; ±: 95 % interval over seeds (Student t); (-): of one seed, Wilson's 95 % interval "
     "over test images. Δ: difference from the default in points; ▲ ▼ significant at 0.05, ≈ within noise (Welch, p "
     "Holm-corrected over the cells), no test with one seed. GFLOPs per image and training step; time of pretraining "
     "relative to the default; MB at its peak."

@@ -75,7 +75,7 @@ def _as_data(config: Config, images: Tensor) -> ImageData:
     """Wrap noise as a data set of one batch."""
     split = Split(CachedImages(images), torch.zeros(len(images), dtype=torch.int64))
     channels = config.data.channels
-    return ImageData("noise", split, split, ("one",), "", (0.5,) * channels, (0.25,) * channels, 0)
+    return ImageData("noise", split, split, ("one",), "", "", (0.5,) * channels, (0.25,) * channels, 0)
 
 
 def serve(side: str, config: Config, device_name: str, steps: int, line: Connection) -> None:

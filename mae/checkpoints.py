@@ -1,12 +1,16 @@
-"""Checkpoints: written whole or not at all, checked on reading, the last two kept.
+"""Checkpoints: written whole or not at all, checked on reading, the two written last kept.
 
-A checkpoint is torch's zip format, whose every record carries a CRC-32; `torch.load` does not look at it, so it is
-verified here first. Only tensors and plain Python values go in, and only they come out (`weights_only`).
+A checkpoint is torch's zip format with a SHA-256 of all its bytes as the archive's comment. It is checked before
+anything else reads the file, so that damage anywhere is damage, and a failing disk or a lack of memory is not. Only
+tensors and plain Python values go in, and only they come out (`weights_only`).
 """
 
+import hashlib
+import os
 import pickle
 import random
-import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +20,113 @@ import torch
 from mae.errors import RunError, UserError
 from mae.run_directory import replacing
 
-KEPT = 2
+DIGEST_BYTES = 32
+
+
+class Damaged(UserError):
+    """A checkpoint that cannot be used, now or later, and why."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"checkpoint {path} cannot be used: {reason}")
+        self.reason = reason
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write `state` as the checkpoint of `step` and drop all but the last two; `RunError` on a full disk."""
-    path = folder / f"step-{step:08d}.pt"
+    """Write `state` as the checkpoint of `step`, keep it and the one written before; `RunError` on a full disk."""
+    path = checkpoint(folder, step)
     with replacing(path) as temporary:
         try:
             torch.save(state, temporary)
         except RuntimeError as error:  # torch's writer hides the OSError of a full disk
             raise RunError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
-    for old in sorted(folder.glob("step-*.pt"))[:-KEPT]:
+        _seal(temporary)
+    others = sorted((each for each in _all(folder) if each != path), key=lambda each: each.stat().st_mtime_ns)
+    for old in others[:-1]:
         old.unlink()
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's state, on the CPU; `UserError` if it is damaged or holds more than plain data."""
+    """Return a checkpoint's state, on the CPU.
+
+    `Damaged` if its bytes are not those written or hold more than plain data; `UserError` if there is no such file;
+    `RunError` if it cannot be read now, whatever it holds.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is None:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            return state
-        reason = f"checksum of {damaged} differs"
+        if not _is_whole(path):
+            raise Damaged(path, "its checksum differs")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
     except FileNotFoundError:
-        reason = "no such file"
-    except (zipfile.BadZipFile, EOFError, RuntimeError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise UserError(f"checkpoint {path} cannot be used: {reason}")
+        raise UserError(f"checkpoint {path} cannot be used: no such file") from None
+    except pickle.UnpicklingError as error:
+        raise Damaged(path, str(error).splitlines()[0]) from error
+    except (OSError, MemoryError, RuntimeError) as error:  # torch raises RuntimeError where memory is short
+        reason = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+        raise RunError(
+            f"checkpoint {path} cannot be read now: {reason or type(error).__name__}; it is left as it is, "
+            "the same command tries again"
+        ) from error
 
 
-def latest(folder: Path) -> dict[str, Any] | None:
-    """Return the newest checkpoint that is whole, or None; a damaged one is passed over for the one before."""
-    for path in sorted(folder.glob("step-*.pt"), reverse=True):
+def latest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """Return the newest checkpoint that is whole, or None; for whoever holds the run, for it tidies up.
+
+    A damaged one is set aside under another name, which is said, as is what is used instead. What a killed process
+    was writing is removed. `RunError` if a checkpoint cannot be read now.
+    """
+    for unfinished in folder.glob(".step-*.tmp"):
+        unfinished.unlink()
+    damaged = []
+    state = None
+    for path in sorted(_all(folder), reverse=True):
         try:
-            return load(path)
-        except UserError:
-            continue
-    return None
+            state = load(path)
+            break
+        except Damaged as error:
+            path.rename(path.with_name(f"{path.name}.damaged"))
+            damaged.append((path.stem, error.reason))
+    instead = "no other checkpoint: starting from step 0" if state is None else f"continuing from step {state['step']}"
+    for name, reason in damaged:
+        say(f"checkpoint {name} is damaged ({reason}) and set aside; {instead}")
+    return state
+
+
+def remove(folder: Path) -> None:
+    """Remove all checkpoints of a run, whose weights are kept elsewhere by now; one that cannot be removed stays."""
+    for path in folder.glob("*"):
+        with suppress(OSError):
+            path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def checkpoint(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of `step` is kept."""
+    return folder / f"step-{step:08d}.pt"
+
+
+def _all(folder: Path) -> list[Path]:
+    return list(folder.glob("step-*.pt"))
+
+
+def _seal(path: Path) -> None:
+    """Append to a zip archive the digest of all before it, as the archive's comment."""
+    with open(path, "rb+") as file:
+        file.seek(-2, os.SEEK_END)  # the last field is the length of the comment, none so far
+        file.write(DIGEST_BYTES.to_bytes(2, "little"))
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").digest()
+        file.write(digest)
+
+
+def _is_whole(path: Path) -> bool:
+    with open(path, "rb") as file:
+        left = os.fstat(file.fileno()).st_size - DIGEST_BYTES
+        digest = hashlib.sha256()
+        while left > 0 and (part := file.read(min(left, 1 << 20))):
+            digest.update(part)
+            left -= len(part)
+        return file.read() == digest.digest()
 
 
 def random_state() -> dict[str, Any]:

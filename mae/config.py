@@ -25,6 +25,7 @@ def _as_tuple(value: Any) -> Any:
 
 Positive = Annotated[int, Field(ge=1)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(_as_size)]
+Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple)]
 PerChannel = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
 Width = Annotated[int, Field(ge=4, multiple_of=4)]  # the 2-D sin-cos code splits a width into four equal parts
 
@@ -41,14 +42,18 @@ class DataConfig(Section):
     source: str = Field("digits", min_length=1, description="digits, folder:PATH, or a torchvision data set")
     image_size: Size = Field((8, 8), description="height and width fed to the model, pixels")
     stored_size: Size | None = Field(
-        None, description="height and width images are decoded to before augmentation, pixels; image_size if unset"
+        None,
+        description="height and width images are decoded to, pixels, as the centre of the whole; image_size if unset. "
+        "Crops come from this, not from the whole image as in the official code",
     )
     channels: Literal[1, 3] = Field(1, description="1 (grey) or 3 (RGB)")
     augmentation: Literal["none", "fixed_crop", "random_resized_crop", "color_jitter"] = Field(
         "random_resized_crop", description="Table 1e; color_jitter is random_resized_crop plus colour jitter"
     )
-    crop_scale: Annotated[tuple[float, float], BeforeValidator(_as_tuple)] = Field(
-        (0.5, 1.0), description="share of the image's area a random resized crop covers, low and high, 0 to 1"
+    crop_scale: Range = Field(
+        (0.5, 1.0),
+        description="share of the image's area a crop covers, low and high, 0 to 1; acts with random_resized_crop and "
+        "color_jitter",
     )
     flip: bool = Field(False, description="mirror left-right with probability one half")
     mean: PerChannel | None = Field(None, description="per channel, of pixels in 0..1; measured on train if unset")
@@ -175,20 +180,42 @@ class LinearProbeConfig(Section):
     penalties: Annotated[tuple[float, ...], BeforeValidator(_as_tuple)] = Field(
         (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
         min_length=1,
-        description="L2 penalties tried on the held-out part of train; acts with solver=lbfgs",
+        description="L2 penalties tried on the held-out part of train; where an end of several is best, more are tried "
+        "beyond it by factors of 10, one alone is taken as it is; acts with solver=lbfgs",
     )
-    holdout_fraction: float = Field(0.1, gt=0, lt=1, description="share of train held out to choose; with lbfgs")
     lars_epochs: Positive = Field(90, description="acts with solver=lars, as every lars_ key (Table 10 of the paper)")
     lars_batch_size: Positive = Field(16384, description="at most; the training set if it is smaller")
-    lars_base_lr: float = Field(0.1, gt=0, description="learning rate per 256 images")
-    lars_warmup_epochs: float = Field(10.0, ge=0, description="epochs of linear warm-up")
+    lars_base_lr: float = Field(
+        0.1,
+        gt=0,
+        description="learning rate per 256 images; LARS moves the weights by about lars_epochs * lars_base_lr * "
+        "images / 51200 of their norm: 225 on ImageNet, but 0.25 on the digits, which need 5.0",
+    )
+    lars_warmup_epochs: float | None = Field(
+        None, ge=0, description="epochs of linear warm-up; a ninth of lars_epochs (the paper: 10 of 90) if unset"
+    )
     lars_augment: bool = Field(True, description="random resized crops, features anew each epoch; else features once")
+    lars_crop_scale: Range = Field(
+        (0.08, 1.0), description="share of the image's area a crop covers, low and high, 0 to 1; with lars_augment"
+    )
+    lars_flip: bool = Field(
+        True,
+        description="mirror left-right with probability one half; with lars_augment; mirrored digits make no sense",
+    )
+
+    @property
+    def lars_warmup(self) -> float:
+        """Epochs of linear warm-up under LARS."""
+        return self.lars_epochs / 9 if self.lars_warmup_epochs is None else self.lars_warmup_epochs
 
     @model_validator(mode="after")
     def _possible(self) -> "LinearProbeConfig":
+        low, high = self.lars_crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError("lars_crop_scale: expected 0 < low <= high <= 1")
         if min(self.penalties) < 0:
             raise ValueError("penalties: expected values of at least 0")
-        if self.lars_warmup_epochs > self.lars_epochs:
+        if self.lars_warmup > self.lars_epochs:
             raise ValueError(f"lars_warmup_epochs: expected at most lars_epochs={self.lars_epochs}")
         return self
 
@@ -210,6 +237,12 @@ class ProbeConfig(Section):
         "class_token", description="what is read off the encoder's last norm"
     )
     seed: int = Field(0, ge=0, lt=2**32, description="of the held-out part and of LARS' data order")
+    holdout_fraction: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of train held out, to choose a penalty and to measure what a sweep selects by",
+    )
     linear: LinearProbeConfig = Field(LinearProbeConfig(), description="the linear probe")
     knn: KnnProbeConfig = Field(KnnProbeConfig(), description="the k-NN probe")
 
@@ -217,7 +250,9 @@ class ProbeConfig(Section):
 class RunConfig(Section):
     """How a run is carried out and watched; nothing here changes a weight."""
 
-    checkpoint_seconds: float = Field(120.0, ge=0, description="least time between checkpoints, s; 0: every step")
+    checkpoint_seconds: float = Field(
+        120.0, ge=0, description="least time between checkpoints, s, or 20 times what one takes; 0: every step"
+    )
     log_every: Positive = Field(20, description="optimiser steps between points of the curves")
     knn_every: int = Field(10, ge=0, description="epochs between online k-NN evaluations, and one at the end; 0: none")
     picture_every: int = Field(

@@ -18,17 +18,16 @@ from mae.presets import PRESETS, Overrides
 def resolve(preset: str | None = None, file: Path | None = None, settings: Sequence[str] = ()) -> Config:
     """Return the config that `preset`, then the TOML `file`, then each `dotted.key=value` of `settings` give.
 
+    A setting of the preset that the others leave without effect goes back to its default.
     Raises `UserError` naming the key, the value, the rule and, for an unknown key, the nearest valid one.
     """
     overrides: Overrides = {}
-    if preset is not None:
-        overrides |= preset_overrides(preset)
     if file is not None:
         overrides |= _file_overrides(file)
     for setting in settings:
         key, value = _parse_setting(setting)
         overrides[key] = value
-    return build(overrides)
+    return build(overrides) if preset is None else change(build(preset_overrides(preset)), overrides)
 
 
 def build(overrides: Overrides, refuse_inert: bool = True) -> Config:
@@ -111,24 +110,26 @@ def name_run(config: Config) -> str:
     return " ".join([nearest, *parts, f"seed={config.train.seed}"])
 
 
-INERT_UNLESS: dict[str, tuple[str, str]] = {
-    "target.pca_variance": ("target.kind", "pca"),
-    "loss.visible_weight": ("loss.region", "weighted"),
-    "probe.linear.penalties": ("probe.linear.solver", "lbfgs"),
-    "probe.linear.holdout_fraction": ("probe.linear.solver", "lbfgs"),
-    "probe.linear.lars_epochs": ("probe.linear.solver", "lars"),
-    "probe.linear.lars_batch_size": ("probe.linear.solver", "lars"),
-    "probe.linear.lars_base_lr": ("probe.linear.solver", "lars"),
-    "probe.linear.lars_warmup_epochs": ("probe.linear.solver", "lars"),
-    "probe.linear.lars_augment": ("probe.linear.solver", "lars"),
+INERT_UNLESS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "data.crop_scale": ("data.augmentation", ("random_resized_crop", "color_jitter")),
+    "target.pca_variance": ("target.kind", ("pca",)),
+    "loss.visible_weight": ("loss.region", ("weighted",)),
+    "probe.linear.penalties": ("probe.linear.solver", ("lbfgs",)),
+    "probe.linear.lars_epochs": ("probe.linear.solver", ("lars",)),
+    "probe.linear.lars_batch_size": ("probe.linear.solver", ("lars",)),
+    "probe.linear.lars_base_lr": ("probe.linear.solver", ("lars",)),
+    "probe.linear.lars_warmup_epochs": ("probe.linear.solver", ("lars",)),
+    "probe.linear.lars_augment": ("probe.linear.solver", ("lars",)),
+    "probe.linear.lars_crop_scale": ("probe.linear.solver", ("lars",)),
+    "probe.linear.lars_flip": ("probe.linear.solver", ("lars",)),
 }
-"""Keys that act only under one value of another key: (the other key, the value)."""
+"""Keys that act only under certain values of another key: (the other key, the values)."""
 
 
 def inert_keys(config: Config) -> set[str]:
     """Return the keys that change nothing under this config's other values."""
     values = flatten(config.model_dump())
-    return {key for key, (other, needed) in INERT_UNLESS.items() if values[other] != needed}
+    return {key for key, (other, needed) in INERT_UNLESS.items() if values[other] not in needed}
 
 
 def _refuse_inert(config: Config, overrides: Overrides) -> None:
@@ -136,7 +137,9 @@ def _refuse_inert(config: Config, overrides: Overrides) -> None:
     changed = differences(config, Config())
     for key in sorted(inert_keys(config) & overrides.keys() & changed.keys()):
         other, needed = INERT_UNLESS[key]
-        raise UserError(f"{key}={overrides[key]} has no effect: it acts with {other}={needed} only; set that too")
+        raise UserError(
+            f"{key}={overrides[key]} has no effect: it acts with {other}={' or '.join(needed)} only; set that too"
+        )
 
 
 def _file_overrides(file: Path) -> Overrides:

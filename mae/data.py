@@ -4,20 +4,26 @@ import fcntl
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import PIL
 import torch
+from PIL import features
 from torch import Tensor
 
 from mae.config import DataConfig, RunConfig
 from mae.decoding import Examined, Workers, examine_in_threads
 from mae.distributed import launched
 from mae.errors import RunError, UserError
+from mae.fingerprint import ARITHMETIC
+from mae.image_files import shown
 from mae.progress import Progress
 from mae.sources import Source, SourceSplit, cache_folder, open_source
 from mae.streaming import StreamedImages
@@ -51,13 +57,17 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set: mean and standard deviation are per channel, of training pixels in 0..1."""
+    """A data set: mean and standard deviation are per channel, of training pixels in 0..1.
+
+    `digest` identifies images and split, by every byte or, where that takes too long, by less: see `identified_by`.
+    """
 
     source: str
     train: Split
     test: Split
     classes: tuple[str, ...]
     digest: str
+    identified_by: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     skipped: int
@@ -73,14 +83,18 @@ class ImageData:
         return replace(self, train=replace(self.train, images=CachedImages(images.pixels.to(device))))
 
     def describe(self) -> dict[str, Any]:
-        """Return what identifies the data, for a run's record."""
+        """Return what identifies the data, and all of `DataFacts`, for a run's record."""
         return {
             "source": self.source,
             "digest": self.digest,
+            "identified_by": self.identified_by,
             "train_images": len(self.train.labels),
             "test_images": len(self.test.labels),
             "classes": len(self.classes),
             "skipped": self.skipped,
+            "mean": self.mean,
+            "std": self.std,
+            "class_names": [shown(Path(name)) for name in self.classes],
         }
 
 
@@ -92,20 +106,21 @@ def load_data(data: DataConfig, run: RunConfig, progress: Progress) -> ImageData
     source = open_source(data, progress)
     splits = {"train": source.train, "test": source.test}
     decoded_gb = sum(len(split.labels) for split in splits.values()) * math.prod(_shape(data)) / 1e9
-    workers = None
-    if decoded_gb > run.cache_limit_gb:
-        count = run.loader_workers or max(1, run.workers // launched().local_count)  # every process has its own
-        workers = Workers({name: split.decode for name, split in splits.items()}, count)
-    folder = cache_folder() / f"{'pixels' if workers is None else 'survey'}-{_cache_key(data, source)}"
+    streamed = decoded_gb > run.cache_limit_gb
+    folder = cache_folder() / f"{'survey' if streamed else 'pixels'}-{_cache_key(data, source)}"
+    image_bytes = 0 if streamed else math.prod(_shape(data))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with open(folder.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (folder / "meta.json").exists():
-                _build(folder, data, run, splits, workers, progress)
+        workers = _workers(splits, run, folder.parent) if streamed else None
+        meta = _finished(folder, splits, image_bytes)
+        if meta is None:
+            with open(folder.with_suffix(".lock"), "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                meta = _finished(folder, splits, image_bytes) or _build(folder, data, run, splits, workers, progress)
     except OSError as error:
         raise RunError(f"cannot write the image cache {folder}: {error.strerror}; set MAE_CACHE_DIR") from error
-    meta = json.loads((folder / "meta.json").read_text())
+    with suppress(OSError):  # a folder that may only be read
+        (folder / "meta.json").touch()  # tells `mae.housekeeping` when the cache was last used
     opened = {}
     for name, split in splits.items():
         readable = np.delete(np.arange(len(split.labels)), meta["bad"][name])
@@ -117,6 +132,7 @@ def load_data(data: DataConfig, run: RunConfig, progress: Progress) -> ImageData
         test=opened["test"],
         classes=source.classes,
         digest=source.digest,
+        identified_by=source.identity.covers,
         mean=data.mean or tuple(meta["mean"]),
         std=data.std or tuple(meta["std"]),
         skipped=sum(len(bad) for bad in meta["bad"].values()),
@@ -137,8 +153,27 @@ def _shape(data: DataConfig) -> tuple[int, int, int]:
 
 
 def _cache_key(data: DataConfig, source: Source) -> str:
-    parts = [source.digest, data.stored, data.channels, data.test_fraction, data.split_seed, data.skip_bad_images]
+    """Return what decides which pixels there are: images, settings, and the code here and in libraries."""
+    decoders = [PIL.__version__, *map(features.version, ("jpg", "libjpeg_turbo", "webp"))]
+    parts = [source.digest, data.stored, data.channels, data.skip_bad_images, ARITHMETIC, decoders]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+def _workers(splits: dict[str, SourceSplit], run: RunConfig, folder: Path) -> Workers:
+    count = run.loader_workers or max(1, run.workers // launched().local_count)  # every process has its own
+    return Workers({name: split.decode for name, split in splits.items()}, count, folder)
+
+
+def _finished(folder: Path, splits: dict[str, SourceSplit], image_bytes: int) -> dict[str, Any] | None:
+    """Return the cache's `meta.json`, or None where there is no cache or a file of it is missing, torn or cut off."""
+    try:
+        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+        for name, split in splits.items():
+            if (folder / name).stat().st_size != image_bytes * (len(split.labels) - len(meta["bad"][name])):
+                return None
+    except (FileNotFoundError, ValueError):
+        return None
+    return meta
 
 
 def _build(
@@ -148,14 +183,35 @@ def _build(
     splits: dict[str, SourceSplit],
     workers: Workers | None,
     progress: Progress,
-) -> None:
+) -> dict[str, Any]:
     """Decode all splits beside `folder`, then move them there: a build that was killed leaves nothing in use.
 
-    With workers, which are there to stream, no pixels are kept; all else is the same.
+    A build that failed leaves nothing at all: a disk that it has filled is empty again. Returns `meta.json`.
     """
+    if folder.exists():
+        progress.say(f"the image cache {folder} is damaged; decoding again")
     building = folder.with_suffix(".building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
+    try:
+        meta = _decode_to(building, data, run, splits, workers, progress)
+        shutil.rmtree(folder, ignore_errors=True)
+        building.rename(folder)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return meta
+
+
+def _decode_to(
+    building: Path,
+    data: DataConfig,
+    run: RunConfig,
+    splits: dict[str, SourceSplit],
+    workers: Workers | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write every split's pixels and `meta.json`; with workers, which are there to stream, the pixels are left out."""
     meta: dict[str, Any] = {"bad": {}}
     for name, split in splits.items():
         examined = (
@@ -171,8 +227,7 @@ def _build(
         if name == "train":
             meta["mean"], meta["std"] = _moments(sums, readable * math.prod(data.stored))
     (building / "meta.json").write_text(json.dumps(meta))
-    shutil.rmtree(folder, ignore_errors=True)
-    building.rename(folder)
+    return meta
 
 
 def _examine(
@@ -187,6 +242,8 @@ def _examine(
             bad += chunk.bad
             sums = sums + chunk.sums
             task.advance(chunk.count)
+        file.flush()
+        os.fsync(file.fileno())  # so that no power cut leaves a finished cache without its pixels
     if bad:
         progress.say(f"left out {len(bad)} unreadable {name} image(s)")
     return bad, np.asarray(sums)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from mae.errors import RunError, UserError
 from mae.image_files import Pixels
 from mae.interruption import SIGNALS
+from mae.shared_arrays import Shared
 
 CHUNK = 16
 """Images decoded per task: handing over a task costs a fraction of a millisecond, as much as a small image."""
@@ -85,15 +87,19 @@ def examine_in_threads(decode: Decoder, count: int, skip_bad: bool, threads: int
 
 
 class Workers:
-    """Processes that decode. They start when there is work, ignore signals, and end with this object or process."""
+    """Processes that decode. They start when there is work, ignore signals, and end with this object or process.
 
-    def __init__(self, decoders: dict[str, Decoder], count: int):
+    They share the arrays of their decoders through a file in `folder`; `OSError` if it cannot be written.
+    """
+
+    def __init__(self, decoders: dict[str, Decoder], count: int, folder: Path):
         self.count = count
         context = _Context()
+        shared: Any = Shared(decoders, folder)  # arrives as the decoders themselves
         # Nothing is ever sent: workers see the other end close, even when this process is killed.
         listening, self._lifeline = context.Pipe(duplex=False)
         with _signals_blocked():
-            self._pool = ProcessPoolExecutor(count, context, _start_worker, (decoders, listening))
+            self._pool = ProcessPoolExecutor(count, context, _start_worker, (shared, listening))
 
     def examine(self, name: str, count: int, skip_bad: bool) -> Iterator[Examined]:
         """Examine the images 0 .. count - 1 of decoder `name`, in order; their pixels stay behind."""

@@ -1,4 +1,8 @@
-"""The two ways the program ends badly, told apart by exit code."""
+"""The two ways the program ends badly, told apart by exit code.
+
+Of each, the errors that lie in a run's own settings have a type of their own: the same run would fail again. All other
+errors are faults of the machine, of the files or of the program, and may pass.
+"""
 
 
 class UserError(Exception):
@@ -7,3 +11,11 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A run that was asked for rightly has failed (NaN, out of memory, full disk ...). Exit code 1."""
+
+
+class ImpossibleSettings(UserError):
+    """Settings that do not go together with one another or with these images."""
+
+
+class SettingsError(RunError):
+    """A run has failed because of its settings: loss or gradient not finite, out of the device's memory."""

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from mae.augmentation import centre
 from mae.config import DataConfig
 from mae.data import ImageData, Images
+from mae.data_facts import Statistics
 from mae.progress import Task
 
 BATCH = 128
@@ -16,7 +17,7 @@ RAW_SIDE = 32
 """Longest side of the images whose raw pixels are probed, pixels."""
 
 
-def normalise(images: Tensor, data: ImageData) -> Tensor:
+def normalise(images: Tensor, data: Statistics) -> Tensor:
     """Return float images (B, C, H, W) in 0..1 less the training mean, over the standard deviation, per channel."""
     mean = images.new_tensor(data.mean).view(-1, 1, 1)
     return (images - mean) / images.new_tensor(data.std).view(-1, 1, 1)

@@ -1,20 +1,48 @@
-"""One image to pixels: any file PIL reads, as uint8 of a fixed size."""
+"""Image files: one to pixels, any that PIL reads, as uint8 of a fixed size; and the paths of very many."""
 
+import errno
+import os
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from mae.errors import UserError
+from mae.errors import RunError, UserError
 
 Pixels = np.ndarray
 """uint8 (C, H, W)."""
+
+PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""Failures of disk, network or system, not of the file that was read."""
+
+
+@dataclass(frozen=True)
+class PathList:
+    """Paths in two arrays: as a list of strings, a million of them take 150 MB in each process that has them.
+
+    `text` is uint8, all paths one after another; `ends` is int64 (N,), where each ends.
+    """
+
+    text: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, paths: Sequence[str | Path]) -> "PathList":
+        names = [os.fsencode(path) for path in paths]
+        return cls(np.frombuffer(b"".join(names), np.uint8), np.cumsum([len(name) for name in names], dtype=np.int64))
+
+    def __getitem__(self, index: int) -> Path:
+        start = self.ends[index - 1] if index else 0
+        return Path(os.fsdecode(self.text[start : self.ends[index]].tobytes()))
 
 
 def decode(path: Path, size: tuple[int, int], channels: int) -> Pixels:
     """Return the pixels of an image file; `UserError` naming the file if it is empty, broken or too large.
 
+    `RunError` if the system fails to read it: with `data.skip_bad_images` it would be left out for good.
     EXIF rotation is applied, 16-bit grey is scaled to 8 bits, of an animation the first frame is taken.
     """
     try:
@@ -29,6 +57,8 @@ def decode(path: Path, size: tuple[int, int], channels: int) -> Pixels:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UserError(f"image {shown(path)} has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
     except (OSError, ValueError, SyntaxError) as error:  # what PIL's decoders raise on broken files
+        if getattr(error, "errno", None) in PASSING:
+            raise RunError(f"image {shown(path)} cannot be read now: {error}; the same command tries again") from None
         raise UserError(f"image {shown(path)} cannot be read: {error}") from None
 
 

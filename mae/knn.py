@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mae.config import Config
+from mae.config import DataConfig
 from mae.data import ImageData
 from mae.draws import generator
 from mae.features import extract
@@ -12,6 +12,14 @@ from mae.progress import Silent
 
 REFERENCES, QUERIES = 10_000, 2_000
 """Most training images of the online evaluation. It never sees a test image, so it may steer a search."""
+
+ONLINE_FEATURES, ONLINE_K, ONLINE_TEMPERATURE = "patch_mean", 20, 0.07
+"""Settings of the online evaluation, the same in every run, so that curves of all runs can be compared.
+
+A run's curves are part of its pretraining, which probe settings do not identify. The mean over patches, as the loss
+reads what comes of patches and never the class token. The temperature is that of instance discrimination (Wu et al.,
+2018).
+"""
 
 
 def knn_predict(
@@ -32,14 +40,14 @@ def knn_predict(
     return torch.cat(predictions)
 
 
-def online_accuracy(encoder: nn.Module, config: Config, data: ImageData, device: torch.device) -> float:
-    """Return k-NN top-1, in percent, on a held-out part of the training images."""
+def online_accuracy(encoder: nn.Module, config: DataConfig, data: ImageData, device: torch.device) -> float:
+    """Return k-NN top-1, in percent, on a held-out part of the training images, whatever the probe settings are."""
     labelled = (data.train.labels >= 0).nonzero()[:, 0]
     chosen = labelled[torch.randperm(len(labelled), generator=generator(0, "online k-NN"))[: REFERENCES + QUERIES]]
     queries = min(QUERIES, len(chosen) // 5)
-    features = extract(encoder, data.train.images, chosen, config.data, data, config.probe.features, device, Silent())
-    labels, knn = data.train.labels[chosen], config.probe.knn
+    features = extract(encoder, data.train.images, chosen, config, data, ONLINE_FEATURES, device, Silent())
+    labels = data.train.labels[chosen]
     predicted = knn_predict(
-        features[queries:], labels[queries:], features[:queries], knn.k, knn.temperature, len(data.classes)
+        features[queries:], labels[queries:], features[:queries], ONLINE_K, ONLINE_TEMPERATURE, len(data.classes)
     )
     return 100 * (predicted == labels[:queries]).float().mean().item()

@@ -1,9 +1,9 @@
 """Linear probes on frozen features, batch norm without affine before the classifier (appendix A.1, Table 10)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import Lars
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +15,9 @@ from mae.schedule import lr_at, peak_lr
 Views = Callable[[int], Tensor]
 """The training features (n, D) of an epoch: the same each time, or of newly augmented images."""
 
+WEAKEST, STRONGEST = 1e-10, 10.0
+"""Penalties are tried beyond the ends of the grid as far as this."""
+
 
 def standardise(train: Tensor, *others: Tensor) -> list[Tensor]:
     """Return every (n, D) less the training mean over its deviation: batch norm without affine, over the whole set."""
@@ -22,25 +25,34 @@ def standardise(train: Tensor, *others: Tensor) -> list[Tensor]:
     return [(features - mean).div_(std) for features in (train, *others)]  # raw pixels of many images fill the memory
 
 
+def principal_axes(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the variances (D,) of features (n, D) of mean 0 along their principal axes, and these (D, D), columns."""
+    variances, axes = torch.linalg.eigh(features.T @ features / len(features))
+    return variances.clamp(min=0), axes
+
+
 def fit_logistic(
-    features: Tensor, labels: Tensor, classes: int, penalties: Sequence[float], task: Task, start: Tensor | None = None
-) -> Iterator[Tensor]:
-    """Yield weights (classes, D + 1), bias last, of multinomial logistic regression by L-BFGS, penalty by penalty.
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    penalty: float,
+    principal: tuple[Tensor, Tensor],
+    task: Task,
+    start: Tensor | None = None,
+) -> Tensor:
+    """Return weights (classes, D + 1), bias last, of multinomial logistic regression by L-BFGS, from `start` or zero.
 
-    Minimises mean cross-entropy + penalty / 2 * |weights|^2, the bias not penalised, on features (n, D). Each fit
-    begins where the one before ended, the first at `start` or zero.
+    Minimises mean cross-entropy + penalty / 2 * |weights|^2, the bias not penalised, on features (n, D).
 
-    The search runs along the principal axes of the features, each in units of its curvature. The minimum is the same;
+    The search runs along the `principal` axes of the features, each in units of its curvature. The minimum is the same;
     without this, neighbouring pixels, which are nearly equal, cost hundreds of steps more.
     """
-    variances, axes = torch.linalg.eigh(features.T @ features / len(features))
+    variances, axes = principal
     weights = torch.zeros(classes, features.shape[1] + 1, device=features.device) if start is None else start
-    for penalty in penalties:
-        # Cross-entropy curves by p (1 - p) of a class's probability times the variance; p = 1 / classes at first.
-        curvature = variances.clamp(min=0) * (classes - 1) / classes**2 + penalty
-        units = (curvature + 1e-6 * curvature.max()).rsqrt()
-        weights = _minimise(weights, features, labels, penalty, axes, units, task)
-        yield weights
+    # Cross-entropy curves by p (1 - p) of a class's probability times the variance; p = 1 / classes at first.
+    curvature = variances * (classes - 1) / classes**2 + penalty
+    units = (curvature + 1e-6 * curvature.max()).rsqrt()
+    return _minimise(weights, features, labels, penalty, axes, units, task)
 
 
 def _minimise(
@@ -72,39 +84,72 @@ def scores(weights: Tensor, features: Tensor) -> Tensor:
     return F.linear(features, weights[:, :-1], weights[:, -1])
 
 
+def choose_penalty(penalties: Sequence[float], accuracy_of: Callable[[float], float]) -> tuple[float, float]:
+    """Return the penalty of the best accuracy, of equal ones the first tried, and that accuracy.
+
+    Tries from the strongest on, until two in a row are no better than the best. Where an end of the grid is best, it
+    goes on beyond that end by factors of 10 until that is no better. A single penalty is no grid and has no ends.
+    """
+    tried: dict[float, float] = {}
+
+    def best() -> float:
+        return max(tried, key=lambda penalty: tried[penalty])
+
+    grid = sorted(set(penalties), reverse=True)  # strongest first: each fit starts from a simpler one
+    for penalty in grid:
+        tried[penalty] = accuracy_of(penalty)
+        if list(tried).index(best()) == len(tried) - 3:
+            break
+    while len(grid) > 1 and best() == min(tried) and (weaker := best() / 10) >= WEAKEST:
+        tried[weaker] = accuracy_of(weaker)
+    while len(grid) > 1 and best() == max(tried) and (stronger := best() * 10) <= STRONGEST:
+        tried[stronger] = accuracy_of(stronger)
+    return best(), tried[best()]
+
+
 def lbfgs_predict(
-    train: Tensor, labels: Tensor, test: Tensor, classes: int, config: LinearProbeConfig, seed: int, task: Task
+    train: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    classes: int,
+    config: LinearProbeConfig,
+    holdout: tuple[Tensor, Tensor],
+    task: Task,
 ) -> tuple[Tensor, dict[str, float]]:
     """Return predicted classes (m,) and the penalty chosen; test images have no say in it.
 
-    Penalties are fitted on the rest of train and judged on a held-out part, from the strongest on, until two in a
-    row are no better than the best; the best is fitted on all of train.
+    `holdout` has the indexes of the part of train that is held out, and of the rest. Penalties are fitted on the rest
+    and judged on the part held out; the best is fitted on all of train.
     """
-    order = torch.randperm(len(train), generator=generator(seed, "probe holdout"))
-    held = max(1, round(len(train) * config.holdout_fraction))
-    chosen_fit, chosen_held = order[held:], order[:held]
-    fit, judge = standardise(train[chosen_fit], train[chosen_held])
-    penalties = sorted(config.penalties, reverse=True)  # strongest first: each fit starts from a simpler one
-    best, best_accuracy, best_weights, since_best = penalties[0], -1.0, None, 0
-    fits = fit_logistic(fit, labels[chosen_fit], classes, penalties, task)
-    for penalty, weights in zip(penalties, fits, strict=False):
-        accuracy = (scores(weights, judge).argmax(1) == labels[chosen_held]).float().mean().item()
-        since_best += 1
-        if accuracy > best_accuracy:
-            best, best_accuracy, best_weights, since_best = penalty, accuracy, weights, 0
-        task.advance()
-        if since_best == 2:
-            break
-    del fits, fit, judge
+    penalty, accuracy, weights = _best_fit(train, labels, classes, config, holdout, task)
     train, test = standardise(train, test)
-    weights = next(fit_logistic(train, labels, classes, [best], task, best_weights))
-    return scores(weights, test).argmax(1), {"penalty": best, "holdout_top1": 100 * best_accuracy}
+    weights = fit_logistic(train, labels, classes, penalty, principal_axes(train), task, weights)
+    return scores(weights, test).argmax(1), {"penalty": penalty, "holdout_top1": 100 * accuracy}
+
+
+def _best_fit(
+    train: Tensor, labels: Tensor, classes: int, config: LinearProbeConfig, holdout: tuple[Tensor, Tensor], task: Task
+) -> tuple[float, float, Tensor]:
+    """Return the best penalty, its accuracy on the held-out part, and its weights."""
+    held, rest = holdout
+    fit, judge = standardise(train[rest], train[held])
+    principal = principal_axes(fit)
+    weights: dict[float, Tensor] = {}
+
+    def accuracy_of(penalty: float) -> float:
+        start = next(reversed(weights.values()), None)
+        weights[penalty] = fit_logistic(fit, labels[rest], classes, penalty, principal, task, start)
+        task.advance(int(penalty in config.penalties))  # how many are tried beyond the grid is not known before
+        return (scores(weights[penalty], judge).argmax(1) == labels[held]).float().mean().item()
+
+    penalty, accuracy = choose_penalty(config.penalties, accuracy_of)
+    return penalty, accuracy, weights[penalty]
 
 
 def lars_predict(
     views: Views, labels: Tensor, test: Tensor, classes: int, config: LinearProbeConfig, seed: int, task: Task
 ) -> tuple[Tensor, dict[str, float]]:
-    """Return predicted classes (m,) after the paper's protocol: LARS, momentum 0.9, no weight decay, cosine decay."""
+    """Return predicted classes (m,) after the paper's protocol: batch norm without affine, a linear layer, LARS."""
     width = test.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -112,7 +157,14 @@ def lars_predict(
         nn.init.trunc_normal_(classifier.weight, std=0.01)
         nn.init.zeros_(classifier.bias)
     head = nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), classifier).to(test.device)
-    optimizer = create_optimizer_v2(head, opt="lars", lr=0.0, weight_decay=0.0, momentum=0.9)
+    fit_lars(head, views, labels, config, seed, task)
+    with torch.inference_mode():
+        return head.eval()(test).argmax(1), {}
+
+
+def fit_lars(head: nn.Module, views: Views, labels: Tensor, config: LinearProbeConfig, seed: int, task: Task) -> None:
+    """Train `head` in place on the features (n, D) of each epoch: LARS, linear warm-up, cosine decay (Table 10)."""
+    optimizer = lars(head)
     size = min(config.lars_batch_size, len(labels))
     steps, peak = len(labels) // size, peak_lr(config.lars_base_lr, size)
     for epoch in range(config.lars_epochs):
@@ -121,11 +173,23 @@ def lars_predict(
         for step in range(steps):
             chosen = order[step * size : (step + 1) * size]
             for group in optimizer.param_groups:
-                group["lr"] = lr_at(epoch + step / steps, peak, config.lars_warmup_epochs, config.lars_epochs)
+                group["lr"] = lr_at(epoch + step / steps, peak, config.lars_warmup, config.lars_epochs)
             optimizer.zero_grad()
             F.cross_entropy(head(features[chosen]), labels[chosen]).backward()
             optimizer.step()
         task.advance()
-    head.eval()
-    with torch.inference_mode():
-        return head(test).argmax(1), {}
+
+
+def lars(module: nn.Module) -> Lars:
+    """Return LARS as the official release has it: momentum 0.9, no weight decay, trust ratio 0.001 (You et al., 2017).
+
+    A matrix moves in proportion to its norm, whatever that of its gradient; biases and norms (vectors) move by plain
+    gradients with momentum.
+    """
+    parameters = list(module.parameters())
+    groups = [
+        # timm adapts the rate of groups with weight decay only, unless it is told to.
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "always_adapt": True},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "always_adapt": False},
+    ]
+    return Lars(groups, lr=0.0, momentum=0.9, weight_decay=0.0, trust_coeff=0.001, eps=0.0)

@@ -8,8 +8,11 @@ from torch import Tensor, nn
 
 from mae.config import Config
 from mae.masking import sample_order
-from mae.model import MaskedAutoencoder, gather_tokens, patchify
-from mae.targets import build_target
+from mae.model import MaskedAutoencoder, gather_tokens, load_official_state, patchify
+from mae.targets import Target, saved_target
+
+TARGET = "target."
+"""What the names of a fitted target's tensors start with, among those of the decoder."""
 
 
 def reconstruction_loss(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
@@ -21,17 +24,21 @@ def reconstruction_loss(prediction: Tensor, target: Tensor, weights: Tensor) -> 
 class MaskedReconstruction(nn.Module):
     """MAE as an objective: hides patches, predicts them, compares."""
 
-    def __init__(self, config: Config, training_patches: Tensor):
-        """`training_patches` (n, P) are a sample of normalised patches, for targets that are fitted."""
+    def __init__(self, config: Config, target: Target):
         super().__init__()
-        self.config = config
-        self.target = build_target(config, training_patches)
-        self.model = MaskedAutoencoder(config, self.target.outputs)
+        self.config, self.target = config, target
+        self.model = MaskedAutoencoder(config, target.outputs)
 
     @property
     def encoder(self) -> nn.Module:
         """What is kept after pretraining."""
         return self.model.encoder
+
+    def decoder_state(self) -> dict[str, Tensor]:
+        """Return what reconstruction needs beside the encoder: the decoder under its official names, and what a target
+        was fitted to under `target.*`."""
+        fitted = {f"{TARGET}{name}": value for name, value in self.target.state_dict().items()}
+        return {**self.model.decoder.state_dict(), **fitted}
 
     def sample(self, generator: torch.Generator, count: int) -> Tensor:
         """Return the masks of `count` images as an order of patches (count, N), the visible first."""
@@ -49,3 +56,12 @@ class MaskedReconstruction(nn.Module):
         if not hidden_only:
             weights[: self.model.kept] = visible_weight
         return reconstruction_loss(prediction, gather_tokens(self.target(patches), read), weights)
+
+
+def saved_objective(config: Config, encoder: dict[str, Tensor], decoder: dict[str, Tensor]) -> MaskedReconstruction:
+    """Return the objective with the weights of a finished run: the encoder's, and what `decoder_state` returned."""
+    fitted = {name.removeprefix(TARGET): value for name, value in decoder.items() if name.startswith(TARGET)}
+    objective = MaskedReconstruction(config, saved_target(config, fitted))
+    weights = {name: value for name, value in decoder.items() if not name.startswith(TARGET)}
+    load_official_state(objective.model, {**encoder, **weights})
+    return objective

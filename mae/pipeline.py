@@ -7,32 +7,36 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from mae import checkpoints
 from mae.augmentation import centre
 from mae.config import Config, ProbeKind
 from mae.config_sources import differences, name_run, resolve, to_toml
 from mae.data import ImageData, load_data
+from mae.data_facts import DataFacts, facts_of
 from mae.distributed import ALONE, Processes
-from mae.errors import RunError, UserError
+from mae.errors import RunError, SettingsError, UserError
 from mae.fingerprint import pretrain_fingerprint, probe_name
 from mae.image_files import decode
 from mae.interruption import Interrupted, Pruned, StoppableProgress, StopRequest
 from mae.model import build_encoder
-from mae.objective import MaskedReconstruction
-from mae.pretraining import Pretraining, pretrain, steps_per_epoch
+from mae.objective import MaskedReconstruction, saved_objective
+from mae.pretraining import pretrain, steps_per_epoch
 from mae.probing import Setup, probe_all, subjects
 from mae.progress import Progress
 from mae.reconstruction import draw_grid, shown_images
-from mae.run_directory import Busy, Record, RunDirectory
+from mae.run_directory import DECODER, ENCODER, Busy, Record, RunDirectory
 from mae.tracking import tracked
+from mae.weights import read_weights
+
+CONDITIONS = ("device_name", "processes", "threads")
+"""What the time and memory of a stage depend on besides its settings."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,17 @@ def choose_device(name: str, processes: Processes = ALONE) -> torch.device:
 def run_pretraining(config: Config, work: Workplace, planned: str | None = None) -> RunDirectory:
     """Return the finished pretraining of `config`, training what is still missing; all processes call this.
 
-    `RunError` if its fingerprint is not the `planned` one: then these are other images.
+    With a `planned` fingerprint, images are not looked at if the run is finished, or another process works on it
+    (`Busy`); `RunError` if its fingerprint turns out to be another one: then these are other images.
     """
     processes = work.processes
     processes.check(config.train)
+    if planned is not None:
+        run = RunDirectory(work.runs_dir / planned)
+        if _is_finished(run, config, work):
+            return run
+        if run.is_locked():
+            raise Busy(f"another process works on {run.path}; wait for it")
     with processes.joined(work.device):
         data = processes.in_turns(lambda: load_data(config.data, config.run, work.progress))
         fingerprint = processes.same(pretrain_fingerprint(config, data.digest), "fingerprint of settings and images")
@@ -87,8 +98,7 @@ def run_pretraining(config: Config, work: Workplace, planned: str | None = None)
                 f"the images at {config.data.source} on {platform.node()} are not those that were planned for"
             )
         run = RunDirectory(work.runs_dir / fingerprint)
-        if processes.from_first(run.result() is not None):
-            work.progress.say(f"{fingerprint} is finished already: {name_run(config)}")
+        if processes.from_first(processes.leads and _is_finished(run, config, work)):
             return run
         with processes.together():
             steps_per_epoch(config, data)  # refuses an impossible batch size before anything is written
@@ -100,7 +110,28 @@ def run_pretraining(config: Config, work: Workplace, planned: str | None = None)
             result = pretrain(config, data, run, work.device, work.progress, work.stop, processes)
             if processes.leads:
                 run.write_json("result.json", result)
+                checkpoints.remove(run.checkpoints)
     return run
+
+
+def _is_finished(run: RunDirectory, config: Config, work: Workplace) -> bool:
+    """Say, also to people, whether a pretraining is finished; if it is, its folder is put in order."""
+    if run.result() is None:
+        return False
+    work.progress.say(f"{run.path.name} is finished already: {name_run(config)}")
+    record = run.read_record()
+    if record is not None and record.status != "finished":
+        with suppress(UserError), run.locked():  # a folder that cannot be written to stays as it is
+            _put_in_order(run, record)
+    return True
+
+
+def _put_in_order(run: RunDirectory, record: Record) -> None:
+    """Do what a process has left undone that was killed right after its result was safe."""
+    checkpoints.remove(run.checkpoints)
+    ended, seconds = (run.path / "result.json").stat().st_mtime, run.result()["metrics"]["cost/seconds"]
+    done = {"status": "finished", "reason": "", "ended": ended, "seconds": seconds}
+    run.write_record(record.model_copy(update=done))
 
 
 def run_probes(run: RunDirectory, config: Config, work: Workplace) -> dict[str, float]:
@@ -129,18 +160,24 @@ def probe_directory(run: RunDirectory, config: Config, kind: ProbeKind) -> RunDi
 
 def load_encoder(run: RunDirectory, config: Config, work: Workplace) -> tuple[ImageData, torch.nn.Module]:
     """Return the data and the trained encoder of a finished pretraining; `UserError` if it is not finished."""
-    data = _data_of(run, config, work)
+    data = images_of(run, config, work)
     encoder = build_encoder(config)
-    encoder.load_state_dict(load_file(run.path / "encoder.safetensors"))
+    encoder.load_state_dict(read_weights(run.path / ENCODER))
     return data, encoder.to(work.device)
 
 
-def _data_of(run: RunDirectory, config: Config, work: Workplace) -> ImageData:
-    """Return the images a finished run was trained on; `UserError` if it is not finished or they have changed."""
+def _finished(run: RunDirectory) -> Record:
+    """Return a finished run's record; `UserError` if it is not finished."""
     record = run.read_record()
     if run.result() is None or record is None:
         status = record.status if record else "unknown"
         raise UserError(f"{run.path.name} is not finished (status {status}); continue it with `mae-cli pretrain` first")
+    return record
+
+
+def images_of(run: RunDirectory, config: Config, work: Workplace) -> ImageData:
+    """Return the images a finished run was trained on; `UserError` if it is not finished or they have changed."""
+    record = _finished(run)
     data = load_data(config.data, config.run, work.progress)
     if data.digest != record.data["digest"]:
         raise UserError(f"the images at {config.data.source} are no longer those that {run.path.name} was trained on")
@@ -158,24 +195,35 @@ def stored_config(run: RunDirectory, settings: tuple[str, ...], changeable: tupl
     return config
 
 
-def load_objective(run: RunDirectory, config: Config, work: Workplace) -> tuple[ImageData, MaskedReconstruction]:
-    """Return the data and the whole trained autoencoder of a finished pretraining; `RunError` without a checkpoint."""
-    data = _data_of(run, config, work)
-    if (saved := checkpoints.latest(run.checkpoints)) is None:
-        raise RunError(f"{run.path} has no checkpoint, and the encoder alone cannot reconstruct; pretrain again")
-    pretraining = Pretraining(config, data, work.device)
-    pretraining.restore(saved)
-    return data, pretraining.objective
+def load_objective(run: RunDirectory, config: Config, device: torch.device) -> tuple[DataFacts, MaskedReconstruction]:
+    """Return the whole trained autoencoder of a finished pretraining, and what it has to know of its data.
+
+    The run's folder is enough for it; `UserError` if it is not finished or lacks something.
+    """
+    _finished(run)
+    facts = facts_of(run)
+    objective = saved_objective(config, read_weights(run.path / ENCODER), read_weights(run.path / DECODER))
+    return facts, objective.to(device)
 
 
 def draw_reconstructions(run: RunDirectory, config: Config, files: list[Path], to: Path, work: Workplace) -> None:
     """Write a PNG of image files, or of the first test images, as a finished run reconstructs them under `config`."""
-    data, objective = load_objective(run, config, work)
+    facts, objective = load_objective(run, config, work.device)
     images = [torch.tensor(decode(file, config.data.stored, config.data.channels)) for file in files]
     if not to.parent.is_dir():
         raise UserError(f"--to {to}: there is no folder {to.parent}")
-    chosen = torch.stack(images) if images else shown_images(data)
-    draw_grid(objective, centre(chosen, config.data), data, to, work.device)
+    chosen = torch.stack(images) if images else _test_images(run, config, work)
+    draw_grid(objective, centre(chosen, config.data), facts, to, work.device)
+
+
+def _test_images(run: RunDirectory, config: Config, work: Workplace) -> torch.Tensor:
+    try:
+        return shown_images(images_of(run, config, work))
+    except (UserError, RunError) as error:
+        raise type(error)(
+            f"{error}; without its data set give image files (mae-cli reconstruct {run.path.name} FILE), "
+            "or say where it is now: --set data.source=folder:PATH"
+        ) from error
 
 
 def environment(device: torch.device, processes: Processes) -> dict[str, Any]:
@@ -184,7 +232,7 @@ def environment(device: torch.device, processes: Processes) -> dict[str, Any]:
     import timm
     import torchvision
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
     return {
         "command": shlex.join([Path(sys.argv[0]).name.replace("cli.py", "mae-cli"), *sys.argv[1:]]),
         "git_commit": _git_commit(),
@@ -200,6 +248,16 @@ def environment(device: torch.device, processes: Processes) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "host": platform.node(),
     }
+
+
+def _processor_name() -> str:
+    """Return the processor's model where Linux tells it, else its architecture: `platform` knows no more."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(models), "") or platform.processor() or platform.machine()
 
 
 def _git_commit() -> str:
@@ -222,17 +280,28 @@ def _git_commit() -> str:
 def _stage(run: RunDirectory, record: Record, config: Config, work: Workplace) -> Iterator[None]:
     """Hold a stage's directory, say in it what it is, and track it; the record ends before the last delivery."""
     surroundings = environment(work.device, work.processes)
-    tags = {
-        f"mae.{name}": str(surroundings[name]) for name in ("git_commit", "device_name", "torch", "host", "command")
-    }
-    record = record.model_copy(update={"tags": tags})
+    tags = {f"mae.{name}": str(surroundings[name]) for name in ("git_commit", "torch", "host", "command", *CONDITIONS)}
     with run.locked():
         if run.result() is not None:
             raise Busy(f"another process has just finished {run.path}; the same command takes its result")
+        record = record.model_copy(update={"tags": _with_earlier_conditions(tags, run)})
         run.write_text("config.toml", to_toml(config))
         run.write_json("environment.json", surroundings)
         with tracked(run, work.tracking_uri, work.runs_dir, work.progress.say), _recorded(run, record):
             yield
+
+
+def _with_earlier_conditions(tags: dict[str, str], run: RunDirectory) -> dict[str, str]:
+    """Return tags that name the conditions of earlier work too, if this continues it: `1, 4` threads.
+
+    The time and memory of a run are those of all the work on it.
+    """
+    before = run.read_record()
+    if before is None or not any(run.checkpoints.glob("step-*.pt")):
+        return tags
+    earlier = {name: before.tags.get(name, "") for name in (f"mae.{condition}" for condition in CONDITIONS)}
+    kept = {name: known.split(", ") for name, known in earlier.items() if known}
+    return tags | {name: ", ".join(dict.fromkeys([*known, tags[name]])) for name, known in kept.items()}
 
 
 @contextmanager
@@ -273,4 +342,4 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise RunError(f"out of memory: {str(error).splitlines()[0]}; raise train.micro_batches") from error
+        raise SettingsError(f"out of memory: {str(error).splitlines()[0]}; raise train.micro_batches") from error

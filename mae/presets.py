@@ -1,6 +1,7 @@
 """Presets: the settings of a known experiment as differences from the defaults, keyed by dotted names.
 
-Recipes of the `imagenet-*` presets: the paper's appendix A.1, Tables 8 (pretraining) and 10 (linear probe).
+Recipes of the `imagenet-*` presets: the paper's appendix A.1, Tables 8 (pretraining) and 10 (linear probe). One thing
+differs: pretraining crops come from the centre square of an image, kept at 256 pixels, not from the whole image.
 """
 
 from typing import Any

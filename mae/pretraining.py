@@ -3,12 +3,12 @@
 import hashlib
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mae import checkpoints
@@ -17,7 +17,7 @@ from mae.config import Config
 from mae.data import ImageData
 from mae.distributed import ALONE, Processes
 from mae.draws import generator
-from mae.errors import RunError, UserError
+from mae.errors import ImpossibleSettings, SettingsError
 from mae.features import normalise
 from mae.flops import encoder_flops, training_flops
 from mae.interruption import StopRequest
@@ -26,12 +26,17 @@ from mae.model import load_official_state, official_state, parameter_count, patc
 from mae.objective import MaskedReconstruction
 from mae.progress import Progress
 from mae.reconstruction import save_picture
-from mae.run_directory import ONLINE, RunDirectory, replacing
+from mae.run_directory import DECODER, ENCODER, ONLINE, RunDirectory
 from mae.schedule import lr_at, peak_lr
 from mae.system_metrics import system_metrics
+from mae.targets import build_target
+from mae.weights import write_weights
 
 TARGET_IMAGES = 2048
 """Training images whose patches a fitted target is fitted on."""
+
+SAVING_APART = 20
+"""Time between two checkpoints, at least, in times that the last one took: saving takes under 5 % of a run."""
 
 
 @dataclass
@@ -49,7 +54,8 @@ class Pretraining:
         self.config, self.data, self.device, self.processes = config, data.on(device), device, processes
         self.steps_per_epoch = steps_per_epoch(config, data)
         torch.manual_seed(config.train.seed)
-        self.objective = MaskedReconstruction(config, _sample_patches(config, data)).to(device)
+        target = build_target(config, _sample_patches(config, data))
+        self.objective = MaskedReconstruction(config, target).to(device)
         compiled: nn.Module = torch.compile(self.objective) if config.train.compile else self.objective  # type: ignore[assignment]
         self.parallel = processes.parallel(compiled, device)
         self.optimizer = torch.optim.AdamW(
@@ -109,9 +115,11 @@ class Pretraining:
         self.optimizer.zero_grad(set_to_none=True)
 
     def check_finite(self) -> None:
-        """Raise `RunError` if a step since the start was not finite; nothing that follows it has been saved."""
+        """Raise `SettingsError` if a step since the start was not finite; nothing that follows it has been saved."""
         if int(self.bad_step) >= 0:
-            raise RunError(f"loss or gradient is not finite at step {int(self.bad_step)}; the last checkpoint is sound")
+            raise SettingsError(
+                f"loss or gradient is not finite at step {int(self.bad_step)}; the last checkpoint is sound"
+            )
 
     def state(self) -> dict[str, Any]:
         """Return all that resuming needs, as tensors and plain values."""
@@ -171,7 +179,7 @@ def pretrain(
                     work.check_finite()
                     metrics = clock.metrics(config.train.batch_size) | {"train/lr": lr, "train/epoch": epoch}
                     if last_of_epoch and _due(config.run.knn_every, epoch + 1, config.train.epochs):
-                        metrics[ONLINE] = online_accuracy(work.objective.encoder, config, work.data, device)
+                        metrics[ONLINE] = online_accuracy(work.objective.encoder, config.data, work.data, device)
                     run.append_metrics(work.position.step, metrics | system_metrics(device))
                     if ONLINE in metrics:
                         stopped = stop.evaluated(epoch + 1, metrics[ONLINE]) or stopped
@@ -179,13 +187,13 @@ def pretrain(
                 task.advance(1, note if work.position.step % config.run.log_every == 0 or last_of_epoch else "")
                 if last_of_epoch and _due(config.run.picture_every, epoch + 1, config.train.epochs):
                     save_picture(work.objective, config, data, run.pictures / f"epoch-{epoch + 1:04d}.png", device)
-                if stopped or clock.since_saved() >= config.run.checkpoint_seconds:
+                if stopped or clock.should_save(config.run.checkpoint_seconds):
                     _save(work, run, clock)
                 if stopped:
                     raise stop.interruption(stopped)
     if not processes.leads:
         return {}
-    if not (run.checkpoints / f"step-{work.position.step:08d}.pt").exists():
+    if not checkpoints.checkpoint(run.checkpoints, work.position.step).exists():
         _save(work, run, clock)
     return _finish(work, run)
 
@@ -193,7 +201,7 @@ def pretrain(
 def _go_back(work: Pretraining, run: RunDirectory, progress: Progress) -> None:
     """Continue from the last checkpoint, if there is one; process 0 reads it and forgets the curves after it."""
     processes = work.processes
-    saved = processes.from_first(checkpoints.latest(run.checkpoints) if processes.leads else None)
+    saved = processes.from_first(checkpoints.latest(run.checkpoints, progress.say) if processes.leads else None)
     if saved is not None:
         work.restore(saved)
         progress.say(f"continuing at step {work.position.step} of {work.total_steps}")
@@ -204,10 +212,11 @@ def _go_back(work: Pretraining, run: RunDirectory, progress: Progress) -> None:
 
 
 def steps_per_epoch(config: Config, data: ImageData) -> int:
-    """Return the optimiser steps of an epoch, a last incomplete batch left out; `UserError` if there is none."""
+    """Return the optimiser steps of an epoch, a last incomplete batch left out; `ImpossibleSettings` if there
+    is none."""
     images, batch = len(data.train.labels), config.train.batch_size
     if images < batch:
-        raise UserError(f"train.batch_size={batch}: expected at most {images}, the number of training images")
+        raise ImpossibleSettings(f"train.batch_size={batch}: expected at most {images}, the number of training images")
     return images // batch
 
 
@@ -236,14 +245,14 @@ def _epoch_batches(work: Pretraining, epoch: int) -> Any:
 def _save(work: Pretraining, run: RunDirectory, clock: "_Clock") -> None:
     work.check_finite()
     work.position.seconds = clock.seconds()
-    checkpoints.save(run.checkpoints, work.position.step, work.state())
-    clock.saved = time.monotonic()
+    with clock.saving():
+        checkpoints.save(run.checkpoints, work.position.step, work.state())
 
 
 def _finish(work: Pretraining, run: RunDirectory) -> dict[str, Any]:
-    encoder = {name: value.detach().cpu().contiguous() for name, value in work.objective.encoder.state_dict().items()}
-    with replacing(run.path / "encoder.safetensors") as temporary:
-        save_file(encoder, temporary)
+    """Keep the weights, without the optimiser's state; the checkpoints go when the result is safe too."""
+    write_weights(run.path / ENCODER, work.objective.encoder.state_dict())
+    write_weights(run.path / DECODER, work.objective.decoder_state())
     points = [point["metrics"] for point in run.read_metrics()]
     return {
         "weights_sha256": weights_digest(official_state(work.objective.model)),
@@ -294,6 +303,7 @@ class _Clock:
     def __init__(self, seconds_before: float):
         self.started = time.monotonic() - seconds_before
         self.saved = time.monotonic()
+        self.saving_took = 0.0
         self._reset()
 
     def _reset(self) -> None:
@@ -315,5 +325,16 @@ class _Clock:
     def seconds(self) -> float:
         return time.monotonic() - self.started
 
-    def since_saved(self) -> float:
-        return time.monotonic() - self.saved
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.saved = time.monotonic()
+        self.saving_took = self.saved - started
+
+    def should_save(self, every: float) -> bool:
+        """Say whether `every` seconds have passed since the last checkpoint, and `SAVING_APART` times what that took.
+
+        At 0 every step is saved, whatever it takes.
+        """
+        return every == 0 or time.monotonic() - self.saved >= max(every, SAVING_APART * self.saving_took)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import binom
+from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from mae.augmentation import augment
-from mae.config import Config, ProbeKind
+from mae.config import Config, ProbeConfig, ProbeKind
 from mae.data import ImageData
 from mae.draws import generator
 from mae.features import BATCH, extract, normalise, pool, raw_pixels
@@ -61,7 +61,10 @@ def subjects(config: Config, data: ImageData, encoder: nn.Module) -> list[Subjec
 
 
 def probe(kind: ProbeKind, subject: Subject, setup: Setup) -> dict[str, Any]:
-    """Probe one subject; return top-1 on all test images in percent with its interval, and the choices made."""
+    """Probe one subject; return top-1 on all test images in percent with its interval, and the choices made.
+
+    A probe that holds training images out has `holdout_top1` too, the accuracy on these, which a search may select by.
+    """
     config, data = setup.config, setup.data
     labelled = (data.train.labels >= 0).nonzero()[:, 0]
     labels = data.train.labels[labelled].to(setup.device)
@@ -70,10 +73,14 @@ def probe(kind: ProbeKind, subject: Subject, setup: Setup) -> dict[str, Any]:
     classes, linear, knn = len(data.classes), config.probe.linear, config.probe.knn
     chosen: dict[str, float] = {}
     if kind == "knn":
+        held, rest = holdout(len(train), config.probe)
+        voted = knn_predict(train[rest], labels[rest], train[held], knn.k, knn.temperature, classes)
+        chosen = {"holdout_top1": 100 * (voted == labels[held]).float().mean().item()}
         predicted = knn_predict(train, labels, test, knn.k, knn.temperature, classes)
     elif linear.solver == "lbfgs":
         with setup.progress.task(f"linear probe, {subject.name}", len(linear.penalties) + 1) as task:
-            predicted, chosen = lbfgs_predict(train, labels, test, classes, linear, config.probe.seed, task)
+            split = holdout(len(train), config.probe)
+            predicted, chosen = lbfgs_predict(train, labels, test, classes, linear, split, task)
     else:
 
         def views(epoch: int) -> Tensor:
@@ -84,19 +91,21 @@ def probe(kind: ProbeKind, subject: Subject, setup: Setup) -> dict[str, Any]:
         with setup.progress.task(f"linear probe, {subject.name}", linear.lars_epochs) as task:
             predicted, chosen = lars_predict(views, labels, test, classes, linear, config.probe.seed, task)
     correct = predicted.cpu() == data.test.labels
-    low, high = bootstrap_interval(int(correct.sum()), len(correct))
+    low, high = wilson_interval(int(correct.sum()), len(correct))
     return {"top1": 100 * correct.float().mean().item(), "low": low, "high": high, **chosen}
 
 
-def bootstrap_interval(correct: int, count: int) -> tuple[float, float]:
-    """Return the 95 % percentile-bootstrap interval of an accuracy, in percent, over test images.
+def holdout(count: int, config: ProbeConfig) -> tuple[Tensor, Tensor]:
+    """Return the indexes of the training images that are held out, of `count`, and of the rest, both shuffled."""
+    order = torch.randperm(count, generator=generator(config.seed, "probe holdout"))
+    held = max(1, round(count * config.holdout_fraction))
+    return order[:held], order[held:]
 
-    Resampling 0/1 outcomes draws their sum from a binomial distribution, so its quantiles are the bootstrap's limit
-    of infinitely many resamples.
-    """
-    tail = (1 - CONFIDENCE) / 2
-    low, high = binom.ppf([tail, 1 - tail], count, correct / count)
-    return 100 * float(low) / count, 100 * float(high) / count
+
+def wilson_interval(correct: int, count: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of an accuracy, in percent, over test images; at 0 and 100 % too it has a width."""
+    low, high = binomtest(correct, count).proportion_ci(CONFIDENCE, method="wilson")
+    return 100 * float(low), 100 * float(high)
 
 
 def baseline(kind: ProbeKind, subject: Subject, setup: Setup, runs_dir: Path) -> dict[str, Any]:
@@ -151,9 +160,14 @@ def _features(subject: Subject, split: str, indexes: Tensor, setup: Setup) -> Te
 
 @torch.inference_mode()
 def _augmented_features(encoder: nn.Module, indexes: Tensor, epoch: int, setup: Setup) -> Tensor:
-    """Return features (n, D) of random resized crops, new ones each epoch, as the paper's linear probe trains on."""
+    """Return features (n, D) of random resized crops, mirrored or not, new ones each epoch, as the paper's probe has.
+
+    They are the probe's own, whatever the augmentation of the pretraining was.
+    """
     config, data = setup.config, setup.data
-    cropped = config.data.model_copy(update={"augmentation": "random_resized_crop"})
+    linear = config.probe.linear
+    own = {"augmentation": "random_resized_crop", "crop_scale": linear.lars_crop_scale, "flip": linear.lars_flip}
+    cropped = config.data.model_copy(update=own)
     encoder.eval()
     parts = []
     for number, batch in enumerate(data.train.images.batches(indexes.split(BATCH))):

@@ -8,6 +8,7 @@ from torch import Tensor
 from mae.augmentation import centre
 from mae.config import Config
 from mae.data import ImageData
+from mae.data_facts import Statistics
 from mae.draws import generator
 from mae.features import normalise
 from mae.model import gather_tokens, patchify, unpatchify
@@ -20,7 +21,7 @@ SHOWN = 8
 
 @torch.inference_mode()
 def reconstruct(
-    objective: MaskedReconstruction, images: Tensor, order: Tensor, data: ImageData
+    objective: MaskedReconstruction, images: Tensor, order: Tensor, data: Statistics
 ) -> tuple[Tensor, Tensor]:
     """Return (masked, reconstruction), both (B, C, H, W) in 0..1, of images (B, C, H, W) in 0..1 under `order` (B, N).
 
@@ -58,7 +59,7 @@ def save_picture(
 
 
 def draw_grid(
-    objective: MaskedReconstruction, images: Tensor, data: ImageData, path: Path, device: torch.device
+    objective: MaskedReconstruction, images: Tensor, data: Statistics, path: Path, device: torch.device
 ) -> None:
     """Draw images (n, C, H, W) in 0..1 with masked version and reconstruction, a row each, as a PNG."""
     from matplotlib.figure import Figure

@@ -5,11 +5,12 @@
         config.toml                      the whole config; reproduces the run
         environment.json                 versions, machine, command line
         metrics.jsonl                    one object per logged step: {"step": ..., "time": ..., "metrics": {...}}
-        checkpoints/step-00001234.pt     the last two
+        checkpoints/step-00001234.pt     the last two, until the stage is finished
         pictures/*.png
         encoder.safetensors              the result, loadable by timm
+        decoder.safetensors              what else reconstruction needs
         result.json                      {"metrics": {...}, ...}; exists only once the stage is finished
-        tracking/*.json                  what each tracking server has received so far
+        tracking-*.json                  what each tracking server has received so far
         probes/<kind>-<fingerprint>/     the same files for one probe of this pretraining
 
 Whoever works on a stage holds the lock on its directory; the kernel lets it go when the process dies, so a
@@ -22,6 +23,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -37,6 +39,8 @@ class Busy(UserError):
 ONLINE = "online/knn_top1"
 """The point of the curves that tells how good the features are so far: k-NN top-1 on held-out training images, %."""
 
+ENCODER, DECODER = "encoder.safetensors", "decoder.safetensors"
+
 Status = Literal["running", "finished", "failed", "killed", "pruned"]
 
 
@@ -49,7 +53,9 @@ class Record(BaseModel):
     status: Status = "running"
     reason: str = Field("", description="why it failed, was killed or pruned")
     parent: str | None = Field(None, description="fingerprint of the pretraining a probe belongs to")
-    data: dict[str, Any] = Field(default_factory=dict, description="source, digest, image counts")
+    data: dict[str, Any] = Field(
+        default_factory=dict, description="source, digest, image counts; what a model has to know: `DataFacts`"
+    )
     tags: dict[str, str] = Field(default_factory=dict)
     started: float = Field(default_factory=time.time, description="seconds since the epoch")
     ended: float | None = None
@@ -92,22 +98,20 @@ class RunDirectory:
 
     @contextmanager
     def joined(self) -> Iterator[None]:
-        """Work on this directory beside others who do the same; `is_locked` is true as long as any of them lives."""
+        """Work on this directory beside others who do the same; `is_locked` is true as long as any of them lives.
+
+        Each takes a lock file that is free: `is_locked` could not see a lock that they shared.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / "lock", "a+") as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH)
-            yield
+        for number in count(1):
+            with open(self.path / f"lock-{number}", "a+") as handle:
+                if _lock_at_once(handle):
+                    yield
+                    return
 
     def is_locked(self) -> bool:
-        """Say whether a living process works on this directory."""
-        try:
-            with open(self.path / "lock") as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except FileNotFoundError:
-            return False
-        return False
+        """Say whether a living process works on this directory; the right to read it is enough to tell."""
+        return any(is_held(path) for path in self.path.glob("lock*"))
 
     def write_text(self, name: str, text: str) -> None:
         """Replace the file `name` in one step: a reader sees the old text or the new, never a part."""
@@ -166,15 +170,44 @@ class RunDirectory:
         self.write_text("metrics.jsonl", "".join(json.dumps(point) + "\n" for point in kept))
 
 
-def _try_lock(handle: IO[str]) -> bool:
-    """Take a file's exclusive lock; a few attempts, for `is_locked` holds it for an instant."""
-    for _ in range(10):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            time.sleep(0.02)
+# Over NFS, flock locks bytes as fcntl does: an exclusive lock needs a file open for writing, a shared one for reading.
+
+
+def is_held(lock: Path) -> bool:
+    """Say whether a process holds the exclusive lock on a file; two that look at once share theirs."""
+    try:
+        with open(lock) as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
     return False
+
+
+def _lock_at_once(handle: IO[str]) -> bool:
+    """Take the exclusive lock on a file open for writing, unless another process holds a lock on it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _try_lock(handle: IO[str]) -> bool:
+    """Take a file's exclusive lock; a few attempts, for `is_locked` holds a shared one for an instant."""
+    for _ in range(10):
+        if _lock_at_once(handle):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@contextmanager
+def locked_at_once(lock: Path) -> Iterator[bool]:
+    """Hold the exclusive lock on a file within the block, or give False if another process holds it."""
+    with open(lock, "a+") as handle:
+        yield _try_lock(handle)
 
 
 @contextmanager
@@ -226,7 +259,7 @@ def status_of(run: RunDirectory) -> tuple[str, str]:
         there = (run.path / "record.json").exists()
         return ("unreadable", "written by another version of mae-cli") if there else ("missing", "")
     if record.status == "running" and not run.is_locked():
-        return "killed", "its process died"
+        return ("killed", "its process died") if run.result() is None else ("finished", "")
     return record.status, record.reason
 
 

@@ -3,13 +3,13 @@
 import difflib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -17,7 +17,7 @@ from PIL import Image
 from mae.config import DataConfig
 from mae.decoding import Decoder
 from mae.errors import RunError, UserError
-from mae.image_files import Pixels, decode, shown, to_pixels
+from mae.image_files import PathList, Pixels, decode, shown, to_pixels
 from mae.progress import Progress
 from mae.run_directory import replacing
 
@@ -27,6 +27,7 @@ HASHED_BYTES = 4 << 30
 """Folders up to this size are identified by every byte in them, larger ones by names and sizes: in these, an image put
 in the place of another of the same size goes unnoticed."""
 
+Covers = Literal["every byte", "names and sizes", "names and labels"]
 Read = TypeVar("Read")
 
 
@@ -39,13 +40,39 @@ class SourceSplit:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What a data set is known by: a hash of its `content`, what that `covers`, and the split if the program makes it.
+
+    `split` is (test_fraction, split_seed).
+    """
+
+    content: str
+    covers: Covers
+    split: tuple[float, int] | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of content and split."""
+        return hashlib.sha256(f"{self.content} {self.split}".encode()).hexdigest() if self.split else self.content
+
+    def split_as(self, data: DataConfig) -> "Identity":
+        """Return the identity of the same images, split as `data` says."""
+        return replace(self, split=(data.test_fraction, data.split_seed))
+
+
+@dataclass(frozen=True)
 class Source:
-    """A data set before decoding; `digest` identifies its content."""
+    """A data set before decoding."""
 
     train: SourceSplit
     test: SourceSplit
     classes: tuple[str, ...]
-    digest: str
+    identity: Identity
+
+    @property
+    def digest(self) -> str:
+        """What identifies its images and their split."""
+        return self.identity.digest
 
 
 def open_source(data: DataConfig, progress: Progress) -> Source:
@@ -75,8 +102,9 @@ def _digits(data: DataConfig, location: str, progress: Progress) -> Source:
     decode_at = partial(_decode_array, pixels, data)
     labels = digits.target.astype(np.int64)
     train, test = _stratified(labels, data)
-    digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
-    return Source(_part(labels, decode_at, train), _part(labels, decode_at, test), tuple("0123456789"), digest)
+    content = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
+    identity = Identity(content, "every byte").split_as(data)
+    return Source(_part(labels, decode_at, train), _part(labels, decode_at, test), tuple("0123456789"), identity)
 
 
 def _folder(data: DataConfig, location: str, progress: Progress) -> Source:
@@ -92,8 +120,8 @@ def _folder(data: DataConfig, location: str, progress: Progress) -> Source:
         files, labels = _list_files(root, classes)
         train, test = _stratified(labels, data)
         decode_at = _file_decoder(files, data)
-        digest = _digest_files(root, files, progress)
-        return Source(_part(labels, decode_at, train), _part(labels, decode_at, test), classes, digest)
+        identity = _identify_files(root, files, progress).split_as(data)
+        return Source(_part(labels, decode_at, train), _part(labels, decode_at, test), classes, identity)
     classes = _class_names(root / "train")
     test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if test_root is None:
@@ -105,24 +133,23 @@ def _folder(data: DataConfig, location: str, progress: Progress) -> Source:
     test_files, test_labels = _list_files(test_root, classes, needed=False)
     if not test_files:
         raise UserError(f"{shown(test_root)} holds no image, and probes need test images; add some, or give PATH/train")
-    digest = _digest_files(root, train_files + test_files, progress)
     return Source(
         SourceSplit(train_labels, _file_decoder(train_files, data)),
         SourceSplit(test_labels, _file_decoder(test_files, data)),
         classes,
-        digest,
+        _identify_files(root, train_files + test_files, progress),
     )
 
 
 def _torchvision(name: str, train: list[dict[str, Any]], test: dict[str, Any]) -> Callable[..., Source]:
     """Return a source for a torchvision class; `train`, joined, and `test` are its arguments for the two splits.
 
-    Its digest is over names, labels and, where the class holds all pixels as an array (CIFAR, STL-10), the pixels. Of
-    classes that read files (Flowers102, Food101, ImageNet) the pixels are taken to be the published ones.
+    It is identified by its name, labels and, where the class holds all pixels as an array (CIFAR, STL-10), the pixels.
+    Of classes that read files (Flowers102, Food101, ImageNet) the names of the files count, and the pixels are taken to
+    be the published ones.
     """
 
     def open_it(data: DataConfig, location: str, progress: Progress) -> Source:
-        from torch.utils.data import ConcatDataset
         from torchvision import datasets
 
         root = Path(location).expanduser() if location else cache_folder() / "downloads"
@@ -133,53 +160,82 @@ def _torchvision(name: str, train: list[dict[str, Any]], test: dict[str, Any]) -
             parts = [getattr(datasets, name)(str(root), **arguments) for arguments in (*train, test)]
         except Exception as error:  # each class fails in its own way
             line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise RunError(f"{name} is not to be had in {root}: {line}; or give images as folder:PATH") from error
+            raise RunError(f"{name} cannot be read from {root}: {line}; or give images as folder:PATH") from error
         labels = [_labels(part) for part in parts]
         names = getattr(parts[0], "classes", None) or range(max(each.max() for each in labels) + 1)
-        digest = hashlib.sha256(name.encode())
-        for part, part_labels in zip(parts, labels, strict=True):
-            digest.update(b"%d" % len(part) + part_labels.tobytes())
-            if isinstance(pixels := getattr(part, "data", None), np.ndarray):
-                for image in pixels:
-                    digest.update(np.ascontiguousarray(image).data)
         return Source(
-            SourceSplit(np.concatenate(labels[:-1]), partial(_decode_item, ConcatDataset(parts[:-1]), data)),
-            SourceSplit(labels[-1], partial(_decode_item, parts[-1], data)),
+            SourceSplit(np.concatenate(labels[:-1]), _torchvision_decoder(parts[:-1], data)),
+            SourceSplit(labels[-1], _torchvision_decoder(parts[-1:], data)),
             tuple(str(each) for each in names),
-            digest.hexdigest(),
+            _identify_torchvision(name, root, parts, labels),
         )
 
     return open_it
 
 
+def _torchvision_decoder(parts: list[Any], data: DataConfig) -> Decoder:
+    """Return a decoder of joined data sets that leaves these behind: ImageNet's takes a gigabyte, and needs torch."""
+    if all(map(_holds_pixels, parts)):
+        arrays = [part.data for part in parts]
+        return partial(_decode_array, arrays[0] if len(arrays) == 1 else np.concatenate(arrays), data)
+    return _file_decoder([path for part in parts for path in _torchvision_files(part)], data)
+
+
+def _identify_torchvision(name: str, root: Path, parts: list[Any], labels: list[np.ndarray]) -> Identity:
+    digest = hashlib.sha256(name.encode())
+    for part, part_labels in zip(parts, labels, strict=True):
+        digest.update(b"%d" % len(part) + part_labels.tobytes())
+        if _holds_pixels(part):
+            for image in part.data:
+                digest.update(np.ascontiguousarray(image).data)
+        else:
+            names = (str(path).removeprefix(str(root)) for path in _torchvision_files(part))
+            digest.update(b"\0".join(map(os.fsencode, names)))
+    covers: Covers = "every byte" if all(map(_holds_pixels, parts)) else "names and labels"
+    return Identity(digest.hexdigest(), covers)
+
+
+def _holds_pixels(dataset: Any) -> bool:
+    return isinstance(getattr(dataset, "data", None), np.ndarray)
+
+
+def _torchvision_files(dataset: Any) -> Sequence[str | Path]:
+    if (samples := getattr(dataset, "samples", None)) is not None:
+        return [path for path, _ in samples]
+    return _attribute(dataset, "files", "_image_files")
+
+
 def _labels(dataset: Any) -> np.ndarray:
-    for attribute in ("targets", "labels", "_labels"):
-        if (labels := getattr(dataset, attribute, None)) is not None:
-            return np.asarray(labels, dtype=np.int64)
-    raise RunError(f"{type(dataset).__name__} of this torchvision version does not tell its labels")
+    return np.asarray(_attribute(dataset, "labels", "targets", "labels", "_labels"), dtype=np.int64)
 
 
-# Decoders are partial applications of these: they go to worker processes. Files are strings, which pickle fast.
+def _attribute(dataset: Any, what: str, *names: str) -> Any:
+    for name in names:
+        if (value := getattr(dataset, name, None)) is not None:
+            return value
+    raise RunError(f"{type(dataset).__name__} of this torchvision version does not tell its {what}")
+
+
+# Decoders are partial applications of these. They go to worker processes, which share the arrays in them.
 
 
 def _decode_array(pixels: np.ndarray, data: DataConfig, index: int) -> Pixels:
-    return to_pixels(Image.fromarray(pixels[index]), data.stored, data.channels)
+    image = pixels[index]
+    if image.ndim == 3 and image.shape[2] != 3:  # STL-10 has its channels first
+        image = image.transpose(1, 2, 0)
+    return to_pixels(Image.fromarray(image), data.stored, data.channels)
 
 
-def _decode_item(dataset: Any, data: DataConfig, index: int) -> Pixels:
-    return to_pixels(dataset[index][0], data.stored, data.channels)
-
-
-def _decode_file(files: list[str], data: DataConfig, index: int) -> Pixels:
-    return decode(Path(files[index]), data.stored, data.channels)
+def _decode_file(files: PathList, data: DataConfig, index: int) -> Pixels:
+    return decode(files[index], data.stored, data.channels)
 
 
 def _decode_chosen(decode_at: Decoder, chosen: np.ndarray, index: int) -> Pixels:
     return decode_at(int(chosen[index]))
 
 
-def _file_decoder(files: list[Path], data: DataConfig) -> Decoder:
-    return partial(_decode_file, [str(path) for path in files], data)
+def _file_decoder(files: Sequence[str | Path], data: DataConfig) -> Decoder:
+    return partial(_decode_file, PathList.of(files), data)
 
 
 def _part(labels: np.ndarray, decode_at: Decoder, chosen: np.ndarray) -> SourceSplit:
@@ -222,25 +278,29 @@ def _list_files(root: Path, classes: tuple[str, ...], needed: bool = True) -> tu
     return files, np.asarray(labels, dtype=np.int64)
 
 
-def _digest_files(root: Path, files: list[Path], progress: Progress) -> str:
-    """Return what `_hash_files` does, remembered in the cache folder until a file's size or time of change differs."""
+def _identify_files(root: Path, files: list[Path], progress: Progress) -> Identity:
+    """Hash names, sizes and, up to `HASHED_BYTES` in all, every byte.
+
+    The hash is remembered in the cache folder until a file's size or time of change differs.
+    """
     names = [os.fsencode(path.relative_to(root)) for path in files]
     stats = [_reading(path, Path.stat) for path in files]
+    whole = sum(it.st_size for it in stats) <= HASHED_BYTES
+    covers: Covers = "every byte" if whole else "names and sizes"
     # ctime too, because tools that copy and unpack set mtime back; the folder, because another may have the same times.
     seen = [(name, it.st_size, it.st_mtime_ns, it.st_ctime_ns) for name, it in zip(names, stats, strict=True)]
-    key = hashlib.sha256(repr((os.fsencode(root.resolve()), seen)).encode()).hexdigest()
+    key = hashlib.sha256(repr((os.fsencode(root.resolve()), whole, seen)).encode()).hexdigest()
     memo = cache_folder() / "digests" / key
     if memo.exists():
-        return memo.read_text()
-    digest = _hash_files(files, names, [it.st_size for it in stats], progress)
+        return Identity(memo.read_text(), covers)
+    digest = _hash_files(files, names, [it.st_size for it in stats], whole, progress)
     with suppress(OSError, RunError), replacing(memo) as temporary:  # without it only time is lost
         temporary.write_text(digest)
-    return digest
+    return Identity(digest, covers)
 
 
-def _hash_files(files: list[Path], names: list[bytes], sizes: list[int], progress: Progress) -> str:
-    """Return a SHA-256 over every file's name, size and, up to `HASHED_BYTES` in all, bytes."""
-    whole = sum(sizes) <= HASHED_BYTES
+def _hash_files(files: list[Path], names: list[bytes], sizes: list[int], whole: bool, progress: Progress) -> str:
+    """Return a SHA-256 over every file's name, size and, if `whole`, bytes."""
     digest = hashlib.sha256()
     with progress.task("identifying images", len(files)) as task, ThreadPoolExecutor(8) as pool:
         contents = pool.map(

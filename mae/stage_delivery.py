@@ -47,11 +47,11 @@ def deliver(run: RunDirectory, uri: str, runs_dir: Path) -> str:
 
 def _create(client: Any, experiment: Any, record: Record, run: RunDirectory, uri: str, runs_dir: Path) -> str:
     """Make the MLflow run, or find the one that a process killed at this very place has made."""
-    found = client.search_runs([experiment.experiment_id], f"tags.`mae.stage_id` = '{_stage_id(run)}'", max_results=1)
+    found = client.search_runs([experiment.experiment_id], f"tags.`mae.stage_id` = '{stage_id(run)}'", max_results=1)
     if found:
         return str(found[0].info.run_id)
     tags = {
-        "mae.stage_id": _stage_id(run),
+        "mae.stage_id": stage_id(run),
         "mae.stage": record.stage,
         "mae.fingerprint": record.fingerprint,
         "mae.data_digest": str(record.data.get("digest", "")),
@@ -148,5 +148,6 @@ def _send_status(client: Any, run: RunDirectory, record: Record, run_id: str) ->
         client.set_terminated(run_id, status, int(record.ended * 1000) if record.ended else None)
 
 
-def _stage_id(run: RunDirectory) -> str:
+def stage_id(run: RunDirectory) -> str:
+    """Return what a directory's run is found by in a store: a tag that is safe in a query, whatever the path is."""
     return hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[:24]

@@ -57,6 +57,6 @@ def find_studies(runs_dir: Path) -> list[tuple[RunDirectory, StudyRecord]]:
     for file in files:
         try:
             found.append((RunDirectory(file.parent), read_study(RunDirectory(file.parent))))
-        except ValidationError:
+        except (OSError, ValidationError):
             continue
     return found

@@ -7,7 +7,7 @@ pretraining and of its probes. The sampler's own storage is not needed to read r
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, computed_field
 
 from mae.run_directory import RunDirectory
 
@@ -20,7 +20,7 @@ class ObjectiveRecord(BaseModel):
 
 
 class SweepTrial(BaseModel):
-    """One point of the space and what became of it.
+    """One point of the space and what became of it; `running` is one that has been asked for and has not ended.
 
     `values` are those of the objectives, `curve` the online k-NN top-1 in percent by epoch. `reused` says that an equal
     trial or an earlier run answered it, `is_default` that it is the base config.
@@ -55,6 +55,12 @@ class SweepRecord(BaseModel):
         default_factory=dict, description="the objective over seeds, by cell of the comparison"
     )
     winner: str = Field("", description="the cell of the comparison with the best mean; none under several objectives")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def open(self) -> int:
+        """How many trials have been asked for and have not ended: the same command continues."""
+        return sum(trial.state == "running" for trial in self.trials)
 
 
 def sweep_directory(runs_dir: Path, name: str) -> RunDirectory:

@@ -4,6 +4,8 @@ A target maps patches (..., P) to what the decoder predicts for them (..., outpu
 enter it in `build_target`.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +52,9 @@ class PrincipalComponents(nn.Module):
         return coefficients @ self.components + self.mean
 
 
+Target = Pixels | PrincipalComponents
+
+
 def fit_principal_components(patches: Tensor, variance: float) -> PrincipalComponents:
     """Fit on patches (n, P); keep the fewest components that explain at least the share `variance`, 0 to 1."""
     centred = patches.double()
@@ -61,9 +66,18 @@ def fit_principal_components(patches: Tensor, variance: float) -> PrincipalCompo
     return PrincipalComponents(mean.float(), vectors.flip(1)[:, :kept].T.float().contiguous())
 
 
-def build_target(config: Config, training_patches: Tensor) -> Pixels | PrincipalComponents:
+def build_target(config: Config, training_patches: Tensor) -> Target:
     """Return the config's target; `training_patches` (n, P), normalised as in training, are what PCA is fitted on."""
     if config.target.kind == "pca":
         return fit_principal_components(training_patches, config.target.pca_variance)
+    return _unfitted(config)
+
+
+def saved_target(config: Config, state: dict[str, Tensor]) -> Target:
+    """Return the config's target as it was fitted: `state` is its `state_dict`."""
+    return PrincipalComponents(**state) if config.target.kind == "pca" else _unfitted(config)
+
+
+def _unfitted(config: Config) -> Pixels:
     kinds = {"pixels": Pixels, "normalized_pixels": NormalizedPixels}
-    return kinds[config.target.kind](training_patches.shape[-1])
+    return kinds[config.target.kind](math.prod(config.model.patch_size) * config.data.channels)

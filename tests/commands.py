@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from ablations.forking import fork_context
@@ -17,6 +18,8 @@ class Forked:
     """A process whose life is a call of `life`; it has this one's cache folder."""
 
     def __init__(self, life: Callable[..., Any], *arguments: Any, **more: Any) -> None:
+        if "MUTANT_UNDER_TEST" in os.environ:
+            pytest.skip("a process for each mutant would take hours (tests/mutants.py)")
         whole = (os.environ["MAE_CACHE_DIR"], life, arguments, more)
         self.process = fork_context().Process(target=_live, args=whole)
         self.process.start()

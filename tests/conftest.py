@@ -1,9 +1,12 @@
 """Shared settings: one thread per process, a cache of its own, tiny pipelines."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mae.config import Config
 from mae.config_sources import build
@@ -30,6 +33,7 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("MAE_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of processes that tests start: threads of several would wait in turn
     torch.set_num_threads(1)
+    torch.manual_seed(0)  # a test that fails fails again
 
 
 @pytest.fixture
@@ -52,3 +56,16 @@ def tiny_settings() -> list[str]:
 @pytest.fixture
 def runs_dir(tmp_path: Path) -> Path:
     return tmp_path / "runs"
+
+
+@pytest.fixture
+def streamed(tmp_path: Path) -> dict[str, Any]:
+    """Settings of a pipeline of seconds on a folder of images too many to keep decoded."""
+    draws = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 5)):
+        for name in ("a", "b"):
+            (folder := tmp_path / "images" / split / name).mkdir(parents=True)
+            for index in range(count):
+                Image.fromarray(draws.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{index}.png")
+    source = {"data.source": f"folder:{tmp_path / 'images'}", "run.cache_limit_gb": 0, "run.loader_workers": 1}
+    return TINY | source | {"train.batch_size": 20}

@@ -15,7 +15,14 @@ from mae.study_record import CellRecord, StudyRecord, TrialRecord
 Accuracies = Mapping[str, Sequence[float | None]]
 """Top-1 in % per cell and seed; None is a run that failed."""
 
-TAGS = {"mae.git_commit": "abc123", "mae.torch": "2.15.0", "mae.device_name": "a processor", "mae.command": "mae-cli x"}
+TAGS = {
+    "mae.git_commit": "abc123",
+    "mae.torch": "2.15.0",
+    "mae.device_name": "a processor",
+    "mae.processes": "1",
+    "mae.threads": "2",
+    "mae.command": "mae-cli x",
+}
 MASK_RATIO: Accuracies = {
     "0.5": [60.0, 61.0, 62.0],
     "0.75": [70.0, 71.0, 72.0],
@@ -30,13 +37,14 @@ def study_record(
     default: str = "0.75",
     probes: Sequence[str] = ("linear", "knn"),
     paper: Mapping[str, dict[str, float]] | None = None,
+    overrides: Mapping[str, dict[str, Any]] | None = None,
     **more: Any,
 ) -> StudyRecord:
     """Return the record of a study whose cells are the keys of `accuracies`, numbers on `axis` if there is one."""
     cells = [
         CellRecord(
             name=cell,
-            overrides={axis: float(cell)} if axis else {},
+            overrides={axis: float(cell)} if axis else (overrides or {}).get(cell, {}),
             paper=(paper or {}).get(cell, {}),
             is_default=cell == default,
         )

@@ -4,23 +4,29 @@ import os
 import signal
 from multiprocessing.connection import Connection
 
+from ablations import worker
 from ablations.crew import Place, Report
 from ablations.plan import Job
 from mae.config_sources import to_toml
 from mae.run_directory import ONLINE, Record, RunDirectory
 
 
-def work(pipe: Connection, job: Job, place: Place) -> None:
-    """Leave what a pretraining and its probes leave; `trained` in the run directory gets a line each time."""
+def work(pipe: Connection, job: Job, place: Place, *, growing: bool = False) -> None:
+    """Leave what a pretraining and its probes leave; `trained` in the run directory gets a line each time.
+
+    A run that exists in part continues; with `growing`, the accuracy is reached at the end and grows evenly until then.
+    """
     run, accuracy = RunDirectory(place.runs_dir / job.fingerprint), 100 * job.config.mask.ratio
+    epochs = job.config.train.epochs
     with run.locked(), open(run.path / "trained", "a") as trained:
         trained.write("once\n")
         run.write_text("config.toml", to_toml(job.config))
         record = Record(stage="pretrain", name=job.label, fingerprint=job.fingerprint)
-        for epoch in range(1, job.config.train.epochs + 1):
-            run.append_metrics(epoch, {"train/epoch": epoch - 1, ONLINE: accuracy})
+        for epoch in range(len(run.read_metrics()) + 1, epochs + 1):
+            found = accuracy * epoch / epochs if growing else accuracy
+            run.append_metrics(epoch, {"train/epoch": epoch - 1, ONLINE: found})
             if job.watched:
-                pipe.send(Report("evaluated", epoch=epoch, accuracy=accuracy))
+                pipe.send(Report("evaluated", epoch=epoch, accuracy=found))
                 if reason := pipe.recv():
                     run.write_record(record.model_copy(update={"status": "pruned", "reason": reason}))
                     pipe.send(Report("pruned", reason))
@@ -28,8 +34,8 @@ def work(pipe: Connection, job: Job, place: Place) -> None:
         costs = {"cost/gflops_per_image": 1.0 + job.config.model.decoder.depth, "cost/seconds": 1.0, "cost/steps": 1}
         run.write_json("result.json", {"metrics": costs})
         run.write_record(record.model_copy(update={"status": "finished"}))
-    for kind in job.kinds:
-        probe = RunDirectory(run.path / "probes" / job.probe_name(kind))
+    for kind, name in ((name.split("-")[0], name) for name in job.probes):
+        probe = RunDirectory(run.path / "probes" / name)
         probe.path.mkdir(parents=True)
         found = {f"{kind}/top1": accuracy, f"{kind}/low": accuracy, f"{kind}/high": accuracy}
         probe.write_json("result.json", {"metrics": found | {f"{kind}/holdout_top1": accuracy}})
@@ -48,3 +54,21 @@ def die_once(pipe: Connection, job: Job, place: Place) -> None:
         mark.touch()
         die(pipe, job, place)
     work(pipe, job, place)
+
+
+def die_at_half(pipe: Connection, job: Job, place: Place) -> None:
+    """Be killed without a word whenever half of an image is to be hidden, and work otherwise."""
+    (die if job.config.mask.ratio == 0.5 else work)(pipe, job, place)
+
+
+def hindered(pipe: Connection, job: Job, place: Place, *, error: Exception, unless: str) -> None:
+    """Be a real worker whose pretraining raises `error`, unless the runs folder has a file of that name: then work."""
+    if (place.runs_dir / unless).exists():
+        work(pipe, job, place)
+        return
+
+    def fail(*arguments: object) -> RunDirectory:
+        raise error
+
+    worker.run_pretraining = fail
+    worker.work(pipe, job, place)

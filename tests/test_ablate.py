@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from rich.console import Console
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from ablations.crew import Place
 from ablations.driver import Driver, work_off
+from ablations.executor import Executor
 from ablations.live_view import LiveView
 from ablations.local_crew import LocalCrew, places
 from ablations.plan import Job
@@ -32,6 +34,7 @@ from mae.run_directory import Busy, RunDirectory, find_runs, status_of
 from mae.sources import open_source
 from tests.commands import Forked, mae_cli
 from tests.conftest import TINY
+from tests.test_streaming import workers_of
 
 runner = CliRunner()
 LONG = TINY | {
@@ -49,7 +52,11 @@ def ablate(*arguments: str, runs_dir: Path, settings: dict[str, Any] = TINY) -> 
 
 
 def job(**more: Any) -> Job:
-    config = build(LONG | more)
+    return job_of(LONG | more)
+
+
+def job_of(settings: dict[str, Any]) -> Job:
+    config = build(settings)
     return Job("a job", config, pretrain_fingerprint(config, open_source(config.data, Silent()).digest), ("knn",))
 
 
@@ -67,9 +74,9 @@ def holder(run: RunDirectory) -> int:
     return int((run.path / "lock").read_text().split()[0])
 
 
-def start(runs_dir: Path) -> Forked:
+def start(runs_dir: Path, settings: dict[str, Any] = LONG) -> Forked:
     """Start a command with the same job."""
-    arguments = ablate("--axis", "mask.ratio=0.75", runs_dir=runs_dir, settings=LONG)
+    arguments = ablate("--axis", "mask.ratio=0.75", runs_dir=runs_dir, settings=settings)
     return Forked(mae_cli, runs_dir / "said.txt", arguments)
 
 
@@ -102,6 +109,39 @@ def test_a_cell_that_fails_is_shown_with_its_reason_and_the_others_go_on(tmp_pat
     assert "not finite" in bad["reason"]
 
 
+def test_cells_that_differ_in_their_probe_only_are_each_probed_once(tmp_path: Path) -> None:
+    command = ablate("--axis", "probe.knn.k=1,200", "--json", runs_dir=tmp_path)
+    first = runner.invoke(app, command)
+    assert first.exit_code == 0, first.output
+    rows = json.loads(first.stdout.splitlines()[-1])["studies"][0]["rows"]
+    assert [row["runs"] for row in rows] == [1, 1]
+    assert rows[0]["mean"] != rows[1]["mean"]
+    made = results(tmp_path)
+    assert runner.invoke(app, command).exit_code == 0
+    assert results(tmp_path) == made
+    lost = next(path for path in made if "probes" in path.parts)
+    lost.unlink()
+    assert runner.invoke(app, command).exit_code == 0
+    assert {path for path, written in results(tmp_path).items() if written != made[path]} == {lost}
+
+
+@pytest.mark.parametrize("work", [["ablate", "mask-token"], ["sweep"]])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
+    work: list[str], runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    result = runner.invoke(app, [*work, "--device", "cuda", "--tracking-uri", "none", "--runs-dir", str(runs_dir)])
+    assert result.exit_code == 2
+    assert "--device cuda: this machine has 0 CUDA device(s)" in result.stderr
+    assert not runs_dir.exists()
+
+
+def test_no_job_is_begun_on_a_device_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(UserError, match="--device cuda"), Executor("cuda").crew(tmp_path):
+        pass
+
+
 def test_a_killed_worker_is_replaced_and_nothing_changes(tmp_path: Path) -> None:
     killed, peaceful = tmp_path / "killed", tmp_path / "peaceful"
     work = job()
@@ -117,6 +157,7 @@ def test_a_job_whose_process_dies_every_time_fails_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ablations.local_crew.work", die)
+    monkeypatch.setattr("ablations.driver.PAUSE_SECONDS", 0.0)
     reason = do([job()], tmp_path)[job().fingerprint]
     assert reason == "its process ended with signal 9, 3 times"
 
@@ -153,6 +194,20 @@ def test_a_killed_driver_takes_its_workers_along_and_is_continued(also_the_worke
     steps = [point["step"] for point in run.read_metrics()]
     assert steps == sorted(set(steps))
     assert [status_of(found)[0] for found in find_runs(tmp_path)] == ["finished"]
+
+
+@pytest.mark.parametrize("number", [0, signal.SIGTERM, signal.SIGKILL])
+def test_neither_workers_nor_those_that_decode_for_them_outlive_their_driver(
+    number: int, streamed: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = LONG | streamed | {"train.epochs": 500 if number else 10}
+    driver = start(tmp_path, settings)
+    worker = holder(RunDirectory(tmp_path / job_of(settings).fingerprint))
+    processes = [psutil.Process(worker), *workers_of(worker)]
+    assert len(processes) == 2
+    driver.send(number)
+    assert driver.code() == {0: 0, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}[number]
+    assert not psutil.wait_procs(processes, timeout=60)[1]
 
 
 def test_two_commands_on_one_folder_never_train_the_same_cell_twice(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import errno
+import os
 import pickle
 import random
 import zipfile
@@ -8,7 +10,8 @@ import pytest
 import torch
 
 from mae import checkpoints
-from mae.errors import RunError, UserError
+from mae.checkpoints import Damaged
+from mae.errors import RunError
 
 
 def write(folder: Path, *steps: int) -> None:
@@ -21,24 +24,95 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002.pt", "step-00000003.pt"]
 
 
-def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
+def flip(path: Path, position: int) -> None:
+    with open(path, "rb+") as file:
+        file.seek(position)
+        value = file.read(1)[0]
+        file.seek(position)
+        file.write(bytes([value ^ 1]))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A checkpoint of 1.4 kB, most of it zip headers."""
+    checkpoints.save(tmp_path, 1, {"step": 1, "weights": torch.arange(4.0)})
+    return tmp_path / "step-00000001.pt"
+
+
+def test_a_change_of_any_byte_is_found(small: Path) -> None:
+    for position in range(small.stat().st_size):
+        flip(small, position)
+        with pytest.raises(Damaged, match="checksum"):
+            checkpoints.load(small)
+        flip(small, position)
+    assert checkpoints.load(small)["weights"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_checkpoint_cut_off_anywhere_is_found(small: Path) -> None:
+    for length in reversed(range(small.stat().st_size)):
+        os.truncate(small, length)
+        with pytest.raises(Damaged, match="checksum"):
+            checkpoints.load(small)
+
+
+def test_a_sound_checkpoint_is_a_zip_archive_that_torch_reads(small: Path) -> None:
+    with zipfile.ZipFile(small) as archive:
+        assert len(archive.comment) == 32
+        assert archive.testzip() is None
+    assert torch.load(small, weights_only=True)["step"] == 1
+
+
+def test_damaged_checkpoints_are_set_aside_and_said(tmp_path: Path) -> None:
     write(tmp_path, 1, 2)
-    newest = tmp_path / "step-00000002.pt"
-    newest.write_bytes(newest.read_bytes()[:5000])
-    state = checkpoints.latest(tmp_path)
+    flip(tmp_path / "step-00000002.pt", 5000)
+    said: list[str] = []
+    state = checkpoints.latest(tmp_path, said.append)
     assert state is not None
     assert state["step"] == 1
+    assert said == ["checkpoint step-00000002 is damaged (its checksum differs) and set aside; continuing from step 1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001.pt", "step-00000002.pt.damaged"]
 
 
-def test_a_flipped_bit_in_the_weights_is_found(tmp_path: Path) -> None:
+def test_without_a_sound_checkpoint_the_start_from_nothing_is_said(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2)
+    for step in (1, 2):
+        flip(tmp_path / f"step-{step:08d}.pt", 5000)
+    said: list[str] = []
+    assert checkpoints.latest(tmp_path, said.append) is None
+    assert [line.rpartition("; ")[2] for line in said] == ["no other checkpoint: starting from step 0"] * 2
+
+
+def test_new_checkpoints_are_kept_before_older_ones_of_later_steps(tmp_path: Path) -> None:
+    write(tmp_path, 8, 9)
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0))
+    write(tmp_path, 1, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001.pt", "step-00000002.pt"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ESTALE, "Stale file handle"), OSError(errno.EIO, "Input/output error"), MemoryError()]
+)
+def test_a_passing_error_is_no_damage(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, 1)
-    path = tmp_path / "step-00000001.pt"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    torch.load(path, weights_only=True)  # torch alone does not notice
-    with pytest.raises(UserError, match="checksum"):
-        checkpoints.load(path)
+
+    def failing(*arguments: object, **more: object) -> None:
+        raise error
+
+    for where in ("mae.checkpoints.open", "torch.load"):
+        with monkeypatch.context() as patched:
+            patched.setattr(where, failing, raising=False)
+            with pytest.raises(RunError, match=r"step-00000001\.pt cannot be read now: \w+") as caught:
+                checkpoints.latest(tmp_path, print)
+        assert str(getattr(error, "strerror", None) or "MemoryError") in str(caught.value)
+        assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    (tmp_path / ".step-00000002.pt.4711.tmp").write_bytes(b"half")
+    assert checkpoints.latest(tmp_path, print) is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
@@ -48,8 +122,8 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[object, ...]:
             return Path.touch, (marker,)
 
-    torch.save({"weights": Bomb()}, tmp_path / "step-00000001.pt")
-    with pytest.raises(UserError):
+    checkpoints.save(tmp_path, 1, {"weights": Bomb()})
+    with pytest.raises(Damaged, match="Weights only"):
         checkpoints.load(tmp_path / "step-00000001.pt")
     assert not marker.exists()
 
@@ -91,5 +165,5 @@ def test_generators_of_more_gpus_than_there_are_restore_those_there_are(monkeypa
 def test_a_pickle_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "old.pt").write_bytes(pickle.dumps({"a": 1}))
     assert not zipfile.is_zipfile(tmp_path / "old.pt")
-    with pytest.raises(UserError, match="cannot be used"):
+    with pytest.raises(Damaged, match="cannot be used"):
         checkpoints.load(tmp_path / "old.pt")

@@ -9,6 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cli import app
+from mae.run_directory import RunDirectory
 
 runner = CliRunner()
 UNTRACKED = ["--tracking-uri", "none"]
@@ -116,6 +117,24 @@ def test_reconstruct_draws_given_images_also_with_more_hidden(tiny_settings: lis
     result = runner.invoke(app, ["reconstruct", run, str(tmp_path / "mine.jpg"), *more, *folder])
     assert result.exit_code == 0, result.output
     assert Image.open(drawn).size[1] > 100
+
+
+def test_a_run_keeps_its_threads_and_those_of_the_work_it_continues(tiny_settings: list[str], runs_dir: Path) -> None:
+    command = ["pretrain", *tiny_settings, "--runs-dir", str(runs_dir), *UNTRACKED, "--json"]
+    run = RunDirectory(runs_dir / str(last_json(runner.invoke(app, command).stdout)["run"]))
+
+    def conditions() -> tuple[str, str]:
+        record = run.read_record()
+        assert record is not None
+        return record.tags["mae.threads"], record.tags["mae.processes"]
+
+    assert conditions() == ("1", "1")
+    (run.path / "result.json").unlink()  # as if the work had been cut off after the last checkpoint
+    record = run.read_record()
+    assert record is not None
+    run.write_record(record.model_copy(update={"status": "killed", "tags": record.tags | {"mae.threads": "7"}}))
+    runner.invoke(app, command)
+    assert conditions() == ("7, 1", "1")
 
 
 def test_a_probe_refuses_settings_of_the_pretraining(tiny_settings: list[str], runs_dir: Path) -> None:

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mae.config import Config
+from mae.config import Config, ProbeKind
 from mae.config_sources import build, config_fields, flatten, name_run, resolve, to_toml
 from mae.errors import UserError
-from mae.fingerprint import pretrain_fingerprint
+from mae.fingerprint import pretrain_fingerprint, probe_fingerprint
 from mae.presets import PRESETS
 
 
@@ -41,6 +41,8 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("train.base_lr=nan", ["train.base_lr=nan", "finite"]),
         ("mask=1", ["mask is a table", "mask.ratio"]),
         ("loss.visible_weight=0.2", ["loss.visible_weight", "loss.region=weighted"]),
+        ("probe.linear.lars_flip=false", ["probe.linear.lars_flip", "probe.linear.solver=lars"]),
+        ("probe.linear.lars_crop_scale=[0.5, 0.2]", ["probe.linear.lars_crop_scale", "low <= high"]),
         ("mask.ratio", ["dotted.key=value"]),
     ],
 )
@@ -50,6 +52,20 @@ def test_a_bad_setting_names_key_value_and_rule(setting: str, parts: list[str]) 
     message = str(caught.value)
     assert all(part in message for part in parts), message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("augmentation", ["none", "fixed_crop"])
+def test_a_crop_scale_without_random_crops_is_refused(augmentation: str) -> None:
+    with pytest.raises(
+        UserError, match=r"crop_scale.* acts with data\.augmentation=random_resized_crop or color_jitter"
+    ):
+        resolve(settings=[f"data.augmentation={augmentation}", "data.crop_scale=[0.2, 1.0]"])
+
+
+def test_a_setting_of_a_preset_that_others_leave_without_effect_goes_back_to_its_default() -> None:
+    config = resolve("cifar10-tiny", settings=["data.augmentation=none"])
+    assert config.data.crop_scale == Config().data.crop_scale
+    assert config.data.channels == 3
 
 
 @pytest.mark.parametrize("key", [key for key, _ in config_fields()])
@@ -74,21 +90,10 @@ def test_the_name_says_what_differs_from_the_preset() -> None:
     assert name_run(resolve("cifar10-tiny", settings=["mask.ratio=0.9"])) == "cifar10-tiny mask.ratio=0.9 seed=0"
 
 
-@pytest.mark.parametrize("key", ["mask.ratio", "train.seed", "model.decoder.depth", "data.flip"])
-def test_what_changes_weights_changes_the_fingerprint(key: str) -> None:
-    value = {"mask.ratio": 0.5, "train.seed": 1, "model.decoder.depth": 3, "data.flip": True}[key]
-    assert pretrain_fingerprint(build({key: value}), "d") != pretrain_fingerprint(Config(), "d")
-
-
 @pytest.mark.parametrize("key", [key for key, _ in config_fields() if key.startswith(("run.", "probe.knn"))])
 def test_what_changes_no_weight_changes_no_fingerprint(key: str) -> None:
     value = (flatten(Config().model_dump())[key] or 0) * 2 + 1
     assert pretrain_fingerprint(build({key: value}), "d") == pretrain_fingerprint(Config(), "d")
-
-
-def test_where_the_images_lie_changes_no_fingerprint() -> None:
-    here, there = (build({"data.source": f"folder:/{place}"}) for place in ("here", "there"))
-    assert pretrain_fingerprint(here, "d") == pretrain_fingerprint(there, "d")
 
 
 def test_toml_is_valid_and_complete() -> None:
@@ -99,6 +104,7 @@ def test_toml_is_valid_and_complete() -> None:
         "data.std",
         "train.clip_norm",
         "train.warmup_epochs",
+        "probe.linear.lars_warmup_epochs",
         "run.loader_workers",
     }
     assert {key for key, _ in config_fields()} - keys == optional
@@ -111,6 +117,30 @@ def test_a_table_given_in_part_keeps_the_rest_of_its_defaults() -> None:
 def test_warm_up_follows_the_epochs_unless_it_is_set() -> None:
     assert build({"train.epochs": 800}).train.warmup == 40
     assert build({"train.epochs": 800, "train.warmup_epochs": 10.0}).train.warmup == 10
+
+
+def test_the_lars_probe_warms_up_for_a_ninth_of_its_epochs_unless_told_otherwise() -> None:
+    lars = {"probe.linear.solver": "lars"}
+    assert build(lars | {"probe.linear.lars_epochs": 5}).probe.linear.lars_warmup == 5 / 9
+    assert build(lars | {"probe.linear.lars_warmup_epochs": 1.0}).probe.linear.lars_warmup == 1
+
+
+def test_an_equal_warm_up_is_the_same_probe() -> None:
+    implied, said = (
+        build({"probe.linear.solver": "lars"} | more) for more in ({}, {"probe.linear.lars_warmup_epochs": 10.0})
+    )
+    assert probe_fingerprint(implied, "linear", "s") == probe_fingerprint(said, "linear", "s")
+
+
+@pytest.mark.parametrize(
+    ("kind", "solver", "acts"),
+    [("knn", "lbfgs", True), ("knn", "lars", True), ("linear", "lbfgs", True), ("linear", "lars", False)],
+)
+def test_the_share_held_out_identifies_the_probes_that_hold_images_out(
+    kind: ProbeKind, solver: str, acts: bool
+) -> None:
+    tenth, fifth = (build({"probe.linear.solver": solver, "probe.holdout_fraction": share}) for share in (0.1, 0.2))
+    assert (probe_fingerprint(tenth, kind, "s") != probe_fingerprint(fifth, kind, "s")) == acts
 
 
 def test_an_equal_warm_up_is_the_same_run() -> None:

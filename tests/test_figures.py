@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,6 +74,22 @@ def test_costs_are_drawn_against_accuracy_with_the_front_named() -> None:
     frame["tflop"] = frame["order"] + 1.0
     panel = cost_figure(frame).axes[0]
     assert [text.get_text() for text in panel.texts] == ["mask-ratio: 0.5", "mask-ratio: 0.75"]
+
+
+def test_a_cell_that_is_probed_in_another_way_is_on_no_front() -> None:
+    more: dict[str, Any] = {"axis": "probe.knn.k", "default": "20", "probes": ("knn",)}
+    frame = study_frame_of({"5": [60.0], "20": [70.0]}, name="k", **more)
+    panel = cost_figure(pd.concat([frame, study_frame_of(MASK_RATIO, probes=("knn",))])).axes[0]
+    drawn = [len(points.get_offsets()) for points in panel.collections]
+    assert drawn == [1, 3]
+    assert cost_figure(frame[frame["cell"] == "5"]).axes == []
+
+
+def test_a_speed_up_without_a_reference_of_the_same_device_is_not_drawn() -> None:
+    frame = study_frame_of({"a": [1.0], "b": [1.0, 1.0], "c": [1.0]}, axis="", default="a", probes=())
+    frame.loc[(frame["cell"] == "c") | (frame["seed"] == 1), "device"] = "another"
+    panel = study_figure(frame).axes[0]
+    assert [list(line.get_xdata()) for line in panel.lines if line.get_marker() == "D"] == [[1.0], [1.0]]
 
 
 def test_losses_come_from_run_directories(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ablations.study import plan_cells
 from analysis.findings import FINDINGS, check, verdicts
 from analysis.statistics import contrast, trend, welch
 from mae.config import Config
+from mae.config_sources import build, flatten
 from tests.made_studies import study_frame_of
 
 NOISE = (-0.2, 0.0, 0.2)
@@ -119,6 +120,23 @@ def test_bases_are_judged_apart() -> None:
     other = study("mask-token", {"with mask tokens": 80.0, "without": 60.0}, base="another")
     found = verdicts(check(pd.concat([paper_like(), other])))
     assert found.loc[found["finding"] == "4", "verdict"].tolist() == ["agrees", "disagrees"]
+
+
+def test_results_of_different_probes_are_judged_apart() -> None:
+    config = flatten(build({"probe.features": "patch_mean"}).model_dump(mode="json"))
+    other = study("mask-token", {"with mask tokens": 80.0, "without": 60.0}, config=config)
+    found = verdicts(check(pd.concat([paper_like(), other])))
+    assert found.loc[found["finding"] == "4", "verdict"].tolist() == ["agrees", "disagrees"]
+
+
+def test_times_of_different_numbers_of_threads_are_undecided() -> None:
+    frame = paper_like()
+    frame.loc[frame["cell"] == "none, default decoder", "threads"] = "8"
+    row = check(frame).query("statement == 'less time without'").iloc[0]
+    assert (row["verdict"], row["reason"]) == (
+        "undecided",
+        "its times are of different devices or numbers of threads",
+    )
 
 
 def test_two_studies_of_one_name_on_one_base_are_not_mixed() -> None:

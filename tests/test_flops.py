@@ -29,3 +29,9 @@ def test_counting_leaves_the_random_numbers_alone() -> None:
     before = torch.get_rng_state()
     training_flops(resolve("digits"))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_counting_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    training_flops(resolve("digits"))
+    encoder_flops(resolve("digits"))
+    assert capsys.readouterr().out == ""

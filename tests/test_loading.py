@@ -1,18 +1,26 @@
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from analysis.frame import TYPES
+from analysis.frame import MISSING, TYPES, comparable, tidy
 from analysis.loading import export, from_files, from_mlflow, from_runs, select
 from mae.config import Config
+from mae.config_sources import build, flatten
 from mae.errors import UserError
 from mae.mlflow_store import default_uri
 from mae.run_directory import RunDirectory
 from mae.study_delivery import deliver_study
-from tests.made_studies import MASK_RATIO, fingerprint, study_frame_of, write_study
+from tests.made_studies import MASK_RATIO, fingerprint, study_frame_of, study_record, write_study
+
+VARIED = {
+    "base_probe": {"", "probe.features=patch_mean"},
+    "cell_probe": {"", "probe.features=both"},
+    "threads": {"", "2"},
+}
 
 
 def silent(message: str) -> None:
@@ -24,11 +32,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two studies with what can go wrong in them: a failed run, one that was killed, one that never began."""
     folder = tmp_path_factory.mktemp("runs")
     write_study(folder, {**MASK_RATIO, "0.9": [66.0, None, 64.1]})
-    write_study(folder, {'µ, "x"': [None, 1 / 3], "b": [50.0]}, name="target", axis="", default="b", base="other")
+    config = flatten(build({"probe.features": "patch_mean"}).model_dump(mode="json"))
+    overrides = {'µ, "x"': {"probe.features": "both"}}
+    write_study(folder, {'µ, "x"': [None, 1 / 3], "b": [50.0]}, name="target", axis="", default="b", base="other",
+                config=config, overrides=overrides)  # fmt: skip
     run = RunDirectory(folder / fingerprint("mask-ratio", "0.5", 0))
     record = run.read_record()
     assert record is not None
     run.write_record(record.model_copy(update={"status": "running"}))
+    (run.path / "result.json").unlink()
     shutil.rmtree(folder / fingerprint("mask-ratio", "0.5", 1))
     return folder
 
@@ -36,6 +48,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_runs_folder_mlflow_and_files_give_the_same_frame(runs: Path, tmp_path: Path) -> None:
     frame = from_runs(runs, silent)
     assert set(frame["status"]) == {"finished", "failed", "killed", "missing"}
+    for column, values in VARIED.items():
+        assert set(frame[column]) == values
     for study in (runs / "studies").iterdir():
         deliver_study(RunDirectory(study), default_uri(runs), runs)
     order = ["study", "order", "seed", "probe"]
@@ -82,6 +96,34 @@ def test_a_study_of_another_version_is_said(runs_dir: Path) -> None:
     said: list[str] = []
     from_runs(runs_dir, said.append)
     assert "another version" in said[0]
+
+
+@pytest.mark.parametrize(("old", "new"), [("{", ""), ('"cell":"b"', '"cell":"c"'), ('"question"', '"q"')])
+def test_a_study_that_cannot_be_read_is_named_and_hides_no_other(old: str, new: str, runs_dir: Path) -> None:
+    write_study(runs_dir, MASK_RATIO)
+    broken = write_study(runs_dir, {"b": [50.0]}, name="target", axis="", default="b")
+    broken.write_text("study.json", (broken.path / "study.json").read_text().replace(old, new))
+    said: list[str] = []
+    assert set(from_runs(runs_dir, said.append)["study"]) == {"mask-ratio"}
+    assert len(said) == 1
+    assert "left out" in said[0]
+    assert "target-0a0a0a0a" in said[0]
+
+
+def test_a_folder_of_unreadable_studies_is_said(runs_dir: Path) -> None:
+    write_study(runs_dir, MASK_RATIO).write_text("study.json", "{")
+    with pytest.raises(UserError, match=r"no studies in .* that can be read"):
+        from_runs(runs_dir, silent)
+
+
+@pytest.mark.parametrize(("values", "x"), [(("a", "b"), []), ((True, False), []), ((1, "b"), []), ((1, 0.5), [1, 0.5])])
+def test_cells_have_places_on_an_axis_of_numbers_only(values: tuple[Any, ...], x: list[float]) -> None:
+    made = study_record({"0": [1.0], "1": [2.0]})
+    cells = [
+        cell.model_copy(update={"overrides": {"mask.ratio": v}}) for cell, v in zip(made.cells, values, strict=True)
+    ]
+    frame = tidy(made.model_copy(update={"cells": cells}), "id", lambda trial: MISSING)
+    assert frame["x"].dropna().unique().tolist() == x
 
 
 def test_the_same_study_on_two_bases_keeps_two_names(runs_dir: Path) -> None:
@@ -137,10 +179,12 @@ def test_a_file_that_holds_no_results_is_named(name: str, text: str | None, mess
 
 def test_files_of_fewer_columns_are_read(tmp_path: Path) -> None:
     frame = study_frame_of(MASK_RATIO)
-    frame.drop(columns=["study_id", "tflop", "commit", "log_axis"]).to_csv(tmp_path / "results.csv", index=False)
+    newer = ["study_id", "tflop", "commit", "log_axis", "base_probe", "cell_probe", "processes", "threads"]
+    frame.drop(columns=newer).to_csv(tmp_path / "results.csv", index=False)
     read = from_files([tmp_path])
     assert set(read["study_id"]) == {"mask-ratio"}
     assert read["tflop"].isna().all()
+    assert len(comparable(read)) == 1
 
 
 def test_a_trial_is_told_to_mlflow_stage_by_stage(runs_dir: Path) -> None:

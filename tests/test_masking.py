@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mae.draws import generator
-from mae.masking import SAMPLERS, sample_order
+from mae.masking import BLOCKS, SAMPLERS, _bayer, sample_order
 
 GRIDS = st.tuples(st.integers(1, 17), st.integers(1, 17)).filter(lambda grid: grid[0] * grid[1] > 1)
 
@@ -41,6 +43,47 @@ def test_images_of_a_batch_get_different_masks(sampling: str) -> None:
 def test_random_masks_hide_every_patch_equally_often() -> None:
     shares = hidden_map("random", (4, 4), 4, count=20_000).mean(dim=0)
     assert torch.allclose(shares, torch.full((4, 4), 0.75), atol=0.015)  # 5 standard errors
+
+
+def covered_by_blocks(draws: Tensor, grid: tuple[int, int], wanted: int, upwards: bool) -> set[tuple[int, int]]:
+    """What rectangles of draws (BLOCKS, 4) hide, one patch at a time, until `wanted` patches are hidden."""
+    hidden: set[tuple[int, int]] = set()
+    for size, shape, vertical, horizontal in draws.tolist():
+        area, aspect = wanted * (0.25 + 0.75 * size), 0.3 * (1 / 0.3**2) ** shape
+        height, width = (
+            min(max(1, round(math.sqrt(side))), most)
+            for side, most in zip((area * aspect, area / aspect), grid, strict=True)
+        )
+        top, left = int(vertical * (grid[0] - height + 1)), int(horizontal * (grid[1] - width + 1))
+        places = [(top + row, left + column) for row in range(height) for column in range(width)]
+        for place in reversed(places) if upwards else places:
+            if len(hidden) < wanted:
+                hidden.add(place)
+    return hidden
+
+
+@pytest.mark.parametrize(("grid", "kept"), [((14, 14), 49), ((6, 9), 40), ((2, 12), 8), ((3, 3), 8)])
+def test_block_masks_are_rectangles_drawn_until_enough_is_hidden(grid: tuple[int, int], kept: int) -> None:
+    hidden = hidden_map("block", grid, kept)
+    draws = generator(0, "test")
+    rectangles, upwards = torch.rand(64, BLOCKS, 4, generator=draws), torch.rand(64, generator=draws) < 0.5
+    for mask, each, up in zip(hidden, rectangles, upwards.tolist(), strict=True):
+        places = {(row, column) for row, column in mask.nonzero().tolist()}
+        assert places == covered_by_blocks(each, grid, grid[0] * grid[1] - kept, up)
+
+
+def test_grid_ranks_are_those_of_ordered_dither() -> None:
+    assert _bayer(3).tolist() == _bayer(4).tolist() == [[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]
+
+
+def test_grid_masks_hide_every_patch_equally_often() -> None:
+    shares = hidden_map("grid", (4, 4), 4, count=20_000).mean(dim=0)
+    assert torch.allclose(shares, torch.full((4, 4), 0.75), atol=0.015)
+
+
+def test_a_grid_that_is_no_square_is_shifted_along_both_sides() -> None:
+    masks = hidden_map("grid", (3, 5), 1, count=20_000)
+    assert torch.allclose(masks.mean(dim=0), torch.full((3, 5), 14 / 15), atol=0.01)
 
 
 def test_grid_masks_at_75_percent_keep_one_of_every_two_by_two() -> None:

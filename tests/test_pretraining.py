@@ -1,7 +1,8 @@
-import math
+import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,12 +11,12 @@ import torch
 from mae.config import Config
 from mae.config_sources import build
 from mae.data import ImageData
-from mae.errors import RunError, UserError
+from mae.errors import RunError, SettingsError, UserError
 from mae.interruption import Interrupted, StopRequest
+from mae.pipeline import Workplace, run_pretraining
 from mae.pretraining import Pretraining, parameter_groups, pretrain
 from mae.progress import Silent
 from mae.run_directory import RunDirectory, find_runs
-from mae.schedule import lr_at
 from tests.commands import Forked, mae_cli
 from tests.conftest import TINY
 
@@ -45,6 +46,57 @@ def test_a_run_stopped_in_mid_epoch_ends_with_the_same_bits(target: str, digits:
     with pytest.raises(Interrupted):
         train(config, digits, tmp_path / "parts", StopAfter(3))
     assert train(config, digits, tmp_path / "parts")["weights_sha256"] == whole["weights_sha256"]
+
+
+class Noted(Silent):
+    """Keeps the lines that are said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_says_so_and_ends_with_the_same_bits(
+    digits: ImageData, tmp_path: Path
+) -> None:
+    config = build({**TINY, "run.checkpoint_seconds": 0.0})
+    whole = train(config, digits, tmp_path / "whole")
+    run, noted = RunDirectory(tmp_path / "parts"), Noted()
+    with pytest.raises(Interrupted):
+        train(config, digits, run.path, StopAfter(3))
+    os.truncate(run.checkpoints / "step-00000004.pt", 5000)
+    ended = pretrain(config, digits, run, CPU, noted, StopRequest())
+    assert ended["weights_sha256"] == whole["weights_sha256"]
+    assert noted.lines[0].startswith("checkpoint step-00000004 is damaged")
+    assert noted.lines[0].endswith("continuing from step 3")
+
+
+def test_saving_never_takes_more_than_a_twentieth_of_the_time(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, saved = [0.0], []
+
+    def step(work: Pretraining, *arguments: Any) -> tuple[Any, Any, float]:
+        now[0] += 1.0
+        work.position.step += 1
+        return torch.zeros(()), torch.zeros(()), 0.0
+
+    def save(folder: Path, step: int, state: object) -> None:
+        now[0] += 0.5
+        saved.append(step)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"step-{step:08d}.pt").touch()
+
+    monkeypatch.setattr("mae.pretraining.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Pretraining, "step", step)
+    monkeypatch.setattr("mae.checkpoints.save", save)
+    settings = {**TINY, "train.epochs": 7, "run.knn_every": 0, "run.picture_every": 0}
+    for seconds, expected in ((3.0, [3, 13, 23, 33, 35]), (20.0, [20, 35]), (0.0, list(range(1, 36)))):
+        saved.clear()
+        train(build({**settings, "run.checkpoint_seconds": seconds}), digits, tmp_path / str(seconds))
+        assert saved == expected
 
 
 def test_another_seed_ends_with_other_bits(digits: ImageData, tmp_path: Path) -> None:
@@ -77,12 +129,54 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(digits: ImageData) -
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
+def test_steps_are_those_of_adamw_with_the_papers_momenta(digits: ImageData) -> None:
+    settings = {"train.weight_decay": 0.3, "train.warmup_epochs": 0.5, "train.base_lr": 4e-3, "train.batch_size": 128}
+    work = Pretraining(build({**TINY, **settings}), digits, CPU)
+    parameters, gradients = dict(work.objective.named_parameters()), {}
+    for name, parameter in parameters.items():
+        parameter.register_post_accumulate_grad_hook(
+            lambda each, name=name: gradients.update({name: each.grad.clone()})
+        )
+    expected = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    momenta, squares = ({name: torch.zeros_like(each) for name, each in expected.items()} for _ in range(2))
+    images = next(iter(digits.train.images.batches([torch.arange(128)])))
+    for step in range(1, 5):
+        rate = work.step(images, step - 1)[2]
+        assert rate == pytest.approx(2e-3 * (step - 1) / 5.5)  # 11 steps per epoch, half of them to a peak of 2e-3
+        for name, gradient in gradients.items():
+            momenta[name] = 0.9 * momenta[name] + 0.1 * gradient
+            squares[name] = 0.95 * squares[name] + 0.05 * gradient.square()
+            direction = momenta[name] / (1 - 0.9**step) / ((squares[name] / (1 - 0.95**step)).sqrt() + 1e-8)
+            decay = 0.3 if gradient.ndim > 1 else 0.0  # biases and norms are vectors
+            expected[name] = expected[name] * (1 - rate * decay) - rate * direction
+    for name, parameter in parameters.items():
+        assert torch.allclose(parameter, expected[name], rtol=0, atol=2e-6), name
+
+
+def test_the_loss_of_micro_batches_is_that_of_the_whole_batch(digits: ImageData) -> None:
+    images = next(iter(digits.train.images.batches([torch.arange(256)])))
+    works = [Pretraining(build({**TINY, "train.micro_batches": pieces}), digits, CPU) for pieces in (1, 4)]
+    whole, pieces = (work.step(images, 0)[0].item() for work in works)
+    assert pieces == pytest.approx(whole, rel=1e-5)
+
+
 def test_a_loss_that_is_not_finite_fails_the_run_and_is_not_saved(digits: ImageData, tmp_path: Path) -> None:
     config = build({**TINY, "data.mean": [0.0], "data.std": [1e-38], "run.checkpoint_seconds": 0.0})
     poisoned = ImageData(**{**digits.__dict__, "mean": (0.0,), "std": (1e-38,)})
     with pytest.raises(RunError, match="not finite at step 0"):
         train(config, poisoned, tmp_path)
     assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_a_run_that_does_not_fit_into_the_devices_memory_has_failed_by_its_settings(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhaust(*arguments: object) -> dict[str, Any]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("mae.pipeline.pretrain", exhaust)
+    with pytest.raises(SettingsError, match="CUDA out of memory; raise train"):
+        run_pretraining(tiny, Workplace(tmp_path, "none", CPU, Silent(), StopRequest()))
 
 
 def test_a_batch_larger_than_the_data_is_refused(digits: ImageData) -> None:
@@ -96,12 +190,6 @@ def test_biases_and_norms_are_not_decayed(tiny: Config, digits: ImageData) -> No
     names = {name for name, parameter in objective.named_parameters() if id(parameter) in decayed}
     assert not any("norm" in name or name.endswith("bias") for name in names)
     assert "model.encoder.blocks.0.attn.qkv.weight" in names
-
-
-def test_the_learning_rate_warms_up_peaks_and_ends_at_zero() -> None:
-    rates = [lr_at(epoch, 1.0, 10, 110) for epoch in (0, 5, 10, 60, 110)]
-    assert rates == pytest.approx([0, 0.5, 1, 0.5, 0], abs=1e-9)
-    assert math.isclose(lr_at(1, 1.0, 0, 1), 0, abs_tol=1e-9)
 
 
 def start(runs_dir: Path, settings: list[str]) -> Forked:

@@ -1,26 +1,41 @@
+import math
 import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
 from torch.nn import functional as F
 
-from mae.config import Config, DataConfig, LinearProbeConfig, ProbeKind
+from mae.config import Config, DataConfig, LinearProbeConfig, ProbeConfig, ProbeKind
+from mae.config_sources import build
 from mae.data import CachedImages, ImageData
 from mae.features import extract, normalise, pool, raw_pixels
 from mae.fingerprint import probe_fingerprint
 from mae.interruption import Interrupted, StoppableProgress, StopRequest
 from mae.knn import knn_predict
-from mae.linear_probe import fit_logistic, lars_predict, lbfgs_predict, standardise
+from mae.linear_probe import (
+    choose_penalty,
+    fit_lars,
+    fit_logistic,
+    lars,
+    lars_predict,
+    lbfgs_predict,
+    principal_axes,
+    standardise,
+)
 from mae.model import build_encoder
-from mae.probing import Setup, Subject, baseline, bootstrap_interval, probe
+from mae.pretraining import pretrain
+from mae.probing import Setup, Subject, baseline, holdout, probe, wilson_interval
 from mae.progress import Silent
-from mae.run_directory import RunDirectory
+from mae.run_directory import ONLINE, RunDirectory
+from tests.conftest import TINY
 
 CPU = torch.device("cpu")
 
@@ -37,7 +52,9 @@ def blobs() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_logistic_regression_equals_scikit_learns(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
     (features,), labels = standardise(blobs[0]), blobs[1]
-    *_, ours = fit_logistic(features, labels, 3, [1.0, 1e-2], Silent())
+    principal = principal_axes(features)
+    simpler = fit_logistic(features, labels, 3, 1.0, principal, Silent())
+    ours = fit_logistic(features, labels, 3, 1e-2, principal, Silent(), simpler)
     theirs = LogisticRegression(C=1 / (1e-2 * 600), tol=1e-8, max_iter=1000).fit(features.numpy(), labels.numpy())
     assert np.allclose(ours[:, :-1], theirs.coef_, atol=2e-3)
 
@@ -52,14 +69,156 @@ def test_standardised_training_features_have_mean_0_and_deviation_1(blobs: tuple
 def test_linear_probes_find_a_linear_rule(solver: str, blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
     features, labels = blobs
     train, test = features[:400], features[400:]
-    config = LinearProbeConfig(lars_batch_size=100, lars_epochs=30, lars_warmup_epochs=1.0, lars_base_lr=20.0)
+    config = LinearProbeConfig(lars_batch_size=100, lars_epochs=30, lars_base_lr=50.0)
     if solver == "lbfgs":
-        predicted, _ = lbfgs_predict(train, labels[:400], test, 3, config, 0, Silent())
+        predicted, _ = lbfgs_predict(train, labels[:400], test, 3, config, holdout(400, ProbeConfig()), Silent())
     else:
         predicted, _ = lars_predict(lambda epoch: train, labels[:400], test, 3, config, 0, Silent())
     best = LogisticRegression().fit(standardise(train)[0].numpy(), labels[:400].numpy())
     reference = best.score(standardise(train, test)[1].numpy(), labels[400:].numpy())
     assert (predicted == labels[400:]).float().mean() > reference - 0.05
+
+
+def test_lars_takes_the_published_steps() -> None:
+    """You et al., 2017, algorithm 1, without weight decay; vectors as in the official release's `util/lars.py`."""
+    draws = torch.Generator().manual_seed(0)
+    layer = nn.Linear(4, 3, dtype=torch.float64)
+    expected = {"weight": layer.weight.detach().clone(), "bias": layer.bias.detach().clone()}
+    momentum = {name: torch.zeros_like(value) for name, value in expected.items()}
+    optimizer = lars(layer)
+    for rate in (0.0, 2.0, 5.0, 1.0, 0.5):
+        for name, parameter in layer.named_parameters():
+            gradient = torch.randn(parameter.shape, generator=draws, dtype=torch.float64)
+            trust = 0.001 * expected[name].norm() / gradient.norm() if name == "weight" else 1.0
+            momentum[name] = 0.9 * momentum[name] + trust * gradient
+            expected[name] = expected[name] - rate * momentum[name]
+            parameter.grad = gradient
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        for name, parameter in layer.named_parameters():
+            assert torch.allclose(parameter, expected[name], rtol=1e-12, atol=0), (rate, name)
+
+
+def test_the_lars_probe_moves_its_weights_by_a_thousandth_of_the_learning_rate(
+    blobs: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    features, labels = blobs
+    head = nn.Sequential(nn.BatchNorm1d(5, affine=False), nn.Linear(5, 3))
+    before = head[1].weight.detach().clone()
+    config = LinearProbeConfig(lars_epochs=1, lars_warmup_epochs=0.0, lars_base_lr=0.1)  # one step
+    fit_lars(head, lambda epoch: features, labels, config, 0, Silent())
+    moved = (head[1].weight - before).norm() / before.norm()
+    assert moved.item() == pytest.approx(0.001 * 0.1 * 600 / 256, rel=1e-3)
+
+
+class Watched(nn.Module):
+    """Keeps every image that it is shown; its tokens are the pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.append(images)
+        return images.flatten(1)[:, None].expand(-1, 2, -1)
+
+
+def views_of_lars(digits: ImageData, settings: dict[str, Any]) -> torch.Tensor:
+    """Return the training images (n, 1, 8, 8) that the LARS probe saw in its single epoch, as 0 to 1."""
+    encoder = Watched()
+    config = build({"probe.linear.solver": "lars", "probe.linear.lars_epochs": 1} | settings)
+    known = {"train": torch.randn(len(digits.train.labels), 64), "test": torch.randn(len(digits.test.labels), 64)}
+    probe("linear", Subject("pretrained", "0123", encoder, known), Setup(config, digits, CPU, Silent()))
+    return torch.cat(encoder.seen) * digits.std[0] + digits.mean[0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"data.augmentation": "none"},
+        {"data.augmentation": "color_jitter", "data.crop_scale": (0.9, 1.0)},
+        {"data.flip": True},
+    ],
+)
+def test_the_lars_probe_augments_in_its_own_way_whatever_the_pretraining_did(
+    settings: dict[str, Any], digits: ImageData
+) -> None:
+    assert torch.equal(views_of_lars(digits, settings), views_of_lars(digits, {}))
+
+
+@pytest.mark.parametrize(("flip", "share"), [(True, 0.5), (False, 0.0)])
+def test_the_lars_probe_mirrors_every_other_image_unless_told_not_to(
+    flip: bool, share: float, digits: ImageData
+) -> None:
+    whole = {"probe.linear.lars_crop_scale": (1.0, 1.0), "probe.linear.lars_flip": flip}
+    views, images = views_of_lars(digits, whole), digits.train.images.pixels.float() / 255
+    mirrored = torch.isclose(views, images.flip(3), atol=1e-5).flatten(1).all(1)
+    assert torch.allclose(views[~mirrored], images[~mirrored], atol=1e-5)
+    assert mirrored.float().mean().item() == pytest.approx(share, abs=0.05)
+
+
+def test_the_defaults_of_the_lars_probe_are_the_papers() -> None:
+    """Table 10; crops and flips as in the official release's `main_linprobe.py`."""
+    linear = LinearProbeConfig()
+    assert (linear.lars_epochs, linear.lars_warmup, linear.lars_batch_size, linear.lars_base_lr) == (90, 10, 16384, 0.1)
+    assert (linear.lars_augment, linear.lars_crop_scale, linear.lars_flip) == (True, (0.08, 1.0), True)
+
+
+def test_the_knn_probe_is_measured_on_training_images_that_are_no_references(tiny: Config, digits: ImageData) -> None:
+    labels, noise = digits.train.labels, torch.Generator().manual_seed(0)
+    config = build(TINY | {"probe.knn.k": 1, "probe.holdout_fraction": 0.25})
+    held, _ = holdout(len(labels), config.probe)
+    wrong, seen = held[: len(held) // 3], labels.clone()
+    seen[wrong] = (seen[wrong] + 1) % 10
+    # As references they would find themselves, and every other image the class that it seems to be of.
+    train = F.one_hot(seen, 10) + 1e-3 * torch.randn(len(labels), 10, generator=noise)
+    subject = Subject("pretrained", "0123", None, {"train": train, "test": F.one_hot(digits.test.labels, 10).float()})
+    found = probe("knn", subject, Setup(config, digits, CPU, Silent()))
+    assert found["holdout_top1"] == pytest.approx(100 * (1 - len(wrong) / len(held)))
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "grid", "chosen"),
+    [
+        ({1e-1: 1, 1e-2: 2, 1e-3: 3, 1e-4: 4, 1e-5: 3}, (1e-3, 1e-2, 1e-1), 1e-4),  # beyond the weak end
+        ({1e-3: 1, 1e-2: 1, 1e-1: 2, 1e0: 3, 1e1: 2}, (1e-3, 1e-2, 1e-1), 1e0),  # beyond the strong end
+        ({1e-1: 1, 1e-2: 2, 1e-3: 2, 1e-4: 9}, (1e-3, 1e-2, 1e-1), 1e-2),  # inside: no more are tried
+        ({1e-1: 3, 1e-2: 2, 1e-3: 2, 1e-4: 9, 1e0: 1}, (1e-4, 1e-3, 1e-2, 1e-1), 1e-1),  # two in a row no better
+        ({1e-3: 1}, (1e-3,), 1e-3),  # a single one is no grid
+    ],
+)
+def test_penalties_are_tried_beyond_the_end_that_is_best(
+    accuracies: dict[float, float], grid: tuple[float, ...], chosen: float
+) -> None:
+    def accuracy_of(penalty: float) -> float:
+        return next(value for known, value in accuracies.items() if math.isclose(known, penalty))
+
+    assert choose_penalty(grid, accuracy_of) == (pytest.approx(chosen), accuracy_of(chosen))
+
+
+@pytest.mark.parametrize(("sign", "end"), [(-1, 1e-10), (1, 10.0)])
+def test_penalties_that_never_get_worse_have_an_end(sign: int, end: float) -> None:
+    assert choose_penalty((1e-2, 1e-1), lambda penalty: sign * penalty)[0] == pytest.approx(end)
+
+
+def test_the_linear_probe_takes_a_penalty_beyond_its_grid(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
+    features, labels = blobs
+    config, split = LinearProbeConfig(penalties=(3.0, 10.0)), holdout(600, ProbeConfig(holdout_fraction=0.5))
+    _, found = lbfgs_predict(features, labels, features, 3, config, split, Silent())
+    assert found["penalty"] < 1
+
+
+@pytest.mark.parametrize(("share", "held"), [(0.1, 7), (0.3, 21)])
+def test_the_penalty_is_chosen_on_the_share_held_out(
+    share: float, held: int, blobs: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    features, labels = blobs[0][:70], (torch.arange(70) % 3 + (torch.arange(70) % 4 == 0)) % 3  # a quarter are wrong
+    split = holdout(70, ProbeConfig(holdout_fraction=share))
+    _, chosen = lbfgs_predict(features, labels, features, 3, LinearProbeConfig(), split, Silent())
+    right = chosen["holdout_top1"] / 100 * held
+    assert 0 < right < held
+    assert right == pytest.approx(round(right), abs=1e-4)  # an accuracy on so many images
 
 
 def test_knn_equals_scikit_learns_weighted_vote() -> None:
@@ -73,13 +232,30 @@ def test_knn_equals_scikit_learns_weighted_vote() -> None:
     assert ours.tolist() == theirs.predict(queries.numpy()).tolist()
 
 
+def test_the_online_accuracy_does_not_depend_on_how_a_run_is_probed(digits: ImageData, tmp_path: Path) -> None:
+    curves = []
+    for name, probed in (("as is", {}), ("other", {"probe.features": "both", "probe.knn.k": 400})):
+        run = RunDirectory(tmp_path / name)
+        config = build(TINY | {"train.epochs": 1, "run.picture_every": 0} | probed)
+        pretrain(config, digits, run, CPU, Silent(), StopRequest())
+        curves.append([point["metrics"].get(ONLINE) for point in run.read_metrics()])
+    assert curves[0] == curves[1]
+    assert curves[0][-1] is not None
+
+
 def test_knn_with_more_neighbours_than_references_asks_them_all() -> None:
     assert knn_predict(torch.eye(2), torch.tensor([0, 1]), torch.eye(2), 20, 0.07, 2).tolist() == [0, 1]
 
 
-def test_the_bootstrap_interval_is_that_of_resampling() -> None:
-    resampled = np.random.default_rng(0).binomial(200, 0.8, 200_000) / 2
-    assert bootstrap_interval(160, 200) == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=0.51)
+@pytest.mark.parametrize(
+    ("correct", "count", "interval"),
+    [(81, 263, (25.53, 36.62)), (15, 148, (6.24, 16.05)), (0, 20, (0, 16.11)), (1, 29, (0.61, 17.18))],
+)
+def test_the_interval_is_wilsons(correct: int, count: int, interval: tuple[float, float]) -> None:
+    """Newcombe, 1998, table I, method 3; and mirrored, where all but so many are correct."""
+    low, high = interval
+    assert wilson_interval(correct, count) == pytest.approx((low, high), abs=0.006)
+    assert wilson_interval(count - correct, count) == pytest.approx((100 - high, 100 - low), abs=0.006)
 
 
 def test_features_are_of_whole_unaugmented_images(tiny: Config, digits: ImageData) -> None:
@@ -90,15 +266,50 @@ def test_features_are_of_whole_unaugmented_images(tiny: Config, digits: ImageDat
     assert features.shape == (2, 32)
 
 
-def test_a_class_token_and_a_patch_mean_are_read_where_they_are() -> None:
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("class_token", [[1.0]]), ("patch_mean", [[3.0]]), ("both", [[1.0, 3.0]])]
+)
+def test_a_class_token_and_a_patch_mean_are_read_where_they_are(kind: str, expected: list[list[float]]) -> None:
     tokens = torch.tensor([[[1.0], [2.0], [4.0]]])
-    assert pool(tokens, "both").tolist() == [[1.0, 3.0]]
+    assert pool(tokens, kind).tolist() == expected
+
+
+def test_every_channel_is_normalised_by_its_own_mean_and_deviation(digits: ImageData) -> None:
+    data = replace(digits, mean=(0.25, 0.5, 0.0), std=(0.5, 0.25, 2.0))
+    normalised = normalise(torch.full((1, 3, 2, 2), 0.5), data)
+    assert normalised[0, :, 0, 0].tolist() == [0.5, 0.0, 0.25]
+    assert normalised.shape == (1, 3, 2, 2)
 
 
 @pytest.mark.parametrize("kind", ["class_token", "patch_mean", "both"])
 def test_features_keep_no_other_token_in_memory(kind: str) -> None:
     features = pool(torch.zeros(4, 100, 8), kind)
     assert features.untyped_storage().nbytes() == features.nbytes
+
+
+class Counting(Silent):
+    """Counts the images it is told of."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.images += amount
+
+
+def test_raw_pixels_of_small_images_are_all_of_them_in_the_order_asked_for(tiny: Config, digits: ImageData) -> None:
+    indexes, task = torch.arange(300).flip(0), Counting()
+    raw = raw_pixels(digits.train.images, indexes, tiny.data, digits, task)
+    expected = normalise(digits.train.images.pixels[indexes].float() / 255, digits).flatten(1)
+    assert torch.allclose(raw, expected, atol=1e-6)
+    assert task.images == 300
+
+
+@pytest.mark.parametrize(("size", "kept"), [((64, 8), 32 * 8), ((8, 64), 8 * 32), ((33, 33), 32 * 32)])
+def test_only_sides_longer_than_32_are_averaged_down(size: tuple[int, int], kept: int, digits: ImageData) -> None:
+    images = CachedImages(torch.zeros(1, 1, *size, dtype=torch.uint8))
+    config = DataConfig(image_size=size, mean=(0.0,), std=(1.0,))
+    assert raw_pixels(images, torch.tensor([0]), config, digits, Silent()).shape == (1, kept)
 
 
 def test_raw_pixels_of_large_images_are_averaged_down(digits: ImageData) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import PIPE
+from typing import Any
 
 import pytest
 from ray.cluster_utils import Cluster
@@ -18,9 +19,8 @@ from cli import app
 from mae.errors import UserError
 from mae.run_directory import Busy, RunDirectory, find_runs, status_of
 from mae.sweep_record import read_sweep
-from tests.conftest import TINY
 
-SETTINGS = TINY | {"train.epochs": 10, "run.knn_every": 1}
+MORE = {"train.epochs": 10, "run.knn_every": 1}
 
 
 @pytest.fixture
@@ -39,11 +39,13 @@ def ended(folder: Path) -> set[str]:
     return {name for name, status in runs(folder).items() if status in ("finished", "pruned")}
 
 
-def test_a_sweep_survives_the_loss_of_a_node_with_a_folder_of_its_own(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_sweep_survives_the_loss_of_a_node_with_a_folder_of_its_own(
+    cluster: Cluster, streamed: dict[str, Any], tmp_path: Path
+) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     node = cluster.add_node(num_cpus=1, env_vars={NODE_RUNS_DIR: str(there)})
     cluster.wait_for_nodes()
-    settings = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
+    settings = [part for key, value in (streamed | MORE).items() for part in ("--set", f"{key}={value}")]
     command = [
         "sweep",
         "--trials",
@@ -138,6 +140,14 @@ def test_a_parcel_holds_a_run_and_its_probes_without_checkpoints(run: RunDirecto
     assert arrived.result() == "result.json"
     assert arrived.probe("knn-1").result() == "probes/knn-1/result.json"
     assert not arrived.checkpoints.exists()
+
+
+def test_a_parcel_leaves_receipts_of_what_its_sender_has_tracked_behind(run: RunDirectory, tmp_path: Path) -> None:
+    run.write_json("tracking-0a1b.json", {"run_id": "of the sender's store"})
+    arrived = RunDirectory(tmp_path / "receiver" / "abc")
+    arrived.write_json("tracking-0a1b.json", {"run_id": "of the receiver's store"})
+    unpack(pack(run), arrived)
+    assert arrived.read_json("tracking-0a1b.json") == {"run_id": "of the receiver's store"}
 
 
 def test_a_parcel_waits_for_whoever_works_on_the_run(run: RunDirectory) -> None:

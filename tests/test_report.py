@@ -8,6 +8,7 @@ import pytest
 
 from analysis.curves import read_curves
 from analysis.report import Report, make_report, write_report
+from mae.config_sources import build, flatten
 from mae.errors import UserError
 from tests.made_studies import MASK_RATIO, study_frame_of
 
@@ -54,6 +55,21 @@ def test_bases_have_parts_of_their_own_and_that_is_said() -> None:
     report = made(frame)
     assert [base.title for base in report.bases] == ["digits seed=0 on digits", "cifar10-tiny on digits"]
     assert [len(base.studies) for base in report.bases] == [1, 1]
+
+
+def test_results_of_different_probes_have_parts_of_their_own() -> None:
+    config = flatten(build({"probe.linear.solver": "lars"}).model_dump(mode="json"))
+    report = made(pd.concat([study_frame_of(MASK_RATIO), study_frame_of(MASK_RATIO, "mask-ratio-2", config=config)]))
+    assert [base.title for base in report.bases] == [
+        "digits seed=0 on digits",
+        "digits seed=0 probe.linear.solver=lars on digits",
+    ]
+
+
+def test_cells_that_are_probed_in_different_ways_stay_in_one_table() -> None:
+    report = made(study_frame_of({"5": [60.0], "20": [70.0]}, axis="probe.knn.k", default="20"))
+    assert [base.title for base in report.bases] == ["digits seed=0 on digits"]
+    assert report.bases[0].studies[0].table["cell"].tolist() == ["5", "20 *"]
 
 
 @pytest.mark.parametrize("kind", ["md", "tex"])

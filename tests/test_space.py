@@ -105,6 +105,7 @@ def test_a_config_outside_the_space_has_no_point(tmp_path: Path) -> None:
         ('[loss.visible_weight]\ntype = "float"\nlow = 0.1\nhigh = 0.9', "loss.visible_weight=0.1 has no effect"),
         (CONDITIONAL.split("when")[0], "acts with loss.region=weighted only; give it when"),
         (CONDITIONAL.replace('when = {"loss.region', 'when = {"loss.regoin'), "no key of this space, did you mean"),
+        (CONDITIONAL.replace('= "weighted"}', '= ["masked", "weighted"]}'), "region=weighted only; give it when"),
         (CONDITIONAL.replace('= "weighted"}', '= "al"}'), "which loss.region never is"),
     ],
 )

@@ -24,6 +24,13 @@ def test_a_single_value_has_no_interval() -> None:
     assert math.isnan(high)
 
 
+def test_equal_values_have_no_interval() -> None:
+    mean, low, high = mean_interval([60.0, 60.0])
+    assert mean == 60.0
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
 def test_welch_equals_its_formula() -> None:
     a, b = [5.0, 6.0, 9.0], [1.0, 2.0]
     error = math.sqrt(np.var(a, ddof=1) / 3 + np.var(b, ddof=1) / 2)

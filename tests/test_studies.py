@@ -47,7 +47,20 @@ def test_a_probe_asked_for_by_one_study_is_kept_for_a_shared_training() -> None:
     cells = (Cell({"mask.ratio": 0.5}), Cell({"mask.ratio": 0.75}))
     probed, unprobed = Study("a", "", cells), Study("b", "", cells, probed=False)
     jobs = all_jobs([plan(unprobed, Config()), plan(probed, Config())])
-    assert [job.kinds for job in jobs] == [("linear", "knn")] * 2
+    assert [kinds(job) for job in jobs] == [["linear", "knn"]] * 2
+
+
+def kinds(job: Job) -> list[str]:
+    return [name.split("-")[0] for name in job.probes]
+
+
+def test_cells_of_one_training_and_their_probes_are_one_job_across_studies() -> None:
+    studies = product(["probe.knn.k=5,20"]), product(["probe.knn.k=20,40"])
+    (job,) = all_jobs([plan(study, Config()) for study in studies])
+    assert sorted(kinds(job)) == ["knn", "knn", "knn", "linear"]
+    assert set(job.probes) == {
+        name for study in studies for trial in plan(study, Config()).record.trials for name in trial.probes.values()
+    }
 
 
 def test_seeds_count_up_from_the_base_and_come_one_after_the_other() -> None:
@@ -90,6 +103,83 @@ def test_axes_give_their_product() -> None:
     assert (cells[0].config.model.encoder.depth, cells[0].config.mask.ratio) == (2, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0.5,0.75", [0.5, 0.75]),
+        ("random, block", ["random", "block"]),
+        ("true,false", [True, False]),
+        ("[8,8],[4,4]", [[8, 8], [4, 4]]),
+        ("[8,8],folder:a[1,2]", [[8, 8], "folder:a[1,2]"]),
+    ],
+)
+def test_values_of_an_axis_are_numbers_words_booleans_or_lists(text: str, values: list[object]) -> None:
+    assert [cell.overrides["key"] for cell in product([f"key={text}"]).cells] == values
+
+
+@pytest.mark.parametrize("axis", ["mask.ratio", "=0.5", "mask.ratio=", "mask.ratio=a,,b"])
+def test_an_axis_without_key_or_values_is_refused(axis: str) -> None:
+    with pytest.raises(UserError, match=r"expected dotted\.key=value,value"):
+        product([axis])
+
+
+def test_one_key_on_two_axes_is_refused() -> None:
+    with pytest.raises(UserError, match=r"--axis mask\.ratio is given twice"):
+        product(["mask.ratio=0.5", "mask.ratio=0.75"])
+
+
+@pytest.mark.parametrize(
+    ("axis", "reason"),
+    [
+        ("train.seed=0,1,5", "give --seeds 3"),
+        ('probe.kinds=["linear"],["knn"]', "give --probe"),
+        ("run.log_every=5,10", "changes no result"),
+    ],
+)
+def test_cells_cannot_differ_in_what_changes_no_result(axis: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        plan(product(["mask.ratio=0.5,0.75", axis]), Config())
+
+
+def test_two_cells_of_one_name_are_refused() -> None:
+    study = Study("a", "", (Cell({"mask.ratio": 0.5}, name="x"), Cell({"mask.ratio": 0.25}, name="x")))
+    with pytest.raises(UserError, match=r"study a: two cells with different settings are named 'x'"):
+        plan(study, Config())
+
+
+def test_values_that_differ_in_a_late_digit_have_names_of_their_own() -> None:
+    made = plan(product(["train.base_lr=0.00123456,0.00123457,0.001234567"]), Config())
+    assert [cell.name for cell in made.record.cells] == ["0.00123456", "0.00123457", "0.001234567"]
+
+
+@pytest.mark.parametrize(
+    ("study", "settings", "names", "note"),
+    [
+        (product(["mask.ratio=0.75,0.750,0.5"]), {}, ["0.75", "0.5"], "mask.ratio=0.75 and mask.ratio=0.75 are equal"),
+        (
+            STUDIES["schedule"],
+            {"train.epochs": 4, "train.warmup_epochs": 0.0},
+            ["1", "2", "4", "8"],
+            "train.epochs=0.125 x the base's and train.epochs=0.25 x the base's are equal on this base config",
+        ),
+        (product(["train.warmup_epochs=2,3"]), {}, ["2", "3"], ""),
+        (
+            Study("a", "", (Cell({}, name="base"), Cell({"mask.ratio": 0.75}, name="same"))),
+            {},
+            ["base"],
+            "study a: base and same are equal on this base config: one cell, base",
+        ),
+    ],
+)
+def test_cells_with_equal_results_are_one_and_that_is_said(
+    study: Study, settings: dict[str, object], names: list[str], note: str
+) -> None:
+    made = plan(study, build(settings))
+    assert [cell.name for cell in made.record.cells] == names
+    assert sum(cell.is_default for cell in made.record.cells) == 1
+    assert note in " ".join(made.notes)
+
+
 def test_a_study_file_gives_cells_with_the_papers_figures(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(
         'name = "heads"\nquestion = "Do heads matter?"\n'
@@ -101,7 +191,17 @@ def test_a_study_file_gives_cells_with_the_papers_figures(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["", "name = 'a'", "name = '../x'\n[axes]\n'mask.ratio'=[0.5]", "name='a'\nfoo=1", "name = [", "\xff"]
+    "text",
+    [
+        "",
+        "name = 'a'",
+        "name = 'a'\ncells = []",
+        "name = 'a'\n[axes]",
+        "name = '../x'\n[axes]\n'mask.ratio'=[0.5]",
+        "name='a'\nfoo=1",
+        "name = [",
+        "\xff",
+    ],
 )
 def test_a_bad_study_file_is_the_users_mistake(text: str, tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_bytes(text.encode("latin-1"))
@@ -129,7 +229,7 @@ def test_a_job_is_done_when_pretraining_and_probes_have_results(tmp_path: Path) 
 def test_too_few_finished_trainings_tell_that_some_are_missing(tmp_path: Path) -> None:
     study = product(["mask.ratio=0.5,0.75"])
     for number in range(4):
-        assert surely_trains([study], 2, tmp_path)
+        assert surely_trains([study], Config(), 2, tmp_path)
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "result.json").touch()
-    assert not surely_trains([study], 2, tmp_path)
+    assert not surely_trains([study], Config(), 2, tmp_path)

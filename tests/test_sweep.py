@@ -3,25 +3,31 @@
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from ablations.executor import Executor
+from ablations.objectives import OBJECTIVES, measure
+from ablations.plan import Job
 from ablations.run_sweep import Wishes, make_sweep, run_sweep, sweep_underway
 from ablations.samplers import PRUNERS, SAMPLERS, evaluated
+from cli import app
+from mae.config import Config
 from mae.config_sources import build
-from mae.errors import UserError
+from mae.errors import RunError, SettingsError, UserError
 from mae.fingerprint import pretrain_fingerprint
 from mae.interruption import StopRequest
-from mae.pipeline import Workplace, choose_device, run_pretraining
+from mae.pipeline import Workplace, choose_device, run_pretraining, run_probes
 from mae.progress import Silent
 from mae.run_directory import ONLINE, Record, RunDirectory, find_runs, status_of
 from mae.sources import open_source
-from mae.sweep_record import SweepRecord, sweep_directory
+from mae.sweep_record import SweepRecord, read_sweep, sweep_directory
 from tests import pretence
 from tests.commands import Forked
 from tests.conftest import TINY
@@ -44,6 +50,7 @@ high = 0.75
 when = {"loss.region" = "weighted"}
 """
 WORSE = {"mask.ratio": 0.55, "loss.region": "all"}
+RATIOS = '[mask.ratio]\ntype = "categorical"\nchoices = [0.75, 0.5, 0.6]'
 WATCHED = TINY | {"train.epochs": 3, "run.knn_every": 1}
 
 
@@ -68,9 +75,25 @@ def states(record: SweepRecord) -> list[str]:
     return [trial.state for trial in record.trials]
 
 
+def begun(runs_dir: Path, config: Config, accuracies: dict[int, float]) -> RunDirectory:
+    """Leave what a killed command leaves of a training, evaluated after these epochs."""
+    run = RunDirectory(runs_dir / pretrain_fingerprint(config, open_source(config.data, Silent()).digest))
+    run.path.mkdir(parents=True)
+    run.write_record(Record(stage="pretrain", name="", fingerprint=run.path.name, status="killed"))
+    for epoch, accuracy in accuracies.items():
+        run.append_metrics(epoch, {"train/epoch": epoch - 1, ONLINE: accuracy})
+    return run
+
+
 def trainings(runs_dir: Path) -> list[int]:
     """How often each run was trained by a pretended worker."""
     return [len((run.path / "trained").read_text().splitlines()) for run in find_runs(runs_dir)]
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no pause after a fault."""
+    monkeypatch.setattr("ablations.driver.PAUSE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -101,6 +124,17 @@ def test_every_sampler_tells_as_many_trials_as_were_asked_for(sampler: str, tmp_
     for trial in record.trials:
         assert ("loss.visible_weight" in trial.params) == (trial.params["loss.region"] == "weighted")
         assert trial.values == [pytest.approx(100 * trial.params["mask.ratio"])]
+
+
+def test_trials_train_on_streamed_images(streamed: dict[str, Any], tmp_path: Path) -> None:
+    record = drive(tmp_path / "runs", 2, settings=streamed | {"run.knn_every": 1})
+    assert states(record) == ["complete"] * 2
+
+
+def test_trials_get_the_probe_of_their_objective_whatever_the_base_asks_for(tmp_path: Path) -> None:
+    trial = drive(tmp_path / "runs", 1, settings=WATCHED | {"probe.kinds": ["linear"]}).trials[0]
+    made = (tmp_path / "runs").glob(f"{trial.run}/probes/*/result.json")
+    assert [file.parent.name for file in made] == [trial.probes["knn"]]
 
 
 @pytest.mark.usefixtures("pretended")
@@ -177,6 +211,18 @@ def test_linear_accuracy_is_never_that_on_test_images(tmp_path: Path) -> None:
         drive(tmp_path / "runs", 1, settings=TINY | {"probe.linear.solver": "lars"}, objective="linear_top1")
 
 
+def test_knn_accuracy_is_that_under_the_probe_settings_of_the_trial_without_online_evaluations(tmp_path: Path) -> None:
+    work = Workplace(tmp_path, "none", choose_device("cpu"), Silent(), StopRequest())
+    measured = set()
+    for neighbours in (1, 20, 400):
+        config = build(TINY | {"run.knn_every": 0, "probe.kinds": ["knn"], "probe.knn.k": neighbours})
+        run = run_pretraining(config, work)
+        run_probes(run, config, work)
+        measured |= {*measure((OBJECTIVES["knn_top1"],), Job("", config, run.path.name, ("knn",)), tmp_path)}
+    assert len(find_runs(tmp_path)) == 1
+    assert len(measured) == 3
+
+
 @pytest.mark.usefixtures("pretended", "strict")
 def test_a_pruned_trial_keeps_its_evaluations_and_the_default_is_never_pruned(tmp_path: Path) -> None:
     record = drive(tmp_path / "runs", 3, pruner="median")
@@ -200,13 +246,87 @@ def test_a_pruned_training_stops_at_once_and_continues_in_full_when_asked_for(tm
     assert weights[0] == weights[1]
 
 
-def test_a_trial_whose_worker_always_dies_fails_with_the_reason(
+@pytest.mark.usefixtures("at_once")
+def test_a_trial_that_always_dies_stays_open_while_the_others_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ablations.local_crew.work", pretence.die)
-    record = drive(tmp_path / "runs", 1)
-    assert states(record) == ["failed"]
-    assert record.trials[0].reason == "its process ended with signal 9, 3 times"
+    monkeypatch.setattr("ablations.local_crew.work", pretence.die_at_half)
+    record = drive(tmp_path / "runs", 3, text=RATIOS, sampler="grid")
+    assert (states(record), record.open) == (["complete", "running", "complete"], 1)
+    assert record.trials[1].reason == "its process ended with signal 9, 3 times"
+    monkeypatch.setattr("ablations.local_crew.work", pretence.work)
+    record = drive(tmp_path / "runs", 3, text=RATIOS, sampler="grid")
+    assert (states(record), record.open) == (["complete"] * 3, 0)
+    assert record.trials[1].reason == ""
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_command_that_leaves_a_trial_open_says_so_and_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_settings: list[str]
+) -> None:
+    monkeypatch.setattr("ablations.local_crew.work", pretence.die_at_half)
+    (tmp_path / "space.toml").write_text(RATIOS)
+    wanted = ["--trials", "3", "--space", str(tmp_path / "space.toml"), "--sampler", "grid", "--objective", "knn_top1"]
+    where = ["--runs-dir", str(tmp_path / "runs"), "--tracking-uri", "none", "--study", "s"]
+    result = CliRunner().invoke(app, ["sweep", *wanted, *tiny_settings, *where])
+    assert result.exit_code == 1
+    assert "sweep s, so far: 1 of 3 trials open" in result.output
+    assert "OPEN: trial 1: its process ended with signal 9, 3 times; the same command continues" in result.output
+
+
+@pytest.mark.usefixtures("at_once")
+def test_trials_equal_to_one_that_always_dies_stay_open_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablations.local_crew.work", pretence.die_at_half)
+    record = drive(tmp_path / "runs", 9, 2, text=RATIOS, sampler="random")
+    assert len(record.trials) == 9
+    assert {trial.state for trial in record.trials if trial.params["mask.ratio"] == 0.5} == {"running"}
+    assert {trial.state for trial in record.trials if trial.params["mask.ratio"] != 0.5} == {"complete"}
+
+
+@pytest.mark.usefixtures("at_once")
+def test_images_that_are_away_stop_the_sweep_and_the_same_command_does_every_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs_dir, away = tmp_path / "runs", RunError("the images are away")
+    monkeypatch.setattr("ablations.local_crew.work", partial(pretence.hindered, error=away, unless="images"))
+    with pytest.raises(RunError, match=r"5 failures in a row.*the images are away; the same command continues"):
+        drive(runs_dir, 30, 2, sampler="random")
+    stopped = read_sweep(sweep_directory(runs_dir, "s"))
+    assert set(states(stopped)) == {"running"}
+    assert (stopped.open, stopped.winner) == (len(stopped.trials), "")
+    (runs_dir / "images").touch()
+    assert states(drive(runs_dir, 30, 2, sampler="random")) == ["complete"] * 30
+
+
+@pytest.mark.usefixtures("at_once")
+def test_an_unforeseen_error_is_no_failure_of_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ZeroDivisionError("a bug")
+    monkeypatch.setattr("ablations.local_crew.work", partial(pretence.hindered, error=error, unless="never"))
+    with pytest.raises(RunError, match="ZeroDivisionError: a bug"):
+        drive(tmp_path / "runs", 2)
+
+
+def test_what_lies_in_the_settings_fails_the_trial_for_good(tmp_path: Path) -> None:
+    text = (
+        '[train.base_lr]\ntype = "categorical"\nchoices = [1e-3, 1e30]\n'
+        '[train.batch_size]\ntype = "categorical"\nchoices = [256, 8192]'
+    )
+    record = drive(tmp_path / "runs", 4, 2, text=text, settings=TINY, sampler="grid")
+    reasons = {tuple(trial.params.values()): trial.reason for trial in record.trials if trial.state == "failed"}
+    assert states(record).count("complete") == 1
+    assert "not finite" in reasons[1e30, 256]
+    assert "expected at most" in reasons[1e-3, 8192]
+    assert drive(tmp_path / "runs", 4, 2, text=text, settings=TINY, sampler="grid").trials == record.trials
+
+
+def test_a_failure_answers_no_equal_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs_dir, error = tmp_path / "runs", SettingsError("out of memory")
+    monkeypatch.setattr("ablations.local_crew.work", partial(pretence.hindered, error=error, unless="memory"))
+    first = drive(runs_dir, 6, 3, text=RATIOS, sampler="random")
+    assert states(first) == ["failed"] * 6
+    assert not any(trial.reused for trial in first.trials)
+    (runs_dir / "memory").touch()
+    assert states(drive(runs_dir, 12, text=RATIOS, sampler="random"))[6:] == ["complete"] * 6
 
 
 def test_a_driver_killed_at_random_moments_ends_with_every_trial_told_and_none_trained_twice(tmp_path: Path) -> None:
@@ -241,14 +361,9 @@ def test_a_pruning_outlives_the_driver_that_was_killed_before_telling_it(decided
     study.enqueue_trial(params)
     trial = study.ask()
     trial.suggest_float("mask.ratio", 0.5, 0.9, step=0.05)
-    config = build(WATCHED | params)
-    run = RunDirectory(runs_dir / pretrain_fingerprint(config, open_source(config.data, Silent()).digest))
+    run = begun(runs_dir, build(WATCHED | params), {1: 10.0, 2: 10.0})
     assert run.path.name not in (other.run for other in first.trials)
     trial.set_user_attr("job", [run.path.name, "knn-1"])
-    run.path.mkdir()
-    run.write_record(Record(stage="pretrain", name="", fingerprint=run.path.name, status="killed"))
-    for epoch in (1, 2):
-        run.append_metrics(epoch, {"train/epoch": epoch - 1, ONLINE: 10.0})
     if decided:
         trial.report(10.0, 1)
         trial.set_user_attr("reason", "worse")
@@ -258,6 +373,42 @@ def test_a_pruning_outlives_the_driver_that_was_killed_before_telling_it(decided
     assert adopted.reason == ("worse" if decided else "pruned after epoch 1 as trial 2 of sweep s")
     assert status_of(run) == ("pruned", adopted.reason)
     assert not (run.path / "trained").exists()
+
+
+@pytest.mark.usefixtures("pretended", "strict")
+def test_a_run_that_others_have_begun_is_pruned_where_it_would_have_been(tmp_path: Path) -> None:
+    run = begun(tmp_path / "runs", build(WATCHED | {"mask.ratio": 0.5}), {1: 10.0, 2: 20.0})
+    trial = drive(tmp_path / "runs", 2, text=RATIOS, sampler="grid", pruner="median").trials[1]
+    assert (trial.state, trial.run, trial.curve, trial.reused) == ("pruned", run.path.name, {1: 10.0}, True)
+    assert not (run.path / "trained").exists()
+
+
+def test_a_run_that_others_have_begun_does_not_have_better_trials_pruned_by_hyperband(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ablations.local_crew.work", partial(pretence.work, growing=True))
+    settings = WATCHED | {"train.epochs": 2, "mask.ratio": 0.5}
+    text = '[mask.ratio]\ntype = "categorical"\nchoices = [0.5, 0.6, 0.9]'
+    # After epoch 1 it is at 30 %, of 60 % in the end; the next trial at 45 %, of 90 %.
+    begun(tmp_path / "runs", build(settings | {"mask.ratio": 0.6}), {1: 30.0})
+    record = drive(tmp_path / "runs", 3, text=text, settings=settings, sampler="grid", pruner="hyperband")
+    assert [trial.params["mask.ratio"] for trial in record.trials] == [0.5, 0.6, 0.9]
+    assert states(record) == ["complete"] * 3
+    assert record.trials[1].curve == {1: 30.0, 2: 60.0}
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_run_that_was_not_evaluated_early_is_not_compared_with_early_evaluations(tmp_path: Path) -> None:
+    begun(tmp_path / "runs", build(WATCHED | {"mask.ratio": 0.5}), {2: 50.0})
+    trial = drive(tmp_path / "runs", 2, text=RATIOS, sampler="grid", pruner="hyperband").trials[1]
+    assert (trial.state, trial.curve) == ("complete", {})
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_finished_run_that_is_reused_reports_its_whole_curve(tmp_path: Path) -> None:
+    drive(tmp_path / "runs", 2, text=RATIOS, sampler="grid")
+    trial = drive(tmp_path / "runs", 2, text=RATIOS, sampler="grid", pruner="median", name="another").trials[1]
+    assert (trial.reused, trial.curve) == (True, {1: 50.0, 2: 50.0, 3: 50.0})
 
 
 @pytest.mark.parametrize(

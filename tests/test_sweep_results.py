@@ -1,5 +1,6 @@
 """What is made of a sweep: choice of the best, costs, importances, figures, MLflow."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,15 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from ablations.run_sweep import best_trials
+from ablations.run_sweep import Wishes, best_trials, compared_values, make_sweep, plan_comparison
 from analysis.importances import importances
 from analysis.sweep_files import write_sweep
 from analysis.sweep_frame import as_study, sweep_frame, total_costs
 from analysis.sweep_summary import best_table, importance_table, remarks
+from mae.config import Config
 from mae.config_sources import resolve
 from mae.mlflow_store import default_uri
+from mae.progress import Silent
 from mae.run_directory import RunDirectory
 from mae.study_delivery import deliver_sweep, study_experiment
 from mae.sweep_record import ObjectiveRecord, SweepRecord, SweepTrial, read_sweep, sweep_directory
@@ -79,6 +82,32 @@ def test_a_sweep_without_a_complete_trial_has_a_frame_and_no_figure(tmp_path: Pa
     assert "1 failed" in remarks(record, frame)[0]
 
 
+def measured_on(threads: Sequence[str], objective: str) -> list[str]:
+    """Return the last remark on a sweep for an objective, whose trials ran on these numbers of threads."""
+    record = made(len(threads), objective)
+    frame = sweep_frame(record, Path()).assign(device="a processor", processes="1", threads=threads)
+    return remarks(record, frame)[2:]
+
+
+def test_times_of_different_numbers_of_threads_are_said_where_they_decide() -> None:
+    (line,) = measured_on(["1", "4", "4"], "seconds")
+    assert line.startswith("seconds: measured under different conditions")
+    assert line.endswith("a processor, 1 thread (trials 0); a processor, 4 threads (trials 1, 2)")
+
+
+@pytest.mark.parametrize(("threads", "objective"), [(["4", "4"], "seconds"), (["1", "4"], "gflops")])
+def test_what_decides_under_equal_conditions_or_is_counted_needs_no_caveat(threads: Any, objective: str) -> None:
+    assert measured_on(threads, objective) == []
+
+
+def test_a_sweep_knows_the_threads_of_its_trials(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "0")
+    record = run.read_record()
+    assert record is not None
+    run.write_record(record.model_copy(update={"tags": {"mae.threads": "3"}}))
+    assert sweep_frame(made(2), tmp_path)["threads"].tolist() == ["3", ""]
+
+
 def test_the_best_come_first_and_equal_ones_once() -> None:
     values = [("a", 1.0), ("b", 3.0), ("b", 3.0), ("c", 2.0)]
     trials = [SweepTrial(number=n, state="complete", params={}, values=[value], run=run) for n, (run, value) in
@@ -140,3 +169,15 @@ def test_a_sweep_is_a_parent_with_a_child_per_trial_delivered_once(tmp_path: Pat
     for trial in read_sweep(directory).trials:
         assert trial.values == [children[trial.number].data.metrics["objective/knn_top1"]]
         assert children[trial.number].data.tags["mae.fingerprint"] == trial.run
+
+
+def test_trials_of_one_training_are_compared_by_their_own_probes(tmp_path: Path) -> None:
+    space = tmp_path / "space.toml"
+    space.write_text('[probe.features]\ntype = "categorical"\nchoices = ["class_token", "patch_mean"]')
+    wishes = Wishes(1, space=space, pruner="none")
+    sweep = make_sweep(wishes, Config(), tmp_path, Silent())
+    other = SweepTrial(number=1, state="complete", params={"probe.features": "patch_mean"}, values=[90.0], run="r")
+    plan = plan_comparison(sweep, [other], wishes)
+    for job, accuracy in zip(plan.jobs, (80.0, 90.0), strict=True):
+        job.stages(tmp_path)[1].write_json("result.json", {"metrics": {"linear/holdout_top1": accuracy}})
+    assert compared_values(sweep, plan) == {"default": [80.0], "trial 1": [90.0]}

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from mae.targets import NormalizedPixels, fit_principal_components
+from mae.config_sources import build
+from mae.targets import NormalizedPixels, build_target, fit_principal_components
 
 
 def test_normalised_patches_have_mean_0_and_variance_1() -> None:
@@ -28,3 +29,30 @@ def test_the_fewest_components_that_explain_the_variance_are_kept(variance: floa
     explained = target(patches).square().sum(0) / centred.square().sum()
     assert explained.sum() >= variance - 1e-4
     assert explained[:-1].sum() < variance
+
+
+def test_components_are_the_largest_singular_vectors_about_the_mean() -> None:
+    patches = torch.randn(300, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([5.0, 3.0, 2.0, 1.0]) + 7
+    target = fit_principal_components(patches, 0.99)
+    centred = patches - patches.mean(0)
+    axes = torch.linalg.svd(centred).Vh
+    assert torch.allclose((target.components @ axes.T).abs(), torch.eye(4), atol=1e-3)
+    assert torch.allclose(target(patches).abs(), (centred @ axes.T).abs(), atol=1e-2)
+
+
+def test_a_share_that_is_met_exactly_takes_no_further_component() -> None:
+    patches = torch.tensor([[2.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 2.0, 0], [0, 0, 0, 2.0]])
+    assert fit_principal_components(torch.cat([patches, -patches]), 0.5).outputs == 2
+
+
+@pytest.mark.parametrize(("kind", "outputs"), [("pixels", 6), ("normalized_pixels", 6), ("pca", 2)])
+def test_a_config_gets_the_target_that_it_names(kind: str, outputs: int) -> None:
+    patches = torch.randn(50, 2) @ torch.randn(2, 6) + 3
+    target = build_target(build({"target.kind": kind, "data.image_size": [6, 4], "model.patch_size": [3, 2]}), patches)
+    expected = {
+        "pixels": patches,
+        "normalized_pixels": (patches - patches.mean(1, keepdim=True)) / patches.std(1, keepdim=True),
+        "pca": fit_principal_components(patches, 0.99)(patches),
+    }
+    assert torch.allclose(target(patches), expected[kind], atol=1e-4)
+    assert target.outputs == outputs

@@ -12,6 +12,7 @@ from torchvision import datasets
 from mae.config_sources import build
 from mae.data import ImageData, load_data
 from mae.errors import RunError
+from mae.image_files import to_pixels
 from mae.probing import Setup, Subject, probe
 from mae.progress import Silent
 
@@ -41,43 +42,117 @@ class OtherCifar(Cifar):
 
 
 class Stl(Cifar):
-    """STL10's interface: a quarter of the training images has no label."""
+    """STL10's interface: channels first, and a quarter of the training images has no label."""
 
     def __init__(self, root: str, split: str = "train", download: bool = False):
         super().__init__(root, split != "test", download)
+        self.data = self.data.transpose(0, 3, 1, 2)
+        self.data[:, 1] = 7  # green
         self.labels = np.array(self.targets)
         if split == "train+unlabeled":
             self.labels[9:] = -1
         del self.targets
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return Image.fromarray(self.data[index]), int(self.labels[index])
+        return Image.fromarray(self.data[index].transpose(1, 2, 0)), int(self.labels[index])
 
 
 class Flowers:
-    """Flowers102's interface: three splits, no array of pixels, no names of classes."""
+    """Flowers102's interface: three splits, image files, no names of classes."""
 
     def __init__(self, root: str, split: str = "train", download: bool = False):
-        self._values = {"train": (10, 11), "val": (20, 21), "test": (30, 31)}[split]
+        self._image_files = []
         self._labels = [0, 10]
+        for value in {"train": (10, 11), "val": (20, 21), "test": (30, 31)}[split]:
+            path = Path(root) / f"{value}.png"
+            Image.new("RGB", (8, 8), (value,) * 3).save(path)
+            self._image_files.append(path)
 
     def __len__(self) -> int:
-        return 2
+        return len(self._image_files)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return Image.new("RGB", (8, 8), (self._values[index],) * 3), self._labels[index]
+        return datasets.folder.default_loader(self._image_files[index]), self._labels[index]
 
 
-def load(source: str, fake: type, monkeypatch: pytest.MonkeyPatch, **run: float) -> ImageData:
-    name = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10", "flowers102": "Flowers102"}[source]
-    monkeypatch.setattr(datasets, name, fake)
-    config = build({"data.source": source, "data.channels": 3} | {f"run.{key}": value for key, value in run.items()})
+class Food(Flowers):
+    """Food101's interface: as Flowers102's, without `val`; here of photographs as they are found."""
+
+    classes = ("apple_pie", "waffles")
+
+    def __init__(self, root: str, split: str = "train", download: bool = False):
+        self._image_files = [Path(root) / f"{split}-{mode}.jpg" for mode in ("RGB", "L", "CMYK")]
+        self._labels = [0, 1, 1]
+        for path in self._image_files:
+            photograph(path, path.stem.split("-")[1])
+
+
+class ImageNet(datasets.ImageFolder):
+    """ImageNet's interface; it is an ImageFolder there too."""
+
+    def __init__(self, root: str, split: str):
+        for name in ("n01", "n02"):
+            (Path(root) / split / name).mkdir(parents=True, exist_ok=True)
+            photograph(Path(root) / split / name / f"{name}_1.JPEG", "RGB")
+        super().__init__(str(Path(root) / split))
+
+
+def photograph(path: Path, mode: str) -> None:
+    """Write a JPEG of 20 x 30 noise pixels that says it lies on its side."""
+    noise = np.random.default_rng(len(str(path))).integers(0, 256, (30, 20, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(noise).convert(mode).save(path, "JPEG", exif=exif)
+
+
+CLASSES = {
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "stl10": "STL10",
+    "flowers102": "Flowers102",
+    "food101": "Food101",
+    "imagenet": "ImageNet",
+}
+
+
+def load(source: str, fake: type, monkeypatch: pytest.MonkeyPatch, channels: int = 3, **run: float) -> ImageData:
+    monkeypatch.setattr(datasets, CLASSES[source.split(":")[0]], fake)
+    config = build(
+        {"data.source": source, "data.channels": channels} | {f"run.{key}": value for key, value in run.items()}
+    )
     return load_data(config.data, config.run, Silent())
 
 
 def values(data: ImageData, split: str) -> list[int]:
     part = getattr(data, split)
     return next(iter(part.images.batches([torch.arange(len(part.labels))])))[:, 0, 0, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("source", "fake", "split"),
+    [
+        ("cifar10", Cifar, {"train": True}),
+        ("stl10", Stl, {"split": "train+unlabeled"}),
+        ("flowers102", Flowers, {"split": "train"}),
+        ("food101", Food, {"split": "train"}),
+        ("imagenet", ImageNet, {"split": "train"}),
+    ],
+)
+@pytest.mark.parametrize(("channels", "limit"), [(1, 1.0), (3, 0.0)])
+def test_pixels_are_those_of_the_data_set(
+    channels: int,
+    source: str,
+    fake: Any,
+    split: dict[str, Any],
+    limit: float,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    data = load(f"{source}:{tmp_path}", fake, monkeypatch, channels, cache_limit_gb=limit, loader_workers=1)
+    direct = fake(str(tmp_path), **split)
+    expected = np.stack([to_pixels(direct[index][0], (8, 8), channels) for index in range(len(direct))])
+    first = next(iter(data.train.images.batches([torch.arange(len(direct))])))
+    assert first.numpy().tobytes() == expected.tobytes()
 
 
 def test_both_splits_have_their_images_labels_and_classes(monkeypatch: pytest.MonkeyPatch) -> None:

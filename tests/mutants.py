@@ -1,0 +1,80 @@
+"""Mutation testing: `python -m tests.mutants [MODULE ...]`, or `make mutants MODULES="mae/model.py"`.
+
+mutmut changes one thing at a time, in one module at a time, and runs those of the module's tests below that reach the
+changed function. A change that no test notices is printed: a test is missing, or the change alters nothing.
+"""
+
+import multiprocessing
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from mutmut.__main__ import cli, status_by_exit_code
+from mutmut.configuration import config
+from mutmut.mutation.data import SourceFileMutationData
+from mutmut.mutation.diff_apply import get_diff_for_mutant
+
+TESTS = {
+    "mae/model.py": ["model"],
+    "mae/masking.py": ["masking"],
+    "mae/objective.py": ["model"],
+    "mae/targets.py": ["targets"],
+    "mae/augmentation.py": ["augmentation"],
+    "mae/schedule.py": ["schedule"],
+    "mae/draws.py": ["draws"],
+    "mae/flops.py": ["flops"],
+    "mae/features.py": ["probes"],
+    "mae/pretraining.py": ["pretraining"],
+    "mae/checkpoints.py": ["checkpoints"],
+    "mae/linear_probe.py": ["probes"],
+    "mae/knn.py": ["probes"],
+    "mae/probing.py": ["probes"],
+    "mae/fingerprint.py": ["config"],
+    "ablations/plan.py": ["studies"],
+    "ablations/sweep.py": ["sweep", "space"],
+    "analysis/statistics.py": ["statistics"],
+}
+"""Which test files judge a module. Tests of commands are skipped: a process for each mutant would take hours."""
+
+SAID = Path("mutants/said.txt")
+
+
+def mutate(module: str) -> None:
+    """Run mutmut on one module; its settings are in pyproject.toml, and all that it says lands in `SAID`."""
+    said = os.open(SAID, os.O_WRONLY | os.O_CREAT)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    config().only_mutate = [module]
+    config().pytest_add_cli_args_test_selection = [f"tests/test_{name}.py" for name in TESTS[module]]
+    cli(["run", "--max-children", "1"], standalone_mode=False)
+
+
+def judge(module: str) -> str:
+    """Print what was not noticed, and return the module's line of the summary."""
+    found = SourceFileMutationData(path=Path(module))
+    found.load()
+    status = {name: status_by_exit_code[code] for name, code in found.exit_code_by_key.items()}
+    missed = [name for name in status if status[name] not in {"killed", "timeout", "segfault"}]
+    for name in missed:
+        changes = [line for line in get_diff_for_mutant(name, path=module).splitlines()[2:] if line[:1] in "+-"]
+        print(f"\n{name}: {status[name]}", *changes, sep="\n")
+    noticed, late = len(status) - len(missed), list(status.values()).count("timeout")
+    return f"{module:26}{len(status):8}{noticed:8}{late:8}{noticed / len(status):8.1%}"
+
+
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    summary = [f"{'module':26} mutants noticed timeout   share"]
+    if unknown := set(sys.argv[1:]) - TESTS.keys():
+        sys.exit(f"{', '.join(unknown)}: expected some of {', '.join(TESTS)}")
+    for module in sys.argv[1:] or TESTS:
+        shutil.rmtree(SAID.parent, ignore_errors=True)
+        SAID.parent.mkdir()
+        run = multiprocessing.get_context("fork").Process(target=mutate, args=(module,))
+        run.start()
+        run.join()
+        if run.exitcode:
+            sys.exit(f"{module}: mutmut stopped. Do its tests ({', '.join(TESTS[module])}) pass? See {SAID}")
+        summary.append(judge(module))
+    print("", *summary, sep="\n")
