@@ -7,27 +7,16 @@ shared (or only by some of the cells), blocks cannot be told from cells and the 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 from scipy.sparse.csgraph import connected_components
 
 from analysis.multivariate_t import critical_value, p_of_largest
+from analysis.statistics import ALPHA, NAN, Contrast
 
-ALPHA = 0.05
-NAN = float("nan")
 DOUBT = 0.01
 """Level of the tests of the model's assumptions: one study in a hundred is doubted without cause, by each."""
-
-
-class Contrast(NamedTuple):
-    """A weighted sum of cell means, the ends of its simultaneous interval, and its corrected p-value of being 0."""
-
-    effect: float
-    low: float
-    high: float
-    p: float
 
 
 @dataclass(frozen=True)

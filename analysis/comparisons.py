@@ -6,8 +6,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from analysis.additive_model import ALPHA, NAN, AdditiveModel, Contrast, doubts, fit
-from analysis.statistics import contrast, holm
+from analysis.additive_model import AdditiveModel, doubts, fit
+from analysis.statistics import ALPHA, NAN, Contrast, contrast, holm
 
 Test = Literal["blocks", "paired", "welch"]
 TESTS: tuple[Test, ...] = get_args(Test)
@@ -46,9 +46,7 @@ def compare(
         remarks.append(found.outlier)
     if chosen == "blocks":
         return Comparisons(reference, chosen, model.against(reference), model, tuple(remarks))
-    runs = {cell: {} for cell in model.cells}  # type: dict[str, dict[int, float]]
-    for value, cell, seed in zip(values, cells, seeds, strict=True):
-        runs[cell][seed] = value
+    runs = _by_cell_and_seed(values, cells, seeds)
     others = [cell for cell in model.cells if cell != reference]
     level = 1 - ALPHA / max(1, len(others))
     single = [_pairwise(runs[cell], runs[reference], chosen, level) for cell in others]
@@ -60,8 +58,38 @@ def compare(
 def _pairwise(runs: Mapping[int, float], others: Mapping[int, float], test: Test, level: float) -> Contrast:
     """Return the difference of two cells' results by seed, with its uncorrected p-value and an interval at `level`."""
     if test == "welch":
-        return Contrast(*contrast([[*runs.values()], [*others.values()]], [1, -1], level))
+        return contrast([[*runs.values()], [*others.values()]], [1, -1], level)
     shared = sorted(runs.keys() & others.keys())
     if not shared:
         return Contrast(float(np.mean([*runs.values()]) - np.mean([*others.values()])), NAN, NAN, NAN)
-    return Contrast(*contrast([[runs[seed] - others[seed] for seed in shared]], [1], level))
+    return contrast([[runs[seed] - others[seed] for seed in shared]], [1], level)
+
+
+def contrast_of(
+    values: Sequence[float],
+    cells: Sequence[str],
+    seeds: Sequence[int],
+    weights: Mapping[str, float],
+    alpha: float = ALPHA,
+) -> tuple[Contrast, Test]:
+    """Return one weighted sum of cell means with its interval at 1 - `alpha`, and by which test it is judged.
+
+    All runs given tell of the noise, those of cells without a weight too. Where the additive model does not fit, the
+    weighted sums within the seeds that have all cells are a sample of their own.
+    """
+    model = fit(values, cells, seeds)
+    if not doubts(model).serious:
+        return model.contrasts([weights], alpha)[0], "blocks"
+    runs = _by_cell_and_seed(values, cells, seeds)
+    shared = set.intersection(*(set(runs[cell]) for cell in weights))
+    sums = [sum(weight * runs[cell][seed] for cell, weight in weights.items()) for seed in sorted(shared)]
+    return contrast([sums], [1], 1 - alpha) if sums else model.contrasts([weights], alpha)[0], "paired"
+
+
+def _by_cell_and_seed(
+    values: Sequence[float], cells: Sequence[str], seeds: Sequence[int]
+) -> dict[str, dict[int, float]]:
+    runs: dict[str, dict[int, float]] = {}
+    for value, cell, seed in zip(values, cells, seeds, strict=True):
+        runs.setdefault(cell, {})[seed] = value
+    return runs

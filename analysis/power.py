@@ -4,8 +4,9 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
 
-from analysis.additive_model import ALPHA, NAN, AdditiveModel
+from analysis.additive_model import AdditiveModel
 from analysis.multivariate_t import critical_value, spread_rule
+from analysis.statistics import ALPHA, NAN
 
 POWER = 0.8
 """How often a difference of the smallest size would be found."""
