@@ -18,7 +18,7 @@ def told_apart(probe: str) -> dict[str, float]:
 
 def test_six_ratios_are_told_apart_from_the_default_by_the_linear_probe() -> None:
     expected = {"0.1": 1e-5, "0.2": 0.001, "0.3": 0.0002, "0.4": 3e-5, "0.5": 0.0165, "0.9": 0.0098}
-    assert told_apart("linear") == pytest.approx(expected, rel=0.1)
+    assert told_apart("linear") == pytest.approx(expected, rel=0.1, abs=1e-5)
 
 
 def test_four_ratios_are_told_apart_by_the_k_nn_probe() -> None:
