@@ -14,9 +14,9 @@ def differ(rows: pd.DataFrame) -> bool:
 
 
 def described(rows: pd.DataFrame, name: Callable[[pd.DataFrame], str]) -> str:
-    """Return each condition and, by `name`, what was measured under it: `x86_64, 2 threads (0.5, 0.75); ...`."""
+    """Return each condition and, by `name`, what was measured under it: `x86_64, 2 threads (0.5; 0.75), ...`."""
     parts = rows.groupby(CONDITIONS, sort=False)
-    return "; ".join(f"{_text(*condition)} ({name(part)})" for condition, part in parts)
+    return ", ".join(f"{_text(*condition)} ({name(part)})" for condition, part in parts)
 
 
 def relative_seconds(rows: pd.DataFrame, reference: pd.DataFrame) -> pd.Series:

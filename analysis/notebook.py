@@ -112,8 +112,10 @@ def findings(frame: pd.DataFrame) -> HTML:
     return plain(verdicts(check(frame)).drop(columns=SETTING))
 
 
-def show(figure: Figure) -> Image:
+def show(figure: Figure) -> Image | str:
     """Return a figure as a picture that the notebook keeps."""
+    if not figure.axes:
+        return "There are no results to draw."
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)
     return Image(image.getvalue())

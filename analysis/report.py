@@ -91,9 +91,10 @@ def _base(frame: pd.DataFrame, curves: pd.DataFrame, pictures: Any) -> BasePart:
     checked = check(frame)
     studies = [_study(part, curves, pictures) for _, part in frame.groupby("study_id", sort=False)]
     across = []
-    if frame["study_id"].nunique() > 1:
+    overview = overview_figure(frame)
+    if frame["study_id"].nunique() > 1 and overview.axes:
         caption = "Every study under the linear probe. Means with 95 % intervals, dots are seeds, the paper's in grey."
-        across.append(Picture("overview", caption, overview_figure(frame)))
+        across.append(Picture("overview", caption, overview))
     cost = cost_figure(frame)
     if cost.axes:
         caption = "Compute of pretraining and accuracy, means of cells; the line is the Pareto front."

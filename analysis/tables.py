@@ -154,7 +154,7 @@ def caveats(frame: pd.DataFrame) -> list[str]:
 
 
 def _cells(part: pd.DataFrame) -> str:
-    return ", ".join(dict.fromkeys(part["cell"]))
+    return "; ".join(dict.fromkeys(part["cell"]))
 
 
 def display(summary: pd.DataFrame) -> pd.DataFrame:

@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from analysis import execution
 from analysis.execution import NOTEBOOKS, Execution, beside, execute_notebooks
+from analysis.figures import overview_figure
 from analysis.loading import export
-from analysis.notebook import PLACES, ROOT, STUDIES, NoResults, results, sweep
+from analysis.notebook import PLACES, ROOT, STUDIES, NoResults, results, show, sweep
 from analysis.sweep_files import write_sweep
 from analysis.sweep_frame import sweep_frame
 from cli import app
@@ -110,9 +111,9 @@ def places(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_only_studies_that_are_asked_for_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STUDIES, "target-0a0a0a0a")
     assert set(results("target")["study"]) == set(results()["study"]) == {"target"}
-    for show in (lambda: results("mask-ratio"), sweep):
+    for look in (lambda: results("mask-ratio"), sweep):
         with pytest.raises(NoResults, match="asked for"):
-            show()
+            look()
 
 
 @pytest.mark.usefixtures("places")
@@ -126,6 +127,10 @@ def test_a_study_without_a_finished_training_is_nothing_to_show() -> None:
 def test_results_that_are_named_are_not_mixed_with_those_of_the_checkout() -> None:
     with pytest.raises(NoResults, match="no results of a study 'mask-token'"):
         results("mask-token")
+
+
+def test_a_figure_without_results_is_a_sentence() -> None:
+    assert show(overview_figure(study_frame_of(MASK_RATIO, probes=("knn",)))) == "There are no results to draw."
 
 
 def test_several_exported_files_are_shown_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,13 @@ def test_a_missing_folder_is_said(report: Report, tmp_path: Path) -> None:
         write_report(report, tmp_path / "nowhere" / "all.html", "html")
 
 
+def test_studies_without_a_linear_probe_have_no_overview(tmp_path: Path) -> None:
+    more: dict[str, Any] = {"probes": ("knn",)}
+    report = made(pd.concat([study_frame_of(MASK_RATIO, **more), study_frame_of(MASK_RATIO, "second", **more)]))
+    write_report(report, tmp_path / "report.html", "html")
+    assert [picture.name for picture in report.bases[0].pictures] == ["cost"]
+
+
 def test_a_study_without_results_has_its_table_and_no_figure() -> None:
     study = made(study_frame_of({"0.75": [None, None]})).bases[0].studies[0]
     assert study.pictures == []

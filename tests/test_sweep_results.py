@@ -92,7 +92,7 @@ def measured_on(threads: Sequence[str], objective: str) -> list[str]:
 def test_times_of_different_numbers_of_threads_are_said_where_they_decide() -> None:
     (line,) = measured_on(["1", "4", "4"], "seconds")
     assert line.startswith("seconds: measured under different conditions")
-    assert line.endswith("a processor, 1 thread (trials 0); a processor, 4 threads (trials 1, 2)")
+    assert line.endswith("a processor, 1 thread (trials 0), a processor, 4 threads (trials 1, 2)")
 
 
 @pytest.mark.parametrize(("threads", "objective"), [(["4", "4"], "seconds"), (["1", "4"], "gflops")])

@@ -160,7 +160,7 @@ def test_times_of_different_devices_are_not_compared_and_the_cells_are_named() -
     frame = elsewhere(make_study(ACCURACIES), "0.9")
     assert display(summarise(frame))["time"].tolist() == ["1.00", "1.00", "1.00", ""]
     assert caveats(frame)[-1].startswith(
-        "time and memory were measured under different conditions: a processor, 2 threads (0.5, 0.75, 0.8); "
+        "time and memory were measured under different conditions: a processor, 2 threads (0.5; 0.75; 0.8), "
         "a GPU, 8 threads (0.9)."
     )
 
