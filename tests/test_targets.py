@@ -1,6 +1,11 @@
 import pytest
 import torch
+from torch import Tensor
 
+from mae import objective
+from mae.config_sources import build
+from mae.draws import generator
+from mae.objective import MaskedReconstruction
 from mae.targets import NormalizedPixels, fit_principal_components
 
 
@@ -28,3 +33,21 @@ def test_the_fewest_components_that_explain_the_variance_are_kept(variance: floa
     explained = target(patches).square().sum(0) / centred.square().sum()
     assert explained.sum() >= variance - 1e-4
     assert explained[:-1].sum() < variance
+
+
+@pytest.mark.parametrize("kind", ["pixels", "normalized_pixels", "pca"])
+def test_under_mixed_precision_targets_have_the_bits_of_float32(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[Tensor] = []
+
+    def loss(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+        compared.append(target)
+        return prediction.sum()
+
+    monkeypatch.setattr(objective, "reconstruction_loss", loss)
+    images = torch.randn(8, 1, 8, 8)
+    task = MaskedReconstruction(build({"target.kind": kind}), torch.randn(500, 4))
+    order = task.sample(generator(0, "mask"), 8)
+    task(images, order)
+    with torch.autocast("cpu", torch.bfloat16):
+        task(images, order)
+    assert torch.equal(*compared)
