@@ -17,11 +17,13 @@ from mae.study_record import CellRecord
 
 @dataclass(frozen=True)
 class Times:
-    """The base config's own value times `factor`; whole numbers stay whole and at least 1."""
+    """The base config's own value times `factor`; whole numbers stay whole and at least 1, unset stays unset."""
 
     factor: float
 
-    def of(self, value: float) -> float:
+    def of(self, value: float | None) -> float | None:
+        if value is None:
+            return None
         return max(1, round(value * self.factor)) if isinstance(value, int) else value * self.factor
 
 
@@ -73,7 +75,8 @@ def plan_cells(study: Study, base: Config) -> list[PlannedCell]:
             config = change(base, overrides)
         except UserError as error:
             raise UserError(f"study {study.name}, cell {cell.name or dict(cell.overrides)}: {error}") from None
-        name = cell.name or ", ".join(f"{value:g}" if _is_number(value) else str(value) for value in overrides.values())
+        given = [value for value in overrides.values() if value is not None]
+        name = cell.name or ", ".join(f"{value:g}" if _is_number(value) else str(value) for value in given)
         record = CellRecord(name=name, overrides=overrides, paper=dict(cell.paper), is_default=config == base)
         planned.setdefault(name, PlannedCell(name, config, record))
     return list(planned.values())
