@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mae import checkpoints
-from mae.augmentation import augment, centre
+from mae.augmentation import centre, draw, views
 from mae.config import Config
 from mae.data import ImageData
 from mae.distributed import ALONE, Processes
@@ -73,17 +73,19 @@ class Pretraining:
         lr = lr_at(index / self.steps_per_epoch, peak, train.warmup, train.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        part = self.processes.part(train.batch_size)
-        images = images.to(self.device, non_blocking=True)
-        draws = generator(train.seed, "augmentation", index)
-        views = normalise(augment(images, self.config.data, draws, train.batch_size, part), self.data)
-        order = self.objective.sample(generator(train.seed, "mask", index), train.batch_size)[part].to(self.device)
+        share = self.processes.part(train.batch_size)
+        crops = generator(train.seed, "augmentation", index)
+        draws = draw(self.config.data, train.batch_size, images.shape[2:], crops)[share]
+        order = self.objective.sample(generator(train.seed, "mask", index), train.batch_size)[share].to(self.device)
         loss = torch.zeros((), device=self.device)
-        pieces = zip(views.chunk(train.micro_batches), order.chunk(train.micro_batches), strict=True)
-        for number, (piece, piece_order) in enumerate(pieces, start=1):
-            with self.processes.exchanging(self.parallel, now=number == train.micro_batches):
+        size = len(images) // train.micro_batches
+        for number in range(train.micro_batches):  # nothing but draws and stored images is ever there for more than one
+            piece = slice(number * size, (number + 1) * size)
+            stored = images[piece].to(self.device, non_blocking=True)
+            cropped = normalise(views(stored, self.config.data, draws[piece]), self.data)
+            with self.processes.exchanging(self.parallel, now=number + 1 == train.micro_batches):
                 with _autocast(train.precision, self.device):
-                    piece_loss = self.parallel(piece, piece_order) / train.micro_batches
+                    piece_loss = self.parallel(cropped, order[piece]) / train.micro_batches
                 self.scaler.scale(piece_loss).backward()
             loss += piece_loss.detach()
         loss = self.processes.mean(loss)
@@ -270,8 +272,8 @@ def weights_digest(state: dict[str, Tensor]) -> str:
 
 
 def _sample_patches(config: Config, data: ImageData) -> Tensor:
-    """Return patches (n, P) of a seeded sample of training images, normalised; for targets that are fitted."""
-    count = min(TARGET_IMAGES, len(data.train.labels))
+    """Return patches (n, P) of a seeded sample of training images, normalised; of one image if no target is fitted."""
+    count = min(TARGET_IMAGES, len(data.train.labels)) if config.target.kind == "pca" else 1
     chosen = torch.randperm(len(data.train.labels), generator=generator(config.train.seed, "target"))[:count]
     images = next(iter(data.train.images.batches([chosen.sort().values])))
     return patchify(normalise(centre(images, config.data), data), config.model.patch_size).flatten(0, 1)

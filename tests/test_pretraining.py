@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mae.config import Config
 from mae.config_sources import build
@@ -75,6 +77,27 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(digits: ImageData) -
         work = Pretraining(build({**TINY, "train.micro_batches": pieces}), digits, CPU)
         norms.append(work.step(images, 0)[1].item())
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+class PixelsSeen(TorchDispatchMode):
+    """Notes of every tensor of float images of 8 x 8 pixels how many images it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.is_floating_point() and result.shape[1:] == (1, 8, 8):
+            self.counts.add(len(result))
+        return result
+
+
+def test_no_more_than_a_micro_batch_is_cropped_at_a_time(digits: ImageData) -> None:
+    work = Pretraining(build({**TINY, "train.micro_batches": 8}), digits, CPU)
+    with PixelsSeen() as seen:
+        work.step(next(iter(digits.train.images.batches([torch.arange(256)]))), 0)
+    assert seen.counts == {32}
 
 
 def test_a_loss_that_is_not_finite_fails_the_run_and_is_not_saved(digits: ImageData, tmp_path: Path) -> None:
