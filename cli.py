@@ -187,6 +187,13 @@ def _workplace(options: Options, output: Output) -> Iterator["Workplace"]:
         yield Workplace(options.runs_dir, store, device, progress, stop, processes)
 
 
+def _share_cores(output: Output) -> None:
+    """To be called before PyTorch is imported."""
+    from mae.threads import wait_passively
+
+    wait_passively(_progress(output).say)
+
+
 def _kinds(kind: list[str] | None) -> list[str]:
     return [f"probe.kinds={json.dumps(kind)}"] if kind else []
 
@@ -195,6 +202,7 @@ def _kinds(kind: list[str] | None) -> list[str]:
 def pretrain(options: Options, output: Output) -> None:
     """Pretrain an encoder; the same command continues an interrupted run and reuses a finished one."""
     config = options.resolve()
+    _share_cores(output)
     from mae.pipeline import run_pretraining
 
     with _workplace(options, output) as work:
@@ -220,6 +228,7 @@ def probe(options: Options, output: Output, run: Run, kind: Kinds = None) -> Non
 def run_pipeline(options: Options, output: Output, kind: Kinds = None) -> None:
     """Pretrain, then probe: the pipeline."""
     config = options.resolve(*_kinds(kind))
+    _share_cores(output)
     from mae.pipeline import run_pretraining
 
     with _workplace(options, output) as work:
@@ -255,7 +264,7 @@ def ablate(
         return
     studies = choose_studies(name, file, axis or [])
     if not dry_run and surely_trains(studies, seeds, options.runs_dir):
-        who.prepare()
+        who.prepare(_progress(output).say)
     plans = make_plans(studies, base, seeds, options.runs_dir, only or [], _progress(output))
     if dry_run:
         _print_forecast(plans, options, who, output)

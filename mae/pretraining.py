@@ -131,14 +131,15 @@ class Pretraining:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what `state` returned, with its number of threads only if the config asks for the same bits."""
         load_official_state(self.objective.model, state["model"])
         self.objective.target.load_state_dict(state["target"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.position = Position(state["step"], state["seconds"])
-        if state.setdefault("processes", 1) != self.processes.count:  # the bits differ anyway, and so may the cores
-            state["random"]["threads"] = torch.get_num_threads()
+        same_processes = state.setdefault("processes", 1) == self.processes.count
+        if self.config.train.deterministic and same_processes:  # with others the bits differ anyway
+            torch.set_num_threads(state["random"]["threads"])
         checkpoints.restore_random_state(state["random"])
 
 
@@ -199,8 +200,14 @@ def _go_back(work: Pretraining, run: RunDirectory, progress: Progress) -> None:
     if saved is not None:
         work.restore(saved)
         progress.say(f"continuing at step {work.position.step} of {work.total_steps}")
-        if (before := saved["processes"]) != processes.count:
-            progress.say(f"by {before} process(es) so far, now by {processes.count}: equal to rounding, not to the bit")
+        sums = {
+            "process(es)": (saved["processes"], processes.count)
+        }  # who adds up what: another order, another rounding
+        if work.device.type == "cpu":
+            sums["thread(s)"] = saved["random"]["threads"], torch.get_num_threads()
+        for name, (before, now) in sums.items():
+            if before != now:
+                progress.say(f"by {before} {name} so far, now by {now}: equal to rounding, not to the bit")
     if processes.leads:
         run.forget_metrics_after(work.position.step)
 

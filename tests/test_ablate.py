@@ -113,6 +113,13 @@ def test_a_killed_worker_is_replaced_and_nothing_changes(tmp_path: Path) -> None
     assert weights(killed, work) == weights(peaceful, work)
 
 
+def test_a_worker_takes_no_more_threads_than_the_user_allows(tmp_path: Path) -> None:
+    work = job(**{"train.epochs": 1})
+    with LiveView(Console(quiet=True), 1, 1) as view:
+        work_off([work], Driver(LocalCrew([Place(tmp_path, "cpu", 2)]), tmp_path, view), StopRequest())
+    assert RunDirectory(tmp_path / work.fingerprint).read_json("environment.json")["threads"] == 1  # OMP_NUM_THREADS
+
+
 def test_a_job_whose_process_dies_every_time_fails_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

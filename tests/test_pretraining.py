@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mae import checkpoints
 from mae.config import Config
 from mae.config_sources import build
 from mae.data import ImageData
 from mae.errors import RunError, UserError
 from mae.interruption import Interrupted, StopRequest
-from mae.pretraining import Pretraining, parameter_groups, pretrain
+from mae.pretraining import Pretraining, _go_back, parameter_groups, pretrain
 from mae.progress import Silent
 from mae.run_directory import RunDirectory, find_runs
 from mae.schedule import lr_at
@@ -47,6 +48,36 @@ def test_a_run_stopped_in_mid_epoch_ends_with_the_same_bits(target: str, digits:
     with pytest.raises(Interrupted):
         train(config, digits, tmp_path / "parts", StopAfter(3))
     assert train(config, digits, tmp_path / "parts")["weights_sha256"] == whole["weights_sha256"]
+
+
+class Said(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "threads", "told"),
+    [(False, 1, ["by 2 thread(s) so far, now by 1: equal to rounding, not to the bit"]), (True, 2, [])],
+)
+def test_the_machine_says_how_many_threads_continue_a_run_unless_its_bits_are_promised(
+    deterministic: bool, threads: int, told: list[str], digits: ImageData, tmp_path: Path
+) -> None:
+    work, run, said = (
+        Pretraining(build({**TINY, "train.deterministic": deterministic}), digits, CPU),
+        RunDirectory(tmp_path),
+        Said(),
+    )
+    state = work.state()
+    state["random"]["threads"] = 2
+    checkpoints.save(run.checkpoints, 0, state)
+    _go_back(work, run, said)
+    assert torch.get_num_threads() == threads
+    assert [line for line in said.lines if "thread" in line] == told
 
 
 def test_another_seed_ends_with_other_bits(digits: ImageData, tmp_path: Path) -> None:
