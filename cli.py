@@ -263,7 +263,7 @@ def ablate(
         _list_studies(options, output, base, seeds)
         return
     studies = choose_studies(name, file, axis or [])
-    if not dry_run and surely_trains(studies, seeds, options.runs_dir):
+    if surely_trains(studies, seeds, options.runs_dir):
         who.prepare(_progress(output).say)
     plans = make_plans(studies, base, seeds, options.runs_dir, only or [], _progress(output))
     if dry_run:
@@ -532,27 +532,32 @@ def _executor(options: Options, workers: int | None, per_gpu: int, kind: Any, ad
 
 
 def _print_forecast(plans: Any, options: Options, who: "Executor", output: Output) -> None:
-    from ablations.forecast import forecast
     from ablations.local_crew import places
     from ablations.plan import all_jobs
     from mae.errors import UserError
-    from mae.pipeline import choose_device
     from mae.progress import duration
 
-    jobs = all_jobs(plans)
-    missing = [job for job in jobs if not job.is_done(options.runs_dir)]
     if who.kind != "local":
         raise UserError("--dry-run measures on this machine: give --workers N and leave --executor out")
+    jobs = all_jobs(plans)
+    missing = [job for job in jobs if not job.is_done(options.runs_dir)]
+    if missing:
+        who.prepare(_progress(output).say)
+    from ablations.forecast import forecast, makespan
+
     where = places(who.device, who.workers, who.per_gpu, options.runs_dir)
-    costs = forecast(missing, choose_device(where[0].device), where[0].threads, _progress(output))
+    costs = forecast(missing, [job for job in jobs if job not in missing], where, _progress(output))
     table = Table("training", "GFLOPs", "time", "disk MB", box=SIMPLE_HEAD)
     for cost in costs:
         table.add_row(cost.label, f"{cost.gflops:.3g}", duration(cost.seconds), f"{cost.disk / 1e6:.0f}")
     output.console.print(table)
-    seconds, disk = sum(cost.seconds for cost in costs) / len(where), sum(cost.disk for cost in costs)
-    summary = f"{len(jobs)} trainings, {len(jobs) - len(missing)} done already; about {duration(seconds)} of steps "
+    seconds, disk = makespan([cost.seconds for cost in costs], len(where)), sum(cost.disk for cost in costs)
+    summary = f"{len(jobs)} trainings, {len(jobs) - len(missing)} done already; about {duration(seconds)} with "
     output.console.print(
-        f"{summary}with {len(where)} worker(s), probes not counted; {disk / 1e9:.2g} GB", highlight=False
+        f"{summary}{len(where)} worker(s), {disk / 1e9:.2g} GB: steps, online evaluations, probes with their baselines "
+        "(once, in the first training that needs them); decoding the images once is not counted",
+        highlight=False,
+        soft_wrap=True,
     )
     output.result({"trainings": [cost.__dict__ for cost in costs], "seconds": seconds, "disk": disk})
 

@@ -5,6 +5,7 @@ Crop, resize and mirror are one linear map per direction: a row matrix (B, H, h)
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,10 +41,11 @@ class Draws:
         return Draws((top, left, height, width), self.mirrored[part], jitter)
 
 
-def draw(data: DataConfig, count: int, stored: tuple[int, ...], generator: torch.Generator) -> Draws:
+def draw(data: DataConfig, count: int, stored: Sequence[int], generator: torch.Generator) -> Draws:
     """Return the draws of `count` images of `stored` height and width; on the CPU, so that they are the same on every
     device."""
-    boxes = crop_boxes(data, count, *stored, generator)
+    height, width = stored
+    boxes = crop_boxes(data, count, height, width, generator)
     mirrored = torch.rand(count, generator=generator) < 0.5 if data.flip else torch.zeros(count, dtype=torch.bool)
     jitter = torch.rand(count, 4, generator=generator) * 2 - 1 if data.augmentation == "color_jitter" else None
     return Draws(boxes, mirrored, jitter)
