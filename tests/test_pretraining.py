@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from mae import checkpoints
 from mae.config import Config
 from mae.config_sources import build
 from mae.data import ImageData
 from mae.errors import RunError, SettingsError, UserError
 from mae.interruption import Interrupted, StopRequest
 from mae.pipeline import Workplace, run_pretraining
-from mae.pretraining import Pretraining, parameter_groups, pretrain
+from mae.pretraining import Pretraining, _go_back, parameter_groups, pretrain
 from mae.progress import Silent
 from mae.run_directory import RunDirectory, find_runs
 from tests.commands import Forked, mae_cli
@@ -49,7 +52,7 @@ def test_a_run_stopped_in_mid_epoch_ends_with_the_same_bits(target: str, digits:
 
 
 class Noted(Silent):
-    """Keeps the lines that are said."""
+    """Keeps what is said."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -97,6 +100,26 @@ def test_saving_never_takes_more_than_a_twentieth_of_the_time(
         saved.clear()
         train(build({**settings, "run.checkpoint_seconds": seconds}), digits, tmp_path / str(seconds))
         assert saved == expected
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "threads", "told"),
+    [(False, 1, ["by 2 thread(s) so far, now by 1: equal to rounding, not to the bit"]), (True, 2, [])],
+)
+def test_the_machine_says_how_many_threads_continue_a_run_unless_its_bits_are_promised(
+    deterministic: bool, threads: int, told: list[str], digits: ImageData, tmp_path: Path
+) -> None:
+    work, run, said = (
+        Pretraining(build({**TINY, "train.deterministic": deterministic}), digits, CPU),
+        RunDirectory(tmp_path),
+        Noted(),
+    )
+    state = work.state()
+    state["random"]["threads"] = 2
+    checkpoints.save(run.checkpoints, 0, state)
+    _go_back(work, run, said)
+    assert torch.get_num_threads() == threads
+    assert [line for line in said.lines if "thread" in line] == told
 
 
 def test_another_seed_ends_with_other_bits(digits: ImageData, tmp_path: Path) -> None:
@@ -158,6 +181,27 @@ def test_the_loss_of_micro_batches_is_that_of_the_whole_batch(digits: ImageData)
     works = [Pretraining(build({**TINY, "train.micro_batches": pieces}), digits, CPU) for pieces in (1, 4)]
     whole, pieces = (work.step(images, 0)[0].item() for work in works)
     assert pieces == pytest.approx(whole, rel=1e-5)
+
+
+class PixelsSeen(TorchDispatchMode):
+    """Notes of every tensor of float images of 8 x 8 pixels how many images it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.is_floating_point() and result.shape[1:] == (1, 8, 8):
+            self.counts.add(len(result))
+        return result
+
+
+def test_no_more_than_a_micro_batch_is_cropped_at_a_time(digits: ImageData) -> None:
+    work = Pretraining(build({**TINY, "train.micro_batches": 8}), digits, CPU)
+    with PixelsSeen() as seen:
+        work.step(next(iter(digits.train.images.batches([torch.arange(256)]))), 0)
+    assert seen.counts == {32}
 
 
 def test_a_loss_that_is_not_finite_fails_the_run_and_is_not_saved(digits: ImageData, tmp_path: Path) -> None:
