@@ -1,7 +1,7 @@
 """Mutation testing: `python -m tests.mutants [MODULE ...]`, or `make mutants MODULES="mae/model.py"`.
 
 mutmut changes one thing at a time, in one module at a time, and runs those of the module's tests below that reach the
-changed function; tests of commands are skipped. What no test notices is printed: it alters nothing, or a test is missing.
+changed function; commands are not started. What no test notices is printed: it alters nothing, or a test is missing.
 """
 
 import multiprocessing
