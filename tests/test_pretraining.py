@@ -11,10 +11,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mae import checkpoints
+from mae.augmentation import augment
 from mae.config import Config
 from mae.config_sources import build
 from mae.data import ImageData
+from mae.draws import generator
 from mae.errors import RunError, SettingsError, UserError
+from mae.features import normalise
 from mae.interruption import Interrupted, StopRequest
 from mae.pipeline import Workplace, run_pretraining
 from mae.pretraining import Pretraining, _go_back, parameter_groups, pretrain
@@ -150,6 +153,14 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(digits: ImageData) -
         work = Pretraining(build({**TINY, "train.micro_batches": pieces}), digits, CPU)
         norms.append(work.step(images, 0)[1].item())
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_crops_and_masks_of_a_step_follow_from_seed_and_index_alone(digits: ImageData) -> None:
+    config = build({**TINY, "train.seed": 3})
+    work, images = Pretraining(config, digits, CPU), next(iter(digits.train.images.batches([torch.arange(256)])))
+    views = normalise(augment(images, config.data, generator(3, "augmentation", 7)), digits)
+    expected = work.objective(views, work.objective.sample(generator(3, "mask", 7), 256)).item()
+    assert work.step(images, 7)[0].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_steps_are_those_of_adamw_with_the_papers_momenta(digits: ImageData) -> None:
