@@ -187,6 +187,13 @@ def _workplace(options: Options, output: Output) -> Iterator["Workplace"]:
         yield Workplace(options.runs_dir, store, device, progress, stop, processes)
 
 
+def _share_cores(output: Output) -> None:
+    """To be called before PyTorch is imported."""
+    from mae.threads import wait_passively
+
+    wait_passively(_progress(output).say)
+
+
 def _kinds(kind: list[str] | None) -> list[str]:
     return [f"probe.kinds={json.dumps(kind)}"] if kind else []
 
@@ -195,6 +202,7 @@ def _kinds(kind: list[str] | None) -> list[str]:
 def pretrain(options: Options, output: Output) -> None:
     """Pretrain an encoder; the same command continues an interrupted run and reuses a finished one."""
     config = options.resolve()
+    _share_cores(output)
     from mae.pipeline import run_pretraining
 
     with _workplace(options, output) as work:
@@ -220,6 +228,7 @@ def probe(options: Options, output: Output, run: Run, kind: Kinds = None) -> Non
 def run_pipeline(options: Options, output: Output, kind: Kinds = None) -> None:
     """Pretrain, then probe: the pipeline."""
     config = options.resolve(*_kinds(kind))
+    _share_cores(output)
     from mae.pipeline import run_pretraining
 
     with _workplace(options, output) as work:
@@ -254,8 +263,8 @@ def ablate(
         _list_studies(options, output, base, seeds)
         return
     studies = choose_studies(name, file, axis or [])
-    if not dry_run and surely_trains(studies, base, seeds, options.runs_dir):
-        who.prepare()
+    if surely_trains(studies, base, seeds, options.runs_dir):
+        who.prepare(_progress(output).say)
     plans = make_plans(studies, base, seeds, options.runs_dir, only or [], _progress(output))
     if dry_run:
         _print_forecast(plans, options, who, output)
@@ -560,27 +569,32 @@ def _executor(options: Options, workers: int | None, per_gpu: int, kind: Any, ad
 
 
 def _print_forecast(plans: Any, options: Options, who: "Executor", output: Output) -> None:
-    from ablations.forecast import forecast
     from ablations.local_crew import places
     from ablations.plan import all_jobs
     from mae.errors import UserError
-    from mae.pipeline import choose_device
     from mae.progress import duration
 
-    jobs = all_jobs(plans)
-    missing = [job for job in jobs if not job.is_done(options.runs_dir)]
     if who.kind != "local":
         raise UserError("--dry-run measures on this machine: give --workers N and leave --executor out")
+    jobs = all_jobs(plans)
+    missing = [job for job in jobs if not job.is_done(options.runs_dir)]
+    if missing:
+        who.prepare(_progress(output).say)
+    from ablations.forecast import forecast, makespan
+
     where = places(who.device, who.workers, who.per_gpu, options.runs_dir)
-    costs = forecast(missing, choose_device(where[0].device), where[0].threads, _progress(output))
+    costs = forecast(missing, [job for job in jobs if job not in missing], where, _progress(output))
     table = Table("training", "GFLOPs", "time", "disk MB", box=SIMPLE_HEAD)
     for cost in costs:
         table.add_row(cost.label, f"{cost.gflops:.3g}", duration(cost.seconds), f"{cost.disk / 1e6:.0f}")
     output.console.print(table)
-    seconds, disk = sum(cost.seconds for cost in costs) / len(where), sum(cost.disk for cost in costs)
-    summary = f"{len(jobs)} trainings, {len(jobs) - len(missing)} done already; about {duration(seconds)} of steps "
+    seconds, disk = makespan([cost.seconds for cost in costs], len(where)), sum(cost.disk for cost in costs)
+    summary = f"{len(jobs)} trainings, {len(jobs) - len(missing)} done already; about {duration(seconds)} with "
     output.console.print(
-        f"{summary}with {len(where)} worker(s), probes not counted; {disk / 1e9:.2g} GB", highlight=False
+        f"{summary}{len(where)} worker(s), {disk / 1e9:.2g} GB: steps, online evaluations, probes with their baselines "
+        "(once, in the first training that needs them); decoding the images once is not counted",
+        highlight=False,
+        soft_wrap=True,
     )
     output.result({"trainings": [cost.__dict__ for cost in costs], "seconds": seconds, "disk": disk})
 

@@ -36,7 +36,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker works: folder of all runs, device, CPU threads."""
+    """Where a worker works: folder of all runs, device, CPU threads at most."""
 
     runs_dir: Path
     device: str

@@ -1,6 +1,6 @@
 """Who does the jobs of a command: worker processes on this machine, or workers on the nodes of a Ray cluster."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,6 +12,7 @@ from ablations.forking import start_server
 from ablations.local_crew import LocalCrew, places
 from ablations.ray_address import cluster_address, reach
 from mae.errors import UserError
+from mae.threads import wait_passively
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ class Executor:
 
             choose_device(self.device)
 
-    def prepare(self) -> None:
+    def prepare(self, say: Callable[[str], None]) -> None:
         """Have the server that workers are forked from import PyTorch while this process does so itself."""
         if self.kind == "local":
+            wait_passively(say, max(self.workers or 1, self.per_gpu))  # the server hands its environment on
             start_server()
 
     @contextmanager

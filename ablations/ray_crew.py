@@ -26,6 +26,7 @@ from ablations.run_parcel import Parcel, pack, unpack
 from mae import __version__
 from mae.errors import UserError
 from mae.run_directory import Busy, RunDirectory
+from mae.threads import wait_passively
 
 NODE_RUNS_DIR = "MAE_NODE_RUNS_DIR"
 """Environment variable of a node: where it keeps runs, if not at the driver's path."""
@@ -105,6 +106,7 @@ class Member:
             os.chdir(folder)  # where the driver's relative paths begin
         self.shares = (place.runs_dir / marker).exists() and NODE_RUNS_DIR not in os.environ
         self.place = replace(place, runs_dir=Path(os.environ.get(NODE_RUNS_DIR, place.runs_dir)))
+        wait_passively(lambda line: None)  # this node's load decides, and nobody listens here
         self.crew = LocalCrew([self.place])
 
     def shares_folder(self) -> bool:

@@ -91,7 +91,7 @@ def run_plans(plans: Sequence[Plan], executor: Executor, fail_fast: bool, consol
     if not missing:
         return {}
     # Heavy imports from here on: a study that is finished answers at once.
-    executor.prepare()
+    executor.prepare(ConsoleProgress(console).say)
     from ablations.driver import Driver, work_off
     from ablations.live_view import LiveView
     from mae.data import load_data

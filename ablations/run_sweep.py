@@ -200,7 +200,7 @@ def _ask_and_tell(
     if told >= wishes.trials and not unfinished:
         return
     # Heavy imports from here on: a sweep that is finished answers at once.
-    executor.prepare()
+    executor.prepare(ConsoleProgress(console).say)
     from ablations.driver import Driver
     from ablations.live_view import LiveView
     from mae.data import load_data

@@ -117,15 +117,15 @@ _ALL = (
     Study(
         "schedule",
         "Does longer pretraining help?",
-        _values(
-            "train.epochs",
-            {  # of the paper's 800: 100, 200, 400, 800, 1600; each with its own cosine
-                Times(1 / 8): (57.3, 82.3),
-                Times(1 / 4): (64.4, 83.3),
-                Times(1 / 2): (69.7, 84.3),
-                Times(1): (73.5, 84.9),
-                Times(2): (75.1, 85.1),
-            },
+        tuple(  # of the paper's 800: 100, 200, 400, 800, 1600; each with its own cosine, and warm-up in proportion
+            Cell({"train.epochs": Times(factor), "train.warmup_epochs": Times(factor)}, _paper(figures))
+            for factor, figures in {
+                1 / 8: (57.3, 82.3),
+                1 / 4: (64.4, 83.3),
+                1 / 2: (69.7, 84.3),
+                1: (73.5, 84.9),
+                2: (75.1, 85.1),
+            }.items()
         ),
         source="Fig. 7",
         axis="train.epochs",

@@ -19,11 +19,13 @@ from mae.study_record import CellRecord
 
 @dataclass(frozen=True)
 class Times:
-    """The base config's own value times `factor`; whole numbers stay whole and at least 1."""
+    """The base config's own value times `factor`; whole numbers stay whole and at least 1, unset stays unset."""
 
     factor: float
 
-    def of(self, value: float) -> float:
+    def of(self, value: float | None) -> float | None:
+        if value is None:
+            return None
         return max(1, round(value * self.factor)) if isinstance(value, int) else value * self.factor
 
     def __str__(self) -> str:
@@ -98,7 +100,8 @@ def _work_out(study: Study, cell: Cell, base: Config) -> PlannedCell:
         config = change(base, overrides)
     except UserError as error:
         raise UserError(f"study {study.name}, cell {cell}: {error}") from None
-    name = cell.name or ", ".join(map(_text, overrides.values()))
+    told = [overrides[study.axis]] if study.axis in overrides else list(overrides.values())
+    name = cell.name or ", ".join(map(_text, told))
     is_default = _results_of(config) == _results_of(base)
     record = CellRecord(name=name, overrides=overrides, paper=dict(cell.paper), is_default=is_default)
     return PlannedCell(name, config, record, (str(cell),))

@@ -22,6 +22,7 @@ from mae.interruption import Interrupted, Pruned, StopRequest
 from mae.pipeline import Workplace, choose_device, run_pretraining, run_probes
 from mae.progress import Task
 from mae.run_directory import Busy
+from mae.threads import limited
 
 REPORT_SECONDS = 0.5
 """Least time between two reports of progress."""
@@ -35,7 +36,7 @@ def work(pipe: Connection, job: Job, place: Place) -> None:
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, stop.receive)
     threading.Thread(target=_stop_with_driver, args=(stop,), daemon=True).start()
-    torch.set_num_threads(place.threads)
+    torch.set_num_threads(limited(place.threads))
     try:
         workplace = Workplace(place.runs_dir, "none", choose_device(place.device), PipeProgress(pipe), stop)
         run = run_pretraining(job.config, workplace, job.fingerprint)

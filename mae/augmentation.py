@@ -5,6 +5,8 @@ Crop, resize and mirror are one linear map per direction: a row matrix (B, H, h)
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,27 +20,46 @@ JITTER = 0.4
 HUE = 0.1
 """Strength of brightness, contrast and saturation, and of hue in turns: the values MoCo and SimSiam use."""
 
-WHOLE = slice(None)
-
 Boxes = tuple[Tensor, Tensor, Tensor, Tensor]
 """Top, left, height, width in pixels, each (B,)."""
 
 
-def augment(
-    images: Tensor, data: DataConfig, generator: torch.Generator, batch_size: int | None = None, part: slice = WHOLE
-) -> Tensor:
-    """Return (B, C, H, W) float images in 0..1 of the model's size from stored uint8 images (B, C, h, w).
+@dataclass(frozen=True)
+class Draws:
+    """What is random in the views of B images: boxes, which are mirrored, bool (B,), and colour jitter (B, 4) in -1..1.
 
-    All draws come from `generator`, on the CPU, so that a batch is the same on every device. Images that are a `part`
-    of a batch of `batch_size` get the draws they would get in the whole of it.
+    `draws[2:4]` are those of two of them. They are small, so a whole batch can have its draws before it is cut up.
     """
-    height, width = images.shape[2:]
-    count = batch_size or len(images)
-    top, left, box_height, box_width = (each[part] for each in crop_boxes(data, count, height, width, generator))
+
+    boxes: Boxes
+    mirrored: Tensor
+    jitter: Tensor | None
+
+    def __getitem__(self, part: slice) -> "Draws":
+        top, left, height, width = (side[part] for side in self.boxes)
+        jitter = None if self.jitter is None else self.jitter[part]
+        return Draws((top, left, height, width), self.mirrored[part], jitter)
+
+
+def draw(data: DataConfig, count: int, stored: Sequence[int], generator: torch.Generator) -> Draws:
+    """Return the draws of `count` images of `stored` height and width; on the CPU, so that they are the same on every
+    device."""
+    height, width = stored
+    boxes = crop_boxes(data, count, height, width, generator)
     mirrored = torch.rand(count, generator=generator) < 0.5 if data.flip else torch.zeros(count, dtype=torch.bool)
     jitter = torch.rand(count, 4, generator=generator) * 2 - 1 if data.augmentation == "color_jitter" else None
-    result = resample(images, (top, left, box_height, box_width), data.image_size, mirrored[part])
-    return result if jitter is None else color_jitter(result, jitter[part].to(images.device))
+    return Draws(boxes, mirrored, jitter)
+
+
+def views(images: Tensor, data: DataConfig, draws: Draws) -> Tensor:
+    """Return (B, C, H, W) float images in 0..1 of the model's size from stored uint8 images (B, C, h, w)."""
+    result = resample(images, draws.boxes, data.image_size, draws.mirrored)
+    return result if draws.jitter is None else color_jitter(result, draws.jitter.to(images.device))
+
+
+def augment(images: Tensor, data: DataConfig, generator: torch.Generator) -> Tensor:
+    """Return `views` of images (B, C, h, w) with draws of their own."""
+    return views(images, data, draw(data, len(images), images.shape[2:], generator))
 
 
 def centre(images: Tensor, data: DataConfig) -> Tensor:

@@ -130,7 +130,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of every global random generator, as plain values."""
+    """Return the state of every global random generator, and what else decides about bits, as plain values."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
@@ -143,7 +143,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` returned."""
+    """Put back the generators that `random_state` returned; how many threads there are is the machine's business."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
@@ -151,4 +151,3 @@ def restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])  # it may come from a machine with more
-    torch.set_num_threads(state["threads"])

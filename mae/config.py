@@ -115,7 +115,13 @@ class ModelConfig(Section):
 class MaskConfig(Section):
     """Which patches are hidden."""
 
-    ratio: float = Field(0.75, gt=0, lt=1, description="share of patches hidden (Fig. 5)")
+    ratio: float = Field(
+        0.75,
+        gt=0,
+        lt=1,
+        description="share of patches hidden (Fig. 5); the patches kept are rounded, where the official code cuts off: "
+        "at 0.9 of 196 it keeps 19, this one 20",
+    )
     sampling: Literal["random", "block", "grid"] = Field("random", description="how they are chosen (Table 1f)")
 
 

@@ -55,7 +55,9 @@ class MaskedReconstruction(nn.Module):
         weights = torch.ones(read.shape[1], device=images.device)
         if not hidden_only:
             weights[: self.model.kept] = visible_weight
-        return reconstruction_loss(prediction, gather_tokens(self.target(patches), read), weights)
+        with torch.autocast(images.device.type, enabled=False):  # a target may multiply matrices, and is no less exact
+            target = self.target(patches)
+        return reconstruction_loss(prediction, gather_tokens(target, read), weights)
 
 
 def saved_objective(config: Config, encoder: dict[str, Tensor], decoder: dict[str, Tensor]) -> MaskedReconstruction:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mae import checkpoints
-from mae.augmentation import augment, centre
+from mae.augmentation import centre, draw, views
 from mae.config import Config
 from mae.data import ImageData
 from mae.distributed import ALONE, Processes
@@ -79,17 +79,19 @@ class Pretraining:
         lr = lr_at(index / self.steps_per_epoch, peak, train.warmup, train.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        part = self.processes.part(train.batch_size)
-        images = images.to(self.device, non_blocking=True)
-        draws = generator(train.seed, "augmentation", index)
-        views = normalise(augment(images, self.config.data, draws, train.batch_size, part), self.data)
-        order = self.objective.sample(generator(train.seed, "mask", index), train.batch_size)[part].to(self.device)
+        share = self.processes.part(train.batch_size)
+        crops = generator(train.seed, "augmentation", index)
+        draws = draw(self.config.data, train.batch_size, images.shape[2:], crops)[share]
+        order = self.objective.sample(generator(train.seed, "mask", index), train.batch_size)[share].to(self.device)
         loss = torch.zeros((), device=self.device)
-        pieces = zip(views.chunk(train.micro_batches), order.chunk(train.micro_batches), strict=True)
-        for number, (piece, piece_order) in enumerate(pieces, start=1):
-            with self.processes.exchanging(self.parallel, now=number == train.micro_batches):
+        size = len(images) // train.micro_batches
+        for number in range(train.micro_batches):  # nothing but draws and stored images is ever there for more than one
+            piece = slice(number * size, (number + 1) * size)
+            stored = images[piece].to(self.device, non_blocking=True)
+            cropped = normalise(views(stored, self.config.data, draws[piece]), self.data)
+            with self.processes.exchanging(self.parallel, now=number + 1 == train.micro_batches):
                 with _autocast(train.precision, self.device):
-                    piece_loss = self.parallel(piece, piece_order) / train.micro_batches
+                    piece_loss = self.parallel(cropped, order[piece]) / train.micro_batches
                 self.scaler.scale(piece_loss).backward()
             loss += piece_loss.detach()
         loss = self.processes.mean(loss)
@@ -137,14 +139,15 @@ class Pretraining:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what `state` returned, with its number of threads only if the config asks for the same bits."""
         load_official_state(self.objective.model, state["model"])
         self.objective.target.load_state_dict(state["target"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.position = Position(state["step"], state["seconds"])
-        if state.setdefault("processes", 1) != self.processes.count:  # the bits differ anyway, and so may the cores
-            state["random"]["threads"] = torch.get_num_threads()
+        same_processes = state.setdefault("processes", 1) == self.processes.count
+        if self.config.train.deterministic and same_processes:  # with others the bits differ anyway
+            torch.set_num_threads(state["random"]["threads"])
         checkpoints.restore_random_state(state["random"])
 
 
@@ -205,8 +208,14 @@ def _go_back(work: Pretraining, run: RunDirectory, progress: Progress) -> None:
     if saved is not None:
         work.restore(saved)
         progress.say(f"continuing at step {work.position.step} of {work.total_steps}")
-        if (before := saved["processes"]) != processes.count:
-            progress.say(f"by {before} process(es) so far, now by {processes.count}: equal to rounding, not to the bit")
+        sums = {
+            "process(es)": (saved["processes"], processes.count)
+        }  # who adds up what: another order, another rounding
+        if work.device.type == "cpu":
+            sums["thread(s)"] = saved["random"]["threads"], torch.get_num_threads()
+        for name, (before, now) in sums.items():
+            if before != now:
+                progress.say(f"by {before} {name} so far, now by {now}: equal to rounding, not to the bit")
     if processes.leads:
         run.forget_metrics_after(work.position.step)
 
@@ -279,8 +288,8 @@ def weights_digest(state: dict[str, Tensor]) -> str:
 
 
 def _sample_patches(config: Config, data: ImageData) -> Tensor:
-    """Return patches (n, P) of a seeded sample of training images, normalised; for targets that are fitted."""
-    count = min(TARGET_IMAGES, len(data.train.labels))
+    """Return patches (n, P) of a seeded sample of training images, normalised; of one image if no target is fitted."""
+    count = min(TARGET_IMAGES, len(data.train.labels)) if config.target.kind == "pca" else 1
     chosen = torch.randperm(len(data.train.labels), generator=generator(config.train.seed, "target"))[:count]
     images = next(iter(data.train.images.batches([chosen.sort().values])))
     return patchify(normalise(centre(images, config.data), data), config.model.patch_size).flatten(0, 1)

@@ -32,6 +32,7 @@ TINY = {
 def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAE_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of processes that tests start: threads of several would wait in turn
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # whatever the load of the machine that runs the tests
     torch.set_num_threads(1)
     torch.manual_seed(0)  # a test that fails fails again
 

@@ -1,7 +1,7 @@
 """Mutation testing: `python -m tests.mutants [MODULE ...]`, or `make mutants MODULES="mae/model.py"`.
 
 mutmut changes one thing at a time, in one module at a time, and runs those of the module's tests below that reach the
-changed function. A change that no test notices is printed: a test is missing, or the change alters nothing.
+changed function; commands are not started. What no test notices is printed: it alters nothing, or a test is missing.
 """
 
 import multiprocessing
@@ -35,7 +35,6 @@ TESTS = {
     "ablations/sweep.py": ["sweep", "space"],
     "analysis/statistics.py": ["statistics"],
 }
-"""Which test files judge a module. Tests of commands are skipped: a process for each mutant would take hours."""
 
 SAID = Path("mutants/said.txt")
 

@@ -153,6 +153,13 @@ def test_a_killed_worker_is_replaced_and_nothing_changes(tmp_path: Path) -> None
     assert weights(killed, work) == weights(peaceful, work)
 
 
+def test_a_worker_takes_no_more_threads_than_the_user_allows(tmp_path: Path) -> None:
+    work = job(**{"train.epochs": 1})
+    with LiveView(Console(quiet=True), 1, 1) as view:
+        work_off([work], Driver(LocalCrew([Place(tmp_path, "cpu", 2)]), tmp_path, view), StopRequest())
+    assert RunDirectory(tmp_path / work.fingerprint).read_json("environment.json")["threads"] == 1  # OMP_NUM_THREADS
+
+
 def test_a_job_whose_process_dies_every_time_fails_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,10 +251,14 @@ def test_gpus_are_shared_out_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyP
         places("auto", 5, 2, tmp_path)
 
 
-def test_a_dry_run_tells_cost_and_writes_nothing(tmp_path: Path) -> None:
-    result = runner.invoke(app, ablate("mask-token", "--dry-run", "--json", runs_dir=tmp_path / "runs"))
+def test_a_dry_run_tells_cost_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablations.forecast.SECONDS", 0.1)
+    command = ablate("mask-token", "--dry-run", "--workers", "2", "--json", runs_dir=tmp_path / "runs")
+    result = runner.invoke(app, command)
     assert result.exit_code == 0, result.output
-    rows = json.loads(result.stdout.splitlines()[-1])["trainings"]
+    forecast = json.loads(result.stdout.splitlines()[-1])
+    rows = forecast["trainings"]
+    assert forecast["seconds"] == max(row["seconds"] for row in rows)  # one on each
     assert rows[0]["gflops"] > 1.5 * rows[1]["gflops"]
     assert all(row["seconds"] > 0 and row["disk"] > 0 for row in rows)
     assert not (tmp_path / "runs").exists()

@@ -119,7 +119,10 @@ def test_reconstruct_draws_given_images_also_with_more_hidden(tiny_settings: lis
     assert Image.open(drawn).size[1] > 100
 
 
-def test_a_run_keeps_its_threads_and_those_of_the_work_it_continues(tiny_settings: list[str], runs_dir: Path) -> None:
+def test_a_run_keeps_its_threads_and_those_of_the_work_it_continues(
+    tiny_settings: list[str], runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mae.checkpoints.remove", lambda folder: None)
     command = ["pretrain", *tiny_settings, "--runs-dir", str(runs_dir), *UNTRACKED, "--json"]
     run = RunDirectory(runs_dir / str(last_json(runner.invoke(app, command).stdout)["run"]))
 

@@ -7,14 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from mae import checkpoints
+from mae.augmentation import augment
 from mae.config import Config
 from mae.config_sources import build
 from mae.data import ImageData
+from mae.draws import generator
 from mae.errors import RunError, SettingsError, UserError
+from mae.features import normalise
 from mae.interruption import Interrupted, StopRequest
 from mae.pipeline import Workplace, run_pretraining
-from mae.pretraining import Pretraining, parameter_groups, pretrain
+from mae.pretraining import Pretraining, _go_back, parameter_groups, pretrain
 from mae.progress import Silent
 from mae.run_directory import RunDirectory, find_runs
 from tests.commands import Forked, mae_cli
@@ -49,7 +55,7 @@ def test_a_run_stopped_in_mid_epoch_ends_with_the_same_bits(target: str, digits:
 
 
 class Noted(Silent):
-    """Keeps the lines that are said."""
+    """Keeps what is said."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -99,6 +105,26 @@ def test_saving_never_takes_more_than_a_twentieth_of_the_time(
         assert saved == expected
 
 
+@pytest.mark.parametrize(
+    ("deterministic", "threads", "told"),
+    [(False, 1, ["by 2 thread(s) so far, now by 1: equal to rounding, not to the bit"]), (True, 2, [])],
+)
+def test_the_machine_says_how_many_threads_continue_a_run_unless_its_bits_are_promised(
+    deterministic: bool, threads: int, told: list[str], digits: ImageData, tmp_path: Path
+) -> None:
+    work, run, said = (
+        Pretraining(build({**TINY, "train.deterministic": deterministic}), digits, CPU),
+        RunDirectory(tmp_path),
+        Noted(),
+    )
+    state = work.state()
+    state["random"]["threads"] = 2
+    checkpoints.save(run.checkpoints, 0, state)
+    _go_back(work, run, said)
+    assert torch.get_num_threads() == threads
+    assert [line for line in said.lines if "thread" in line] == told
+
+
 def test_another_seed_ends_with_other_bits(digits: ImageData, tmp_path: Path) -> None:
     first = train(build(TINY), digits, tmp_path / "0")
     second = train(build({**TINY, "train.seed": 1}), digits, tmp_path / "1")
@@ -127,6 +153,14 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(digits: ImageData) -
         work = Pretraining(build({**TINY, "train.micro_batches": pieces}), digits, CPU)
         norms.append(work.step(images, 0)[1].item())
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_crops_and_masks_of_a_step_follow_from_seed_and_index_alone(digits: ImageData) -> None:
+    config = build({**TINY, "train.seed": 3})
+    work, images = Pretraining(config, digits, CPU), next(iter(digits.train.images.batches([torch.arange(256)])))
+    views = normalise(augment(images, config.data, generator(3, "augmentation", 7)), digits)
+    expected = work.objective(views, work.objective.sample(generator(3, "mask", 7), 256)).item()
+    assert work.step(images, 7)[0].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_steps_are_those_of_adamw_with_the_papers_momenta(digits: ImageData) -> None:
@@ -158,6 +192,27 @@ def test_the_loss_of_micro_batches_is_that_of_the_whole_batch(digits: ImageData)
     works = [Pretraining(build({**TINY, "train.micro_batches": pieces}), digits, CPU) for pieces in (1, 4)]
     whole, pieces = (work.step(images, 0)[0].item() for work in works)
     assert pieces == pytest.approx(whole, rel=1e-5)
+
+
+class PixelsSeen(TorchDispatchMode):
+    """Notes of every tensor of float images of 8 x 8 pixels how many images it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.is_floating_point() and result.shape[1:] == (1, 8, 8):
+            self.counts.add(len(result))
+        return result
+
+
+def test_no_more_than_a_micro_batch_is_cropped_at_a_time(digits: ImageData) -> None:
+    work = Pretraining(build({**TINY, "train.micro_batches": 8}), digits, CPU)
+    with PixelsSeen() as seen:
+        work.step(next(iter(digits.train.images.batches([torch.arange(256)]))), 0)
+    assert seen.counts == {32}
 
 
 def test_a_loss_that_is_not_finite_fails_the_run_and_is_not_saved(digits: ImageData, tmp_path: Path) -> None:

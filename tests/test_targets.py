@@ -1,7 +1,11 @@
 import pytest
 import torch
+from torch import Tensor
 
+from mae import objective
 from mae.config_sources import build
+from mae.draws import generator
+from mae.objective import MaskedReconstruction
 from mae.targets import NormalizedPixels, build_target, fit_principal_components
 
 
@@ -56,3 +60,22 @@ def test_a_config_gets_the_target_that_it_names(kind: str, outputs: int) -> None
     }
     assert torch.allclose(target(patches), expected[kind], atol=1e-4)
     assert target.outputs == outputs
+
+
+@pytest.mark.parametrize("kind", ["pixels", "normalized_pixels", "pca"])
+def test_under_mixed_precision_targets_have_the_bits_of_float32(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[Tensor] = []
+
+    def loss(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+        compared.append(target)
+        return prediction.sum()
+
+    monkeypatch.setattr(objective, "reconstruction_loss", loss)
+    config = build({"target.kind": kind})
+    images = torch.randn(8, 1, 8, 8)
+    task = MaskedReconstruction(config, build_target(config, torch.randn(500, 4)))
+    order = task.sample(generator(0, "mask"), 8)
+    task(images, order)
+    with torch.autocast("cpu", torch.bfloat16):
+        task(images, order)
+    assert torch.equal(*compared)
