@@ -7,6 +7,7 @@ shared (or only by some of the cells), blocks cannot be told from cells and the 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -77,19 +78,25 @@ class AdditiveModel:
     def all_pairs(self) -> dict[tuple[str, str], Contrast]:
         """Return the differences of all pairs of cells, corrected for all of them (Tukey and Kramer, 1956)."""
         pairs = [(first, other) for index, first in enumerate(self.cells) for other in self.cells[index + 1 :]]
-        found = {}
-        for first, other in pairs:
-            single = self.contrasts([{first: 1.0, other: -1.0}])[0]
-            if np.isnan(single.p):
-                found[first, other] = single
-                continue
-            row = self._row({first: 1.0, other: -1.0})
-            error = self.deviation * float(np.sqrt(row @ self.inverse @ row))
-            range_of = stats.studentized_range(len(self.cells), self.freedom)
-            width = float(range_of.isf(ALPHA)) / np.sqrt(2) * error
-            p = range_of.sf(np.sqrt(2) * abs(single.effect) / error)
-            found[first, other] = Contrast(single.effect, single.effect - width, single.effect + width, float(p))
-        return found
+        return {(first, other): self._pair(first, other) for first, other in pairs}
+
+    def from_chosen(self, reference: str) -> dict[str, Contrast]:
+        """Return every other cell's difference from a cell that was chosen by its result, such as the best.
+
+        Corrected for all pairs of cells, as any of them might have been chosen.
+        """
+        return {cell: self._pair(cell, reference) for cell in self.cells if cell != reference}
+
+    def _pair(self, first: str, other: str) -> Contrast:
+        weights = {first: 1.0, other: -1.0}
+        single = self.contrasts([weights])[0]
+        if np.isnan(single.p):
+            return single
+        row = self._row(weights)
+        error = self.deviation * float(np.sqrt(row @ self.inverse @ row))
+        width = _tukey_critical(len(self.cells), self.freedom) * error
+        p = stats.studentized_range.sf(np.sqrt(2) * abs(single.effect) / error, len(self.cells), self.freedom)
+        return Contrast(single.effect, single.effect - width, single.effect + width, float(p))
 
     def _rows(self, weights: Sequence[Mapping[str, float]]) -> np.ndarray:
         return np.array([self._row(each) for each in weights]).reshape(len(weights), len(self.effects))
@@ -101,6 +108,12 @@ class AdditiveModel:
         if self.blocks and abs(row.sum()) > 1e-9:  # not a comparison: a mean over all seeds
             row[len(self.cells) :] = row.sum() / len(self.seeds)
         return row
+
+
+@lru_cache
+def _tukey_critical(cells: int, freedom: int) -> float:
+    """Return the t statistic beyond which a pair of `cells` differs."""
+    return float(stats.studentized_range.isf(ALPHA, cells, freedom) / np.sqrt(2))
 
 
 def fit(values: Sequence[float], cells: Sequence[str], seeds: Sequence[int]) -> AdditiveModel:

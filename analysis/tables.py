@@ -140,12 +140,6 @@ def heading(frame: pd.DataFrame) -> str:
     return f"**{first['question'] or first['study']}** ({', '.join(filter(None, known))})"
 
 
-def remarks(frame: pd.DataFrame) -> list[str]:
-    """Return what has to be said about one study's table: agreement with the paper, baselines, and what is wrong."""
-    summary = summarise(frame)
-    return [*agreement(summary), *baselines(summary), *caveats(frame)]
-
-
 def caveats(frame: pd.DataFrame) -> list[str]:
     """Return a sentence for each reason to read one study's table with care."""
     trials = frame.drop_duplicates(["cell", "seed"])
