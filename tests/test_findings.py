@@ -126,7 +126,7 @@ def test_bases_are_judged_apart() -> None:
 
 
 def test_results_of_different_probes_are_judged_apart() -> None:
-    config = flatten(build({"probe.features": "patch_mean"}).model_dump(mode="json"))
+    config = flatten(build({"probe.features": "class_token"}).model_dump(mode="json"))
     other = study("mask-token", {"with mask tokens": 80.0, "without": 60.0}, config=config)
     found = verdicts(check(pd.concat([paper_like(), other])))
     assert found.loc[found["finding"] == "4", "verdict"].tolist() == ["agrees", "disagrees"]
