@@ -118,7 +118,7 @@ _ALL = (
         "schedule",
         "Does longer pretraining help?",
         tuple(  # of the paper's 800: 100, 200, 400, 800, 1600; each with its own cosine, and warm-up in proportion
-            Cell({"train.epochs": Times(factor), "train.warmup_epochs": Times(factor)}, _paper(figures))
+            Cell({"train.epochs": Times(factor), "train.warmup_epochs": Times(factor, "train.epochs")}, _paper(figures))
             for factor, figures in {
                 1 / 8: (57.3, 82.3),
                 1 / 4: (64.4, 83.3),

@@ -19,14 +19,20 @@ from mae.study_record import CellRecord
 
 @dataclass(frozen=True)
 class Times:
-    """The base config's own value times `factor`; whole numbers stay whole and at least 1, unset stays unset."""
+    """The base config's own value times `factor`; whole numbers stay whole and at least 1, what is unset stays unset.
+
+    With a key to go `along` with, the factor is the one that this key comes to after rounding.
+    """
 
     factor: float
+    along: str = ""
 
-    def of(self, value: float | None) -> float | None:
-        if value is None:
+    def of(self, key: str, base: Mapping[str, Any]) -> float | None:
+        """Return the value of `key`, given the base config's values by dotted key."""
+        if (value := base[key]) is None:
             return None
-        return max(1, round(value * self.factor)) if isinstance(value, int) else value * self.factor
+        factor = (Times(self.factor).of(self.along, base) or 0) / base[self.along] if self.along else self.factor
+        return max(1, round(value * factor)) if isinstance(value, int) else value * factor
 
     def __str__(self) -> str:
         return f"{self.factor:g} x the base's"
@@ -95,7 +101,7 @@ def _work_out(study: Study, cell: Cell, base: Config) -> PlannedCell:
     values = flatten(base.model_dump(mode="json"))
     try:
         overrides = {
-            key: value.of(values[key]) if isinstance(value, Times) else value for key, value in cell.overrides.items()
+            key: value.of(key, values) if isinstance(value, Times) else value for key, value in cell.overrides.items()
         }
         config = change(base, overrides)
     except UserError as error:

@@ -25,7 +25,7 @@ class StreamedImages:
         While one batch is used, the next is decoded. `RunError` if a worker dies.
         """
         largest = max((len(chosen) for chosen in indexes), default=0)
-        pieces = (piece for chosen in indexes for piece in chunks(self.readable[chosen].tolist()))
+        pieces = (piece for chosen in indexes for piece in chunks(self.readable[chosen.numpy()].tolist()))
         decoded = self.workers.decode(self.name, pieces, 2 * self.workers.count + -(-largest // CHUNK))
         for chosen in indexes:
             parts = list(islice(decoded, -(-len(chosen) // CHUNK)))

@@ -86,6 +86,13 @@ def test_streamed_images_train_the_same_bits_as_cached_ones(workers: int, folder
     assert features[0].equal(features[1])
 
 
+def test_a_batch_may_be_of_one_image(folder: Path) -> None:
+    cached, streamed = (load(settings(folder, limit)).test.images for limit in (1.0, 0.0))
+    chosen = [torch.tensor([3]), torch.tensor([0, 5]), torch.tensor([1])]
+    for one, other in zip(cached.batches(chosen), streamed.batches(chosen), strict=True):
+        assert one.equal(other)
+
+
 def test_mean_and_deviation_are_those_of_the_readable_pixels(folder: Path) -> None:
     data = load(settings(folder, 1.0))
     pixels = data.train.images.pixels.double() / 255
