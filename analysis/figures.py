@@ -260,7 +260,7 @@ def _draw_paper(panel: Axes, part: pd.DataFrame, probe: str, curve: bool) -> Non
     other = panel.twinx() if curve else panel.twiny()
     places = paper["x"] if curve else paper["order"]
     marks = (places, paper[column]) if curve else (paper[column], places)
-    style = {"color": GREY, "markersize": 3, "linewidth": 0.8, "markerfacecolor": "none"}
+    style: dict[str, Any] = {"color": GREY, "markersize": 3, "linewidth": 0.8, "markerfacecolor": "none"}
     other.plot(*marks, "D--" if curve else "D", **style)
     panel.plot([], [], "D--" if curve else "D", label=PAPER_LABELS[column], **style)
     _fit(other, paper[column], curve)

@@ -41,8 +41,8 @@ def compared_cells(frame: pd.DataFrame, test: Test | None = None) -> dict[str, C
         defaults = list(dict.fromkeys(done.loc[done["is_default"], "cell"]))
         done = done[~done["cell"].isin(defaults[1:])]  # two cells may both be the base config
         if defaults and done["cell"].nunique() > 1:
-            columns = (done[name].tolist() for name in ("top1", "cell", "seed"))
-            found[str(probe)] = compare(*columns, defaults[0], test)
+            values, cells, seeds = (done[name].tolist() for name in ("top1", "cell", "seed"))
+            found[str(probe)] = compare(values, cells, seeds, defaults[0], test)
     return found
 
 
