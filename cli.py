@@ -601,8 +601,9 @@ def _print_forecast(plans: Any, options: Options, who: "Executor", output: Outpu
 
 def _print_studies(plans: Any, runs_dir: Path, output: Output) -> list[dict[str, Any]]:
     from analysis.frame import setting, study_frame
+    from analysis.remarks import remarks
     from analysis.study_files import write_study
-    from analysis.tables import COST_COLUMNS, NOTE, display, remarks
+    from analysis.tables import COST_COLUMNS, NOTE, display
 
     results = []
     for plan in plans:

@@ -1,7 +1,9 @@
-"""Figures of studies, from their frames: means with 95 % intervals, single seeds as dots, the paper's in grey.
+"""Figures of studies, from their frames: means, single seeds as dots, intervals of differences from the default.
 
-Colours are told apart by the colour-blind, and by marker or place in grey print. Axes fit the single seeds, and the
-intervals of cells with one seed: those of two or three seeds may leave their panel, and are pale then.
+A bar is the interval of `analysis.comparisons` around a cell's difference from the default, drawn at the default's mean
+plus that difference: a cell whose bar leaves out the default's line is told apart from it. A bar of one seed is its
+interval over test images, and says nothing of that. Colours are told apart by the colour-blind, and by marker or place
+in grey print.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from analysis.tables import PROBES, speedups, summarise
+from analysis.frame import setting
+from analysis.tables import BASELINES, PROBES, speedups, summarise
 from mae.pareto import pareto_front
 
 PALETTE = sns.color_palette("colorblind")
@@ -37,17 +40,19 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "pdf.fonttype": 42,  # text stays text
 }
-PANEL = (3.3, 2.6)
+PANEL = (3.3, 2.9)
 """Width and height of a panel, inches: a column of a two-column page."""
 
 Pictures = tuple[np.ndarray, np.ndarray]
 """Masked and reconstructed images, each (n, H, W, C) of values in 0..1."""
 
-PAPER = {"linear": "paper_linear", "knn": "paper_linear", "none": "paper_speedup"}
+PAPER = {"linear": "paper_linear", "none": "paper_speedup"}
 """What of the paper a probe stands beside; it has no k-NN probe."""
 
+BASELINE_LINES = {"untrained": (0, (1, 1)), "pixels": (0, (4, 1, 1, 1))}
+
 PAPER_LABELS = {
-    "paper_linear": "the paper: linear probe of ViT-L, %",
+    "paper_linear": "the paper: linear probe of ViT-L",
     "paper_speedup": "the paper: ViT-L on TPUs",
 }
 AXES = {
@@ -81,7 +86,26 @@ def study_figure(frame: pd.DataFrame) -> Figure:
     for panel, probe in zip(axes, probes, strict=True):
         _draw(panel, frame, str(probe))
         panel.set_title(f"{PROBES[str(probe)]} probe" if probe in PROBES else SPEEDUP)
+    if probes:
+        figure.suptitle(caption(frame), fontsize=7)
+        _legend(figure, list(axes))
     return figure
+
+
+def caption(frame: pd.DataFrame) -> str:
+    """Return in two lines what one study asks, and on which data, base config, length and seeds it was run."""
+    first, seeds = frame.iloc[0], frame.loc[frame["status"] == "finished", "seed"].nunique()
+    return f"{first['question'] or first['study']}\n{setting(frame)}, {seeds} seed{'s' if seeds != 1 else ''}"
+
+
+def _legend(figure: Figure, panels: list[Axes]) -> None:
+    """Explain every mark once, below the panels."""
+    named: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    columns = max(1, round(figure.get_figwidth() / 2.2))
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 
 @_styled
@@ -126,22 +150,28 @@ def _draw(panel: Axes, frame: pd.DataFrame, probe: str) -> None:
     seeds = seeds[seeds["probe"] == probe]
     curve = bool(part["x"].notna().all())
     means = summarise(part) if probe != "none" else _means(seeds)
+    means = means.dropna(subset=["mean"])
     places = part.drop_duplicates("order").set_index("order")["x"].to_dict() if curve else {}
+    bars = _bars(means)
     _dots(panel, seeds, probe, places)
-    single = means[means["runs"] == 1]
-    _fit(panel, pd.concat([seeds["value"], single["low"], single["high"]]).dropna(), curve)
-    bottom, top = panel.get_ylim() if curve else panel.get_xlim()
-    for row in means.dropna(subset=["mean"]).to_dict("records"):
+    _fit(panel, pd.concat([seeds["value"], bars["from"], bars["to"]]).dropna(), curve)
+    _draw_baselines(panel, means, places, curve)
+    for row in bars.to_dict("records"):
         place = places.get(row["order"], row["order"])
-        line, point = ([place, place], [row["low"], row["high"]]), ([place], [row["mean"]])
+        line, point = ([place, place], [row["from"], row["to"]]), ([place], [row["mean"]])
         ring = {"markeredgecolor": "black", "markersize": 7} if row["is_default"] else {"markersize": 5}
-        alpha = 0.25 if row["low"] < bottom or row["high"] > top else 1.0
-        panel.plot(*(line if curve else line[::-1]), color=COLORS[probe], linewidth=1.5, alpha=alpha, zorder=3)
-        panel.plot(*(point if curve else point[::-1]), MARKERS[probe], color=COLORS[probe], zorder=4, **ring)
+        told = {"single": "interval over test images", "compared": "95 % interval of the difference from the default"}
+        label = told.get(row["kind"])
+        panel.plot(*(line if curve else line[::-1]), color=COLORS[probe], linewidth=1.5, zorder=3, label=label)
+        label = "mean of the default, ringed" if row["is_default"] else "mean of a cell"
+        panel.plot(
+            *(point if curve else point[::-1]), MARKERS[probe], color=COLORS[probe], zorder=4, label=label, **ring
+        )
+        if row["is_default"]:
+            (panel.axhline if curve else panel.axvline)(row["mean"], color=COLORS[probe], linewidth=0.8, zorder=2)
     label = SPEEDUP if probe == "none" else ACCURACY
     if curve:
-        drawn = means.dropna(subset=["mean"])
-        panel.plot([places[order] for order in drawn["order"]], drawn["mean"], color=COLORS[probe], linewidth=1)
+        panel.plot([places[order] for order in means["order"]], means["mean"], color=COLORS[probe], linewidth=0.7)
         _label_curve(panel, frame, sorted(set(places.values())), label)
     else:
         panel.set(xlabel=label)
@@ -149,6 +179,42 @@ def _draw(panel: Axes, frame: pd.DataFrame, probe: str) -> None:
         panel.set_yticks(cells["order"], cells["cell"])
         panel.set_ylim(len(cells) - 0.5, -0.5)
     _draw_paper(panel, part, probe, curve)
+
+
+def _bars(means: pd.DataFrame) -> pd.DataFrame:
+    """Return the summary's rows with the ends of their bar, `from` and `to`, and its `kind`: compared, single or ""."""
+    default = means.loc[means["is_default"], "mean"].mean()
+    compared = means["difference_low"].notna()
+    single = ~compared & (means["runs"] == 1)
+    ends = {
+        "from": (default + means["difference_low"]).where(compared, means["low"].where(single)),
+        "to": (default + means["difference_high"]).where(compared, means["high"].where(single)),
+    }
+    return means.assign(**ends, kind=np.select([compared, single], ["compared", "single"], ""))
+
+
+def _draw_baselines(panel: Axes, means: pd.DataFrame, places: Mapping[int, float], curve: bool) -> None:
+    """Draw the baselines as lines, or a dash per cell where cells differ in them; name those that are far away."""
+    low, high = panel.get_ylim() if curve else panel.get_xlim()
+    for name, dashes in BASELINE_LINES.items():
+        values = means[name].dropna()
+        if values.empty:
+            continue
+        if values.min() < low - (high - low) or values.max() > high + (high - low):
+            arrow = ("v" if curve else "<") if values.mean() < low else ("^" if curve else ">")
+            label = f"{BASELINES[name]}: {values.mean():.1f}, off the axis"
+            panel.plot([], [], arrow, color=GREY, markersize=4, label=label)
+            continue
+        low, high = min(low, values.min() - 0.05 * (high - low)), max(high, values.max() + 0.05 * (high - low))
+        (panel.set_ylim if curve else panel.set_xlim)(low, high)
+        if values.nunique() == 1:
+            line = panel.axhline if curve else panel.axvline
+            line(values.iloc[0], color=GREY, linestyle=dashes, linewidth=1, zorder=1, label=BASELINES[name])
+        else:
+            where = [places.get(order, order) for order in means.loc[values.index, "order"]]
+            marks = (where, values) if curve else (values, where)
+            mark = {"untrained": "_", "pixels": "+"}[name] if curve else {"untrained": "|", "pixels": "+"}[name]
+            panel.plot(*marks, mark, color=GREY, markersize=9, zorder=1, label=f"{BASELINES[name]} of the cell")
 
 
 def _means(seeds: pd.DataFrame) -> pd.DataFrame:
@@ -164,7 +230,7 @@ def _dots(panel: Axes, seeds: pd.DataFrame, probe: str, places: dict[int, float]
     right, up = (4 / 72, 0.0) if places else (0.0, -5 / 72)
     assert isinstance(panel.figure, Figure)
     shifted = panel.transData + ScaledTranslation(right, up, panel.figure.dpi_scale_trans)
-    style = {"color": COLORS[probe], "alpha": 0.6, "markersize": 4}
+    style = {"color": COLORS[probe], "alpha": 0.6, "markersize": 4, "label": "run of one seed"}
     panel.plot(*(dots if places else dots[::-1]), ".", transform=shifted, **style)
 
 
@@ -187,16 +253,18 @@ def _fit(panel: Axes, values: pd.Series, curve: bool) -> None:
 
 def _draw_paper(panel: Axes, part: pd.DataFrame, probe: str, curve: bool) -> None:
     """Draw the paper's figures on a grey scale of their own: its images and model are others."""
-    column = PAPER[probe]
-    paper = part.drop_duplicates("order").dropna(subset=[column]).sort_values("order")
+    column = PAPER.get(probe, "")
+    paper = part.drop_duplicates("order").dropna(subset=[column]).sort_values("order") if column else part.iloc[:0]
     if paper.empty:
         return
     other = panel.twinx() if curve else panel.twiny()
     places = paper["x"] if curve else paper["order"]
     marks = (places, paper[column]) if curve else (paper[column], places)
-    other.plot(*marks, "D--" if curve else "D", color=GREY, markersize=3, linewidth=0.8, markerfacecolor="none")
+    style: dict[str, Any] = {"color": GREY, "markersize": 3, "linewidth": 0.8, "markerfacecolor": "none"}
+    other.plot(*marks, "D--" if curve else "D", **style)
+    panel.plot([], [], "D--" if curve else "D", label=PAPER_LABELS[column], **style)
     _fit(other, paper[column], curve)
-    (other.set_ylabel if curve else other.set_xlabel)(PAPER_LABELS[column], color=GREY, fontsize=7)
+    (other.set_ylabel if curve else other.set_xlabel)("the paper's", color=GREY, fontsize=7)
     other.tick_params(colors=GREY)
     other.grid(visible=False)
     other.spines["right" if curve else "top"].set(visible=True, color=GREY)

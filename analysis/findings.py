@@ -1,8 +1,9 @@
 """The paper's findings as statements that the results can contradict, and the verdict on each.
 
-A statement is a contrast of a study's cells (`analysis.statistics.contrast`, over seeds) and what the paper expects of
-it. Its verdict follows from the contrast's interval alone; the intervals of one finding's statements hold together with
-95 % (Bonferroni). A difference within `MARGIN` counts as none where the paper says that something makes no difference.
+A statement is a contrast of a study's cells (`analysis.comparisons.contrast_of`: seeds are blocks) and what the paper
+expects of it. Its verdict follows from the contrast's interval alone; the intervals of one finding's statements hold
+together with 95 % (Bonferroni). A difference within `MARGIN` counts as none where the paper says that something makes
+no difference.
 Findings about fine-tuning or training from scratch have no data: the program does neither.
 """
 
@@ -14,9 +15,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from analysis.comparisons import contrast_of
 from analysis.conditions import differ
 from analysis.frame import SETTING, comparable
-from analysis.statistics import ALPHA, Contrast, contrast, trend
+from analysis.statistics import ALPHA, Contrast, trend
 
 MARGIN = 1.0
 """Points of top-1."""
@@ -269,19 +271,19 @@ def _statement(frame: pd.DataFrame, statement: Statement, probe: str, finding: F
         reason = f"{part['study_id'].nunique()} studies {statement.study} on this base, choose one by its folder's name"
         return _row(statement.claim, statement.study, NOTHING, statement.ratio, "", "undecided", reason)
     weights = statement.weights(part.drop_duplicates("order").sort_values("order"))
-    groups = {cell: _values(part, cell, statement, probe) for cell in weights}
-    if not weights or not all(groups.values()):
-        missing = ", ".join(cell for cell, values in groups.items() if not values)
+    runs = _results(part, statement, probe)
+    if not weights or not set(weights) <= set(runs["cell"]):
+        missing = ", ".join(cell for cell in weights if cell not in set(runs["cell"]))
         reason = f"no results of {missing}" if missing else f"no study {statement.study} with such cells"
         return _row(statement.claim, statement.study, NOTHING, statement.ratio, "", "no data", reason)
-    if statement.value == "seconds" and differ(part[part["cell"].isin(groups) & (part["status"] == "finished")]):
+    if statement.value == "seconds" and differ(runs[runs["cell"].isin(weights)]):
         reason = "its times are of different devices or numbers of threads"
         return _row(statement.claim, statement.study, NOTHING, statement.ratio, "", "undecided", reason)
-    level = 1 - ALPHA / len(finding.statements)
-    result = contrast([*groups.values()], [*weights.values()], level)
-    test = f"contrast of {len(groups)} cells, Welch, {100 * level:.4g} % interval"
+    alpha = ALPHA / len(finding.statements)
+    result, by = contrast_of(runs["value"].tolist(), runs["cell"].tolist(), runs["seed"].tolist(), weights, alpha)
+    test = f"contrast of {len(weights)} cells, {by}, {100 * (1 - alpha):.4g} % interval"
     if math.isnan(result.p):
-        verdict, reason = _without_test(result.effect, statement, groups)
+        verdict, reason = _without_test(result.effect, statement, runs)
     else:
         verdict, reason = _by_interval(result, statement), ""
     if statement.ratio:
@@ -289,19 +291,19 @@ def _statement(frame: pd.DataFrame, statement: Statement, probe: str, finding: F
     return _row(statement.claim, statement.study, result, statement.ratio, test, verdict, reason)
 
 
-def _values(part: pd.DataFrame, cell: str, statement: Statement, probe: str) -> list[float]:
-    """Return a cell's value per seed; logarithms where a ratio is asked about."""
-    done = part[(part["cell"] == cell) & (part["status"] == "finished")]
-    done = done[done["probe"] == probe] if statement.value == "top1" else done.drop_duplicates("seed")
-    values = done[statement.value].dropna()
-    return list(np.log(values) if statement.ratio else values)
+def _results(part: pd.DataFrame, statement: Statement, probe: str) -> pd.DataFrame:
+    """Return a study's finished runs with their `value`; logarithms where a ratio is asked about."""
+    done = part[part["status"] == "finished"]
+    done = done[done["probe"] == probe] if statement.value == "top1" else done.drop_duplicates(["cell", "seed"])
+    done = done.dropna(subset=[statement.value])
+    return done.assign(value=np.log(done[statement.value]) if statement.ratio else done[statement.value])
 
 
-def _without_test(effect: float, statement: Statement, groups: dict[str, list[float]]) -> tuple[Verdict, str]:
+def _without_test(effect: float, statement: Statement, runs: pd.DataFrame) -> tuple[Verdict, str]:
     """Compute is exact: it needs no test. Anything else without a spread over seeds is undecided."""
     if statement.value == "gflops":
         return _by_interval(Contrast(effect, effect, effect, 0.0), statement), "counted, not measured"
-    if min(map(len, groups.values())) < 2:
+    if runs["seed"].nunique() < 2:
         return "undecided", "one seed"
     return "undecided", "no spread over seeds"
 

@@ -20,9 +20,10 @@ from matplotlib.figure import Figure
 from analysis.figures import Pictures, cost_figure, loss_figure, overview_figure, reconstruction_figure, study_figure
 from analysis.findings import MARGIN, check, verdicts
 from analysis.frame import comparable, setting
+from analysis.remarks import remarks
 from analysis.study_files import save_figure
 from analysis.table_formats import latex_text, to_html, to_latex, to_markdown
-from analysis.tables import NOTE, PROBES, display, remarks, summarise
+from analysis.tables import NOTE, PROBES, display, summarise
 from mae import __version__
 from mae.errors import UserError
 from mae.run_directory import replacing

@@ -14,7 +14,7 @@ NAN = float("nan")
 
 
 class Contrast(NamedTuple):
-    """A weighted sum of means, the ends of its interval, and the p-value of its being 0."""
+    """A weighted sum of means, the ends of its interval, and the p-value of its being 0; NaN where there is no test."""
 
     effect: float
     low: float

@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 
 from analysis.curves import read_curves
 from analysis.figures import study_figure
+from analysis.remarks import remarks
 from analysis.table_formats import to_html, to_latex, to_markdown
-from analysis.tables import NOTE, display, heading, remarks, summarise
+from analysis.tables import NOTE, display, heading, summarise
 from mae.run_directory import RunDirectory, replacing
 
 

@@ -5,31 +5,48 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.comparisons import Comparisons, Test, compare
 from analysis.conditions import described, differ, relative_seconds
 from analysis.frame import setting
-from analysis.statistics import ALPHA, holm, mean_interval, rank_agreement, welch
+from analysis.statistics import ALPHA, NAN, Contrast, mean_interval, rank_agreement
 
 PROBES = {"linear": "linear", "knn": "k-NN"}
+NOTHING = Contrast(NAN, NAN, NAN, NAN)
 BASELINES = {"untrained": "untrained encoder", "pixels": "raw pixels"}
 
 
-def summarise(frame: pd.DataFrame) -> pd.DataFrame:
+def summarise(frame: pd.DataFrame, test: Test | None = None) -> pd.DataFrame:
     """Return one row per cell and probe of a study's frame.
 
     Columns: study, order, cell, is_default, probe, paper_*, runs, failed, reason; mean, low, high (top-1 in %, 95 %:
-    Student-t over seeds; of a single seed Wilson's over test images); difference from the default in points, p
-    (Welch, Holm-corrected over the cells), verdict (higher, lower, within noise, n/a or default); untrained, pixels
-    (top-1 in % of the baselines); gflops, tflop, seconds, memory_mb as means; time relative to the default, measured
-    under the same conditions.
+    Student-t over seeds; of a single seed Wilson's over test images); difference from the default in points,
+    difference_low, difference_high (95 %, all cells of a probe together), p (corrected for all cells of a probe), by
+    which test (see `analysis.comparisons`; asked for or chosen), verdict (higher, lower, within noise, n/a or default);
+    untrained, pixels (top-1 in % of the baselines); gflops, tflop, seconds, memory_mb as means; time relative to the
+    default, measured under the same conditions.
     """
-    summary = pd.DataFrame([row for _, part in frame.groupby("probe", sort=False) for row in _rows(part)])
-    for _, part in summary.groupby("probe", sort=False):
-        summary.loc[part.index, "p"] = holm(part["p"].tolist())
+    compared = compared_cells(frame, test)
+    summary = pd.DataFrame(
+        [row for probe, part in frame.groupby("probe", sort=False) for row in _rows(part, compared.get(str(probe)))]
+    )
     summary["verdict"] = [_verdict(row) for row in summary.to_dict("records")]
     return summary
 
 
-def _rows(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def compared_cells(frame: pd.DataFrame, test: Test | None = None) -> dict[str, Comparisons]:
+    """Return by probe how its cells compare with the default, where that and another cell have results."""
+    found = {}
+    for probe, part in frame.groupby("probe", sort=False):
+        done = part[(part["status"] == "finished") & part["top1"].notna()]
+        defaults = list(dict.fromkeys(done.loc[done["is_default"], "cell"]))
+        done = done[~done["cell"].isin(defaults[1:])]  # two cells may both be the base config
+        if defaults and done["cell"].nunique() > 1:
+            values, cells, seeds = (done[name].tolist() for name in ("top1", "cell", "seed"))
+            found[str(probe)] = compare(values, cells, seeds, defaults[0], test)
+    return found
+
+
+def _rows(part: pd.DataFrame, compared: Comparisons | None) -> Iterator[dict[str, Any]]:
     done = part[part["status"] == "finished"]
     default = done[done["is_default"]].drop_duplicates("run")  # two cells may both be the base config
     shared = _shared_baselines(done)
@@ -39,9 +56,7 @@ def _rows(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
         mean, low, high = mean_interval(finished["top1"].tolist()) if len(finished) else (float("nan"),) * 3
         if len(finished) == 1:
             low, high = finished["low"].iloc[0], finished["high"].iloc[0]
-        difference, p = float("nan"), float("nan")
-        if len(finished) and len(default) and not first["is_default"]:
-            difference, p = welch(finished["top1"].tolist(), default["top1"].tolist())
+        difference = (compared.differences if compared else {}).get(str(cell), NOTHING)
         yield {
             "study": first["study"],
             "order": order,
@@ -55,8 +70,11 @@ def _rows(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "mean": mean,
             "low": low,
             "high": high,
-            "difference": difference,
-            "p": p,
+            "difference": difference.effect,
+            "difference_low": difference.low,
+            "difference_high": difference.high,
+            "p": difference.p,
+            "test": compared.test if compared else "",
             **{name: finished[name].mean() for name in BASELINES},
             **(shared if len(finished) else {}),
             "gflops": finished["gflops"].mean(),
@@ -120,12 +138,6 @@ def heading(frame: pd.DataFrame) -> str:
     first = frame.iloc[0]
     known = [first["study"], first["source"], setting(frame)]
     return f"**{first['question'] or first['study']}** ({', '.join(filter(None, known))})"
-
-
-def remarks(frame: pd.DataFrame) -> list[str]:
-    """Return what has to be said about one study's table: agreement with the paper, baselines, and what is wrong."""
-    summary = summarise(frame)
-    return [*agreement(summary), *baselines(summary), *caveats(frame)]
 
 
 def caveats(frame: pd.DataFrame) -> list[str]:
@@ -198,7 +210,7 @@ def _difference(row: dict[str, Any]) -> str:
         return f"{row['difference']:+.1f}"
     p = "<.001" if row["p"] < 0.001 else f"{row['p']:.3f}".removeprefix("0")
     sign = {"higher": "▲", "lower": "▼", "within noise": "≈"}[row["verdict"]]
-    return f"{row['difference']:+.1f} {sign} p {p}"
+    return f"{sign} {row['difference']:+.1f} ({row['difference_low']:+.1f} to {row['difference_high']:+.1f}) p {p}"
 
 
 def speedups(done: pd.DataFrame) -> pd.Series:
@@ -221,8 +233,9 @@ COST_COLUMNS = ("GFLOPs", "time", "MB", "runs", "failed")
 """Columns of `display` that fit better in a second table on a terminal."""
 
 NOTE = (
-    "* the default. Top-1 in %; ±: 95 % interval over seeds (Student t); (-): of one seed, Wilson's 95 % interval "
-    "over test images. Δ: difference from the default in points; ▲ ▼ significant at 0.05, ≈ within noise (Welch, p "
-    "Holm-corrected over the cells), no test with one seed. GFLOPs per image and training step; time of pretraining "
-    "relative to the default; MB at its peak."
+    "* the default. Top-1 in %; ±: 95 % interval of the mean over seeds (Student t); (-): of one seed, Wilson's 95 % "
+    "interval over test images. Δ: difference from the default in points, with an interval; all intervals of a probe "
+    "hold together with 95 %: seeds are blocks, Dunnett's correction over the cells. ▲ ▼: told apart from the default, "
+    "the interval leaves out 0; ≈: not told apart; no interval with one seed. GFLOPs per image and training step; time "
+    "of pretraining relative to the default; MB at its peak."
 )

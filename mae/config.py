@@ -240,7 +240,7 @@ class ProbeConfig(Section):
         ("linear", "knn"), min_length=1, description="probes to run"
     )
     features: Literal["class_token", "patch_mean", "both"] = Field(
-        "class_token", description="what is read off the encoder's last norm"
+        "patch_mean", description="what is read off the encoder's last norm; the paper's linear probe: class_token"
     )
     seed: int = Field(0, ge=0, lt=2**32, description="of the held-out part and of LARS' data order")
     holdout_fraction: float = Field(

@@ -45,6 +45,7 @@ _IMAGENET: Overrides = {
     "train.base_lr": 1.5e-4,
     "train.precision": "bf16",
     "probe.linear.solver": "lars",
+    "probe.features": "class_token",
     "run.loader_workers": 12,
 }
 

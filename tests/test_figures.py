@@ -8,20 +8,51 @@ import pytest
 from analysis.curves import POINTS, read_curves
 from analysis.figures import cost_figure, loss_figure, overview_figure, reconstruction_figure, study_figure
 from analysis.loading import from_runs
+from analysis.tables import summarise
 from mae.run_directory import RunDirectory
 from tests.made_studies import MASK_RATIO, fingerprint, study_frame_of, write_study
 
 PAPER = {cell: {"linear": value} for cell, value in (("0.5", 69.9), ("0.75", 73.5), ("0.9", 66.1))}
-LABELS = ["test top-1, %", "the paper: linear probe of ViT-L, %"]
 
 
 def test_a_curve_has_a_panel_per_probe_and_the_papers_on_a_grey_scale() -> None:
     figure = study_figure(study_frame_of(MASK_RATIO, paper=PAPER))
     figure.draw_without_rendering()
     assert [panel.get_title() for panel in figure.axes[:2]] == ["linear probe", "k-NN probe"]
-    assert [panel.get_ylabel() for panel in figure.axes] == [LABELS[0]] * 2 + [LABELS[1]] * 2
-    paper = figure.axes[2].lines[0]
+    assert [panel.get_ylabel() for panel in figure.axes] == ["test top-1, %"] * 2 + ["the paper's"]
+    paper = figure.axes[2].lines[0]  # beside the linear probe alone: the paper has no other
     assert paper.get_ydata().tolist() == [69.9, 73.5, 66.1]
+
+
+def test_a_bar_leaves_out_the_defaults_line_exactly_where_the_cell_is_told_apart() -> None:
+    frame = study_frame_of({"a": [60.0, 61.2, 62.0], "b": [70.0, 71.0, 72.3], "c": [60.4, 61.0, 62.1]}, axis="",
+                           default="a", probes=("linear",))  # fmt: skip
+    panel = study_figure(frame).axes[0]
+    default = sum([60.0, 61.2, 62.0]) / 3
+    assert any(list(line.get_xdata()) == pytest.approx([default, default]) for line in panel.lines)
+    bars = {line.get_ydata()[0]: line.get_xdata() for line in panel.lines if "interval" in str(line.get_label())}
+    told = {row["order"]: row["verdict"] != "within noise" for row in summarise(frame).to_dict("records")}
+    assert {order: not low <= default <= high for order, (low, high) in bars.items()} == {1: told[1], 2: told[2]}
+    assert told == {0: True, 1: True, 2: False}
+
+
+def test_every_mark_is_explained_once() -> None:
+    figure = study_figure(study_frame_of(MASK_RATIO, paper=PAPER))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(labels) == sorted(set(labels))
+    assert {
+        "run of one seed",
+        "mean of a cell",
+        "mean of the default, ringed",
+    } <= set(labels)
+
+
+def test_baselines_are_lines_or_a_dash_per_cell_where_cells_differ() -> None:
+    frame = study_frame_of({"a": [50.0, 51.2], "b": [46.0, 45.1]}, axis="", default="a", probes=("linear",))
+    frame["untrained"], frame["pixels"] = 44.0, frame["order"] + 45.0
+    labels = {str(line.get_label()): list(line.get_xdata()) for line in study_figure(frame).axes[0].lines}
+    assert labels["untrained encoder"] == [44.0, 44.0]
+    assert labels["raw pixels of the cell"] == [45.0, 46.0]
 
 
 def test_every_seed_is_a_dot_and_the_mean_is_drawn() -> None:
@@ -39,7 +70,7 @@ def test_a_failed_run_is_not_drawn() -> None:
 def test_cells_without_an_axis_are_rows() -> None:
     panel = study_figure(study_frame_of({"a": [1.0, 2.0], "b": [3.0]}, axis="", default="a")).axes[0]
     assert [label.get_text() for label in panel.get_yticklabels()] == ["a", "b"]
-    assert panel.get_xlabel() == LABELS[0]
+    assert panel.get_xlabel() == "test top-1, %"
 
 
 def test_a_schedule_has_a_logarithmic_axis_with_its_own_values() -> None:

@@ -17,7 +17,7 @@ from mae.study_delivery import deliver_study
 from tests.made_studies import MASK_RATIO, fingerprint, study_frame_of, study_record, write_study
 
 VARIED = {
-    "base_probe": {"", "probe.features=patch_mean"},
+    "base_probe": {"", "probe.features=class_token"},
     "cell_probe": {"", "probe.features=both"},
     "threads": {"", "2"},
 }
@@ -32,7 +32,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two studies with what can go wrong in them: a failed run, one that was killed, one that never began."""
     folder = tmp_path_factory.mktemp("runs")
     write_study(folder, {**MASK_RATIO, "0.9": [66.0, None, 64.1]})
-    config = flatten(build({"probe.features": "patch_mean"}).model_dump(mode="json"))
+    config = flatten(build({"probe.features": "class_token"}).model_dump(mode="json"))
     overrides = {'µ, "x"': {"probe.features": "both"}}
     write_study(folder, {'µ, "x"': [None, 1 / 3], "b": [50.0]}, name="target", axis="", default="b", base="other",
                 config=config, overrides=overrides)  # fmt: skip

@@ -176,7 +176,7 @@ def test_trials_of_one_training_are_compared_by_their_own_probes(tmp_path: Path)
     space.write_text('[probe.features]\ntype = "categorical"\nchoices = ["class_token", "patch_mean"]')
     wishes = Wishes(1, space=space, pruner="none")
     sweep = make_sweep(wishes, Config(), tmp_path, Silent())
-    other = SweepTrial(number=1, state="complete", params={"probe.features": "patch_mean"}, values=[90.0], run="r")
+    other = SweepTrial(number=1, state="complete", params={"probe.features": "class_token"}, values=[90.0], run="r")
     plan = plan_comparison(sweep, [other], wishes)
     for job, accuracy in zip(plan.jobs, (80.0, 90.0), strict=True):
         job.stages(tmp_path)[1].write_json("result.json", {"metrics": {"linear/holdout_top1": accuracy}})

@@ -178,8 +178,8 @@ def test_a_speed_up_needs_a_reference_of_the_same_device() -> None:
 
 
 def test_the_heading_names_probe_settings_that_are_not_the_defaults() -> None:
-    config = flatten(build({"probe.features": "patch_mean"}).model_dump(mode="json"))
-    assert "digits seed=0 probe.features=patch_mean on digits)" in heading(study_frame_of(ACCURACIES, config=config))
+    config = flatten(build({"probe.features": "class_token"}).model_dump(mode="json"))
+    assert "digits seed=0 probe.features=class_token on digits)" in heading(study_frame_of(ACCURACIES, config=config))
 
 
 def test_speed_is_relative_to_the_cell_the_paper_calls_1() -> None:

@@ -1,0 +1,67 @@
+"""What a study could have told: the smallest difference it would find, and the seeds that a smaller one needs."""
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import brentq
+
+from analysis.additive_model import AdditiveModel
+from analysis.multivariate_t import critical_value, spread_rule
+from analysis.statistics import ALPHA, NAN
+
+POWER = 0.8
+"""How often a difference of the smallest size would be found."""
+
+MOST_SEEDS = 1000
+
+
+def smallest_difference(model: AdditiveModel, reference: str) -> float:
+    """Return the true difference from `reference` that the study would find with probability `POWER`.
+
+    In the unit of the results; of the cell with the least runs. NaN where there is no test.
+    """
+    found = [each for each in model.against(reference).values() if not np.isnan(each.p)]
+    if not found:
+        return NAN
+    widest = max(each.high - each.low for each in found) / 2
+    others = [{cell: 1.0, reference: -1.0} for cell in model.cells if cell != reference]
+    critical = critical_value(model.correlation(others), model.freedom, ALPHA)
+    return widest / critical * _noncentrality(critical, model.freedom)
+
+
+def seeds_needed(difference: float, deviation: float, cells: int) -> int | None:
+    """Return the seeds per cell with which a study of `cells` would find `difference` with probability `POWER`.
+
+    `deviation` is the noise of a run within its seed, in the same unit. None if it takes more than `MOST_SEEDS`.
+    """
+    low, high = 2, MOST_SEEDS
+    if _smallest(high, deviation, cells) > difference:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _smallest(middle, deviation, cells) <= difference else (middle + 1, high)
+    return low
+
+
+def half_width(seeds: int, deviation: float, cells: int) -> float:
+    """Return half the length of the simultaneous intervals of a study of `cells`, all with the same `seeds` seeds."""
+    freedom = (cells - 1) * (seeds - 1)
+    correlation = 0.5 + 0.5 * np.eye(cells - 1)
+    return critical_value(correlation, freedom, ALPHA) * deviation * float(np.sqrt(2 / seeds))
+
+
+def _smallest(seeds: int, deviation: float, cells: int) -> float:
+    freedom = (cells - 1) * (seeds - 1)
+    critical = critical_value(0.5 + 0.5 * np.eye(cells - 1), freedom, ALPHA)
+    return _noncentrality(critical, freedom) * deviation * float(np.sqrt(2 / seeds))
+
+
+def _noncentrality(critical: float, freedom: int) -> float:
+    """Return the difference in standard errors at which |T| exceeds `critical` with probability `POWER`."""
+
+    spread, weights = spread_rule(freedom)
+
+    def missed(shift: float) -> float:
+        found = stats.norm.sf(critical * spread - shift) + stats.norm.cdf(-critical * spread - shift)
+        return float(found @ weights) - POWER
+
+    return float(brentq(missed, 0, critical + 20))
