@@ -252,6 +252,10 @@ def ablate(
     address: Address = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="Train this cell only. Repeatable.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what it would cost, and train nothing.")] = False,
+    test: Annotated[
+        Literal["blocks", "paired", "welch"] | None,
+        typer.Option("--test", help="How cells are compared; seeds as blocks where that fits. See docs/statistics.md."),
+    ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")] = False,
 ) -> None:
     """Run an ablation study: train and probe what is missing, print its table beside the paper's figures."""
@@ -273,7 +277,7 @@ def ablate(
         who.reach()
     with underway(plans, options.store, output.console):
         failures = run_plans(plans, who, fail_fast, output.console)
-        output.result({"studies": _print_studies(plans, options.runs_dir, output)})
+        output.result({"studies": _print_studies(plans, options.runs_dir, output, test)})
     if failures:
         raise typer.Exit(1)
 
@@ -599,7 +603,7 @@ def _print_forecast(plans: Any, options: Options, who: "Executor", output: Outpu
     output.result({"trainings": [cost.__dict__ for cost in costs], "seconds": seconds, "disk": disk})
 
 
-def _print_studies(plans: Any, runs_dir: Path, output: Output) -> list[dict[str, Any]]:
+def _print_studies(plans: Any, runs_dir: Path, output: Output, test: Any = None) -> list[dict[str, Any]]:
     from analysis.frame import setting, study_frame
     from analysis.remarks import remarks
     from analysis.study_files import write_study
@@ -608,12 +612,12 @@ def _print_studies(plans: Any, runs_dir: Path, output: Output) -> list[dict[str,
     results = []
     for plan in plans:
         frame = study_frame(plan.record, runs_dir, plan.directory.path.name)
-        summary = write_study(plan.directory, frame, runs_dir)
+        summary = write_study(plan.directory, frame, runs_dir, test)
         shown = display(summary)
         output.console.rule(f"{plan.record.question} ({setting(frame)})", align="left")
         _print_frame(shown.drop(columns=list(COST_COLUMNS), errors="ignore"), output)
         _print_frame(shown[[name for name in shown.columns if name in ("cell", *COST_COLUMNS)]], output)
-        for line in [*remarks(frame), f"table and figure: {plan.directory.path}"]:
+        for line in [*remarks(frame, test), f"table and figure: {plan.directory.path}"]:
             output.console.print(line, highlight=False, soft_wrap=True)
         rows = json.loads(summary.to_json(orient="records"))
         results.append({"study": plan.record.name, "directory": str(plan.directory.path), "rows": rows})

@@ -39,9 +39,7 @@ def compare(
     chosen: Test = test or ("paired" if found.serious else "blocks")
     remarks = [each for each in (found.spread, found.interaction) if each]
     if remarks and chosen == "blocks":
-        remarks.append("the intervals of the additive model are not to be trusted; see --test paired")
-    elif remarks and test is None:
-        remarks.append("so the cells are compared by paired differences, each with a spread of its own (--test blocks)")
+        remarks.append("so the intervals of the additive model cannot be trusted; see --test paired")
     if found.outlier:
         remarks.append(found.outlier)
     if chosen == "blocks":

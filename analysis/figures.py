@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
+from analysis.comparisons import Test
 from analysis.frame import setting
 from analysis.tables import BASELINES, PROBES, speedups, summarise
 from mae.pareto import pareto_front
@@ -75,16 +76,17 @@ def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 @_styled
-def study_figure(frame: pd.DataFrame) -> Figure:
+def study_figure(frame: pd.DataFrame, test: Test | None = None) -> Figure:
     """Return a panel per probe of one study, or of its speed-ups where it is not probed; no panel without results.
 
-    A study with an axis is a curve over it, another one a dot plot. The default cell is ringed.
+    A study with an axis is a curve over it, another one a dot plot. The default cell is ringed. `test` is the one asked
+    for, as in `analysis.tables.summarise`.
     """
     probes = [probe for probe, part in points(frame).groupby("probe", sort=False) if part["value"].notna().any()]
     figure = Figure(figsize=(_width(frame) * max(1, len(probes)), _height(frame)), layout="constrained")
     axes = figure.subplots(1, len(probes), squeeze=False)[0] if probes else []
     for panel, probe in zip(axes, probes, strict=True):
-        _draw(panel, frame, str(probe))
+        _draw(panel, frame, str(probe), test)
         panel.set_title(f"{PROBES[str(probe)]} probe" if probe in PROBES else SPEEDUP)
     if probes:
         figure.suptitle(caption(frame), fontsize=7)
@@ -144,12 +146,12 @@ def _height(frame: pd.DataFrame) -> float:
     return PANEL[1] if frame["x"].notna().all() else 0.32 * frame["order"].nunique() + 1.5
 
 
-def _draw(panel: Axes, frame: pd.DataFrame, probe: str) -> None:
+def _draw(panel: Axes, frame: pd.DataFrame, probe: str, test: Test | None = None) -> None:
     part = frame[frame["probe"] == probe]
     seeds = points(frame)
     seeds = seeds[seeds["probe"] == probe]
     curve = bool(part["x"].notna().all())
-    means = summarise(part) if probe != "none" else _means(seeds)
+    means = summarise(part, test) if probe != "none" else _means(seeds)
     means = means.dropna(subset=["mean"])
     places = part.drop_duplicates("order").set_index("order")["x"].to_dict() if curve else {}
     bars = _bars(means)

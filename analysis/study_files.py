@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.comparisons import Test
 from analysis.curves import read_curves
 from analysis.figures import study_figure
 from analysis.remarks import remarks
@@ -13,21 +14,23 @@ from analysis.tables import NOTE, display, heading, summarise
 from mae.run_directory import RunDirectory, replacing
 
 
-def write_study(directory: RunDirectory, frame: pd.DataFrame, runs_dir: Path) -> pd.DataFrame:
-    """Write the files of one study; return the table's summary.
+def write_study(directory: RunDirectory, frame: pd.DataFrame, runs_dir: Path, test: Test | None = None) -> pd.DataFrame:
+    """Write the files of one study; return the table's summary, its cells compared by the `test` asked for.
 
     `results.csv` and `curves.csv` are the frames of `analysis.frame` and `analysis.curves`, the rest is for people.
     """
-    summary = summarise(frame)
+    summary = summarise(frame, test)
     shown, question = display(summary), frame["question"].iloc[0]
     directory.write_text("results.csv", frame.to_csv(index=False))
     directory.write_text("curves.csv", read_curves(frame, runs_dir).to_csv(index=False))
     directory.write_text("table.csv", summary.to_csv(index=False))
-    directory.write_text("table.md", "\n\n".join([heading(frame), to_markdown(shown), *remarks(frame), NOTE]) + "\n")
+    directory.write_text(
+        "table.md", "\n\n".join([heading(frame), to_markdown(shown), *remarks(frame, test), NOTE]) + "\n"
+    )
     directory.write_text("table.tex", to_latex(shown, question))
     directory.write_text("table.html", to_html(shown))
     if (frame["status"] == "finished").any():
-        figure = study_figure(frame)
+        figure = study_figure(frame, test)
         for name in ("figure.png", "figure.pdf"):
             save_figure(figure, directory.path / name)
     return summary

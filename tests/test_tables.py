@@ -4,6 +4,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analysis.comparisons import TESTS, Test
+from analysis.remarks import remarks
 from analysis.study_files import write_study
 from analysis.table_formats import to_html, to_latex, to_markdown
 from analysis.tables import agreement, baselines, caveats, display, heading, speedups, summarise
@@ -188,3 +190,11 @@ def test_speed_is_relative_to_the_cell_the_paper_calls_1() -> None:
         paper={"slow": {"speedup": 1.0}, "fast": {"speedup": 2.8}},
     )  # fmt: skip
     assert speedups(frame).tolist() == [1.0, 3.0]
+
+
+@pytest.mark.parametrize("test", TESTS)
+def test_the_test_that_was_asked_for_is_the_one_that_judges_and_is_told(test: Test) -> None:
+    frame = make_study(ACCURACIES)
+    assert set(summarise(frame, test)["test"]) == {test}
+    told = " ".join(remarks(frame, test))
+    assert ("within seeds" in told, "Welch" in told) == (test == "paired", test == "welch")
