@@ -583,6 +583,7 @@ def _print_forecast(plans: Any, options: Options, who: "Executor", output: Outpu
     jobs = all_jobs(plans)
     missing = [job for job in jobs if not job.is_done(options.runs_dir)]
     if missing:
+        who.reach()
         who.prepare(_progress(output).say)
     from ablations.forecast import forecast, makespan
 

@@ -208,9 +208,8 @@ def _go_back(work: Pretraining, run: RunDirectory, progress: Progress) -> None:
     if saved is not None:
         work.restore(saved)
         progress.say(f"continuing at step {work.position.step} of {work.total_steps}")
-        sums = {
-            "process(es)": (saved["processes"], processes.count)
-        }  # who adds up what: another order, another rounding
+        # Who adds up what: another order is another rounding.
+        sums = {"process(es)": (saved["processes"], processes.count)}
         if work.device.type == "cpu":
             sums["thread(s)"] = saved["random"]["threads"], torch.get_num_threads()
         for name, (before, now) in sums.items():

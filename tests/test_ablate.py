@@ -264,6 +264,12 @@ def test_a_dry_run_tells_cost_and_writes_nothing(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_dry_run_on_a_device_that_is_not_there_is_a_users_mistake(tmp_path: Path) -> None:
+    result = runner.invoke(app, ablate("mask-token", "--dry-run", "--device", "cuda:99", runs_dir=tmp_path / "runs"))
+    assert result.exit_code == 2
+    assert "--device cuda:99" in result.stderr
+
+
 def test_the_list_tells_what_is_missing(tmp_path: Path) -> None:
     result = runner.invoke(app, ["ablate", "list", "--json", "--runs-dir", str(tmp_path)])
     rows = {row["study"]: row for row in json.loads(result.stdout.splitlines()[-1])["studies"]}
