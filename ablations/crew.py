@@ -13,9 +13,13 @@ HEAR_SECONDS = 0.2
 """Longest wait for a report."""
 
 
+ONGOING = ("progress", "warned", "evaluated")
+"""Kinds of reports after which a job goes on."""
+
+
 @dataclass(frozen=True)
 class Report:
-    """How a job stands. `progress` and `evaluated` come again and again, one of the others ends the job.
+    """How a job stands. Those of `ONGOING` kinds come again and again, one of the others ends the job.
 
     `failed` is a failure by its own settings: it would fail again. `fault` is any other failure, of the machine, the
     files or the program, and `died` the crew's word for a process that could not report; the driver has such a job done
@@ -26,7 +30,17 @@ class Report:
     """
 
     kind: Literal[
-        "progress", "evaluated", "finished", "failed", "busy", "stopped", "pruned", "fault", "died", "set aside"
+        "progress",
+        "warned",
+        "evaluated",
+        "finished",
+        "failed",
+        "busy",
+        "stopped",
+        "pruned",
+        "fault",
+        "died",
+        "set aside",
     ]
     text: str = ""
     share: float = 0.0

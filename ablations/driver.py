@@ -68,6 +68,8 @@ class Driver:
         for place, report in self.crew.hear():
             if report.kind == "progress":
                 self.view.progress(place, report.text, report.share)
+            elif report.kind == "warned":
+                self.view.say(f"{self.running[place].job.label}: {report.text}")
             elif report.kind == "evaluated":
                 yield self.running[place].job, report
             else:

@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from ablations.crew import HEAR_SECONDS, Place, Report
+from ablations.crew import HEAR_SECONDS, ONGOING, Place, Report
 from ablations.forking import fork_context
 from ablations.plan import Job
 from mae.errors import UserError
@@ -75,7 +75,7 @@ class LocalCrew:
                 continue
             try:
                 worker.last = worker.pipe.recv()
-                if worker.last.kind in ("progress", "evaluated"):
+                if worker.last.kind in ONGOING:
                     heard.append((place, worker.last))
             except (EOFError, ConnectionResetError):
                 heard.append((place, self._last_word(place)))
@@ -98,7 +98,7 @@ class LocalCrew:
         worker = self.workers.pop(place)
         worker.process.join()
         worker.pipe.close()
-        if worker.last.kind not in ("progress", "evaluated", "stopped"):
+        if worker.last.kind not in (*ONGOING, "stopped"):
             return worker.last
         code = worker.process.exitcode
         return Report(

@@ -18,7 +18,7 @@ from uuid import uuid4
 import ray
 from ray.exceptions import ActorUnschedulableError, RayActorError, RayError
 
-from ablations.crew import HEAR_SECONDS, Place, Report
+from ablations.crew import HEAR_SECONDS, ONGOING, Place, Report
 from ablations.local_crew import LocalCrew
 from ablations.plan import Job
 from ablations.ray_address import no_cluster, reach
@@ -219,7 +219,7 @@ class RayCrew:
             return [Report("died", _explain(error))]
         except Busy as error:  # what has come back is being made on this machine too
             reports = [Report("busy", str(error))]
-        if reports and reports[-1].kind not in ("progress", "evaluated"):
+        if reports and reports[-1].kind not in ONGOING:
             place.job = None
         return list(reports)
 

@@ -95,7 +95,11 @@ class PipeProgress:
         self.share = self.sent = 0.0
 
     def say(self, message: str) -> None:
-        """Lines of a job are the driver's business only where it fails."""
+        """The driver shows a job's progress and its warnings, not its lines."""
+
+    def warn(self, message: str) -> None:
+        with suppress(BrokenPipeError):
+            self.pipe.send(Report("warned", message))
 
     @contextmanager
     def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:

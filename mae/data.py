@@ -189,7 +189,7 @@ def _build(
     A build that failed leaves nothing at all: a disk that it has filled is empty again. Returns `meta.json`.
     """
     if folder.exists():
-        progress.say(f"the image cache {folder} is damaged; decoding again")
+        progress.warn(f"the image cache {folder} is damaged; decoding again")
     building = folder.with_suffix(".building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
@@ -245,7 +245,7 @@ def _examine(
         file.flush()
         os.fsync(file.fileno())  # so that no power cut leaves a finished cache without its pixels
     if bad:
-        progress.say(f"left out {len(bad)} unreadable {name} image(s)")
+        progress.warn(f"left out {len(bad)} unreadable {name} image(s)")
     return bad, np.asarray(sums)
 
 

@@ -79,6 +79,9 @@ class StoppableProgress:
     def say(self, message: str) -> None:
         self.progress.say(message)
 
+    def warn(self, message: str) -> None:
+        self.progress.warn(message)
+
     @contextmanager
     def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
         with self.progress.task(description, total, done) as task:

@@ -204,7 +204,7 @@ def pretrain(
 def _go_back(work: Pretraining, run: RunDirectory, progress: Progress) -> None:
     """Continue from the last checkpoint, if there is one; process 0 reads it and forgets the curves after it."""
     processes = work.processes
-    saved = processes.from_first(checkpoints.latest(run.checkpoints, progress.say) if processes.leads else None)
+    saved = processes.from_first(checkpoints.latest(run.checkpoints, progress.warn) if processes.leads else None)
     if saved is not None:
         work.restore(saved)
         progress.say(f"continuing at step {work.position.step} of {work.total_steps}")
@@ -214,7 +214,7 @@ def _go_back(work: Pretraining, run: RunDirectory, progress: Progress) -> None:
             sums["thread(s)"] = saved["random"]["threads"], torch.get_num_threads()
         for name, (before, now) in sums.items():
             if before != now:
-                progress.say(f"by {before} {name} so far, now by {now}: equal to rounding, not to the bit")
+                progress.warn(f"by {before} {name} so far, now by {now}: equal to rounding, not to the bit")
     if processes.leads:
         run.forget_metrics_after(work.position.step)
 

@@ -26,6 +26,9 @@ class Progress(Protocol):
     def say(self, message: str) -> None:
         """Show one line that stays."""
 
+    def warn(self, message: str) -> None:
+        """Show one line that stays about something that is not as it should be; a study passes it on too."""
+
     def task(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
         """Open a piece of work of `total` units, `done` of which were done before."""
 
@@ -39,6 +42,9 @@ class ConsoleProgress:
 
     def say(self, message: str) -> None:
         (self.bars.console if self.bars else self.console).print(message, highlight=False, markup=False)
+
+    def warn(self, message: str) -> None:
+        self.say(message)
 
     def task(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
         return (
@@ -125,6 +131,9 @@ class Silent:
     """Reports nothing; for callers that do not watch."""
 
     def say(self, message: str) -> None:
+        pass
+
+    def warn(self, message: str) -> None:
         pass
 
     @contextmanager

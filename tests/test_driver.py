@@ -1,5 +1,6 @@
 """The driver in front of a made-up crew: what the machine fails is tried again, others first, and not for ever."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,3 +110,15 @@ def test_no_process_is_started_for_a_job_that_another_command_works_on(
         assert list(driver.events()) == []
         assert (crew.begun, driver.pending) == ([], 1)
     assert [report for _, report in driver.events()] == [FINISHED]
+
+
+def test_what_a_worker_warns_of_is_shown_with_the_jobs_name(tmp_path: Path) -> None:
+    class Warning(MadeUp):
+        def hear(self) -> list[tuple[int, Report]]:
+            warned = [(place, Report("warned", "checkpoint step-8 is damaged")) for place in self.at_work]
+            return [*warned, *super().hear()]
+
+    console = Console(record=True, quiet=False, file=io.StringIO(), width=120)
+    driver = Driver(Warning(1, lambda name, time: FINISHED), tmp_path, LiveView(console, 1, 1))
+    assert work_off([Job("a", Config(), "a", ())], driver, StopRequest()) == {}
+    assert "a: checkpoint step-8 is damaged" in console.export_text()

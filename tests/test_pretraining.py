@@ -63,6 +63,8 @@ class Noted(Silent):
     def say(self, message: str) -> None:
         self.lines.append(message)
 
+    warn = say
+
 
 def test_a_run_whose_last_checkpoint_is_damaged_says_so_and_ends_with_the_same_bits(
     digits: ImageData, tmp_path: Path
