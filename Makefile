@@ -5,7 +5,8 @@ BIN := .venv/bin
 .PHONY: demo test lint mutants notebooks
 
 demo: .venv/installed
-	$(BIN)/mae-cli ablate mask-ratio --set train.epochs=25 --workers 2
+	$(BIN)/mae-cli ablate --axis mask.ratio=0.3,0.5,0.75,0.9 --set train.epochs=60 --seeds 2 --workers 2
+	$(BIN)/mae-cli report --study ratio
 
 test: .venv/installed
 	$(BIN)/pytest

@@ -278,6 +278,7 @@ def ablate(
     with underway(plans, options.store, output.console):
         failures = run_plans(plans, who, fail_fast, output.console)
         output.result({"studies": _print_studies(plans, options.runs_dir, output, test)})
+        _print_next(plans, seeds, output)
     if failures:
         raise typer.Exit(1)
 
@@ -624,6 +625,13 @@ def _print_studies(plans: Any, runs_dir: Path, output: Output, test: Any = None)
         results.append({"study": plan.record.name, "directory": str(plan.directory.path), "rows": rows})
     output.console.print(NOTE, highlight=False, style="dim")
     return results
+
+
+def _print_next(plans: Any, seeds: int, output: Output) -> None:
+    figure, name = plans[0].directory.path / "figure.png", plans[0].record.name
+    steps = [f"open {figure}"] if figure.exists() and len(plans) == 1 else []
+    steps += [f"mae-cli ui --study {name}", "mae-cli report", f"--seeds {max(3, 2 * seeds)} tells smaller differences"]
+    output.console.print(f"next: {'; '.join(steps)}", highlight=False, soft_wrap=True)
 
 
 def _print_sweep(record: Any, plan: Any, directory: Any, output: Output) -> None:
