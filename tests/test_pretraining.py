@@ -283,7 +283,7 @@ def test_the_loss_of_a_step_is_the_mean_over_processes(digits: ImageData) -> Non
 
 
 def test_processes_pass_backwards_once_before_they_begin_and_it_leaves_no_trace(digits: ImageData) -> None:
-    seen: list[tuple[int, ...]] = []
+    seen: list[object] = []
 
     class Watched(InStep):
         def parallel(self, module: nn.Module, device: torch.device) -> nn.Module:
@@ -292,11 +292,13 @@ def test_processes_pass_backwards_once_before_they_begin_and_it_leaves_no_trace(
                 loss.register_hook(lambda gradient: seen.append(tuple(gradient.shape)))
 
             module.register_forward_hook(note)
+            products: Any = module.get_submodule("model.encoder.blocks.0.attn.qkv")
+            products.register_forward_hook(lambda module, given, product: seen.append(product.dtype))
             return module
 
-    config = build({**TINY, "train.micro_batches": 4})
+    config = build({**TINY, "train.micro_batches": 4, "train.precision": "bf16"})
     alone, one_of_two = (Pretraining(config, digits, CPU, each) for each in (ALONE, Watched(1, 2)))
-    assert seen == [(32, 1, 8, 8), (32, 16), ()]  # the pieces of a step to come
+    assert seen == [torch.bfloat16, (32, 1, 8, 8), (32, 16), ()]  # a piece of a step to come, and its loss
     assert all(parameter.grad is None for parameter in one_of_two.objective.parameters())
     assert weights_digest(one_of_two.objective.state_dict()) == weights_digest(alone.objective.state_dict())
 
@@ -309,9 +311,8 @@ def test_matrix_products_have_the_precision_asked_for_and_weights_are_fp32(
 ) -> None:
     works = [Pretraining(build({**TINY, "train.precision": each}), digits, CPU) for each in ("fp32", precision)]
     seen = set()
-    works[1].objective.model.encoder.blocks[0].attn.qkv.register_forward_hook(
-        lambda module, given, product: seen.add(product.dtype)
-    )
+    products: Any = works[1].objective.get_submodule("model.encoder.blocks.0.attn.qkv")
+    products.register_forward_hook(lambda module, given, product: seen.add(product.dtype))
     works[1].scaler = torch.amp.GradScaler("cpu", init_scale=128.0, enabled=precision == "fp16")  # none overflows
     exact, rough = (gradients_of_a_step(work, first_images(digits)) for work in works)
     assert seen == {expected}
@@ -372,11 +373,14 @@ def test_gradients_are_shortened_to_clip_norm_together_and_the_norm_told_is_the_
 def test_steps_go_through_the_compiled_objective_if_that_is_asked_for(
     asked: bool, digits: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled: list[nn.Module] = []
-    monkeypatch.setattr(torch, "compile", lambda module: compiled.append(nn.Sequential()) or module)
-    work = Pretraining(build({**TINY, "train.compile": asked}), digits, CPU)
-    assert len(compiled) == asked
-    assert work.step(first_images(digits), 0)[0].isfinite()
+    calls: list[str] = []
+
+    def compiled(module: nn.Module) -> Any:
+        return lambda *given: calls.append("compiled") or module(*given)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    Pretraining(build({**TINY, "train.compile": asked}), digits, CPU).step(first_images(digits), 0)
+    assert calls == ["compiled"] * asked
 
 
 def test_weights_begin_by_the_runs_seed_whatever_was_drawn_before(digits: ImageData) -> None:
@@ -447,6 +451,17 @@ def test_a_checkpoint_says_of_which_config_and_images_it_is(digits: ImageData) -
     assert (state["step"], state["seconds"], state["processes"]) == (0, 0.0, 1)
 
 
+def test_a_checkpoint_that_does_not_say_how_many_processes_wrote_it_is_that_of_one(
+    digits: ImageData, tmp_path: Path
+) -> None:
+    work, run, noted = Pretraining(build(TINY), digits, CPU), RunDirectory(tmp_path), Noted()
+    state = work.state()
+    del state["processes"]
+    checkpoints.save(run.checkpoints, 0, state)
+    _go_back(work, run, noted)
+    assert noted.lines == ["continuing at step 0 of 10"]
+
+
 class Asked:
     """Images that remember which ones they were asked for."""
 
@@ -462,7 +477,7 @@ class Asked:
 def asked(digits: ImageData, epoch: int, step: int = 0, seed: int = 0, processes: Processes = ALONE) -> Any:
     """Return the steps of what is left of an epoch and the images that each asks for."""
     work, images = Pretraining(build({**TINY, "train.seed": seed}), digits, CPU), Asked()
-    work.processes, work.data = processes, replace(digits, train=Split(images, digits.train.labels))  # type: ignore[arg-type]
+    work.processes, work.data = processes, replace(digits, train=Split(images, digits.train.labels))
     work.position.step = step
     return [number for number, _ in _epoch_batches(work, epoch)], images.indexes
 
