@@ -495,6 +495,11 @@ def test_an_epoch_takes_each_image_once_at_most_in_an_order_of_its_own(digits: I
     assert asked(digits, 1, step=8) == ([8, 9], batches[3:])
 
 
+def test_the_order_of_images_follows_from_seed_and_epoch_alone(digits: ImageData) -> None:
+    expected = torch.randperm(1437, generator=generator(3, "order", 1))[: 5 * 256]
+    assert torch.tensor(asked(digits, 1, step=5, seed=3)[1]).flatten().tolist() == expected.tolist()
+
+
 def test_each_process_takes_its_share_of_every_batch(digits: ImageData) -> None:
     whole = asked(digits, 0)[1]
     for rank in range(2):
