@@ -2,21 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ablations.study import Study, plan_cells
-from mae.config import Config, DataConfig, ProbeKind
+from ablations.study import Digests, Study, plan_cells
+from mae.config import Config, ProbeKind
 from mae.config_sources import change, flatten, name_run
 from mae.errors import UserError
 from mae.fingerprint import pretrain_fingerprint, probe_name
 from mae.run_directory import RunDirectory
 from mae.study_record import StudyRecord, TrialRecord
-
-Digests = Callable[[DataConfig], str]
-"""What identifies the content of a data set."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def make_plan(
 
     With `only`, the jobs are those of the named cells; the record has all cells all the same.
     """
-    cells = plan_cells(study, base)
+    cells = plan_cells(study, base, digest_of)
     names = [cell.name for cell in cells]
     if unknown := sorted(set(only or ()) - set(names)):
         raise UserError(f"--only {unknown[0]}: no such cell in {study.name}; its cells: {'; '.join(names)}")

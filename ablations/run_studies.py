@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.console import Console
 
 from ablations.executor import Executor
-from ablations.plan import Digests, Plan, all_jobs, make_plan
+from ablations.plan import Plan, all_jobs, make_plan
 from ablations.studies import STUDIES
-from ablations.study import Study, plan_cells, product, read_study
+from ablations.study import Digests, Study, plan_cells, product, read_study
 from mae.config import Config, DataConfig
 from mae.config_sources import nearest
 from mae.errors import UserError

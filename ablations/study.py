@@ -3,18 +3,21 @@
 import itertools
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mae.config import Config
+from mae.config import Config, DataConfig
 from mae.config_sources import change, flatten, parse_value
 from mae.errors import UserError
 from mae.fingerprint import pretrain_fingerprint, probe_name
 from mae.study_record import CellRecord
+
+Digests = Callable[[DataConfig], str]
+"""What identifies the content of a data set."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +80,21 @@ class PlannedCell:
     given: tuple[str, ...]
 
 
-def plan_cells(study: Study, base: Config) -> list[PlannedCell]:
-    """Return the study's cells for `base`, those with equal results once.
+def _images_asked_for(data: DataConfig) -> str:
+    """Return a stand-in for a digest: what decides which images there are, as far as settings do."""
+    return f"{data.source} {data.test_fraction} {data.split_seed}"
+
+
+def plan_cells(study: Study, base: Config, digest_of: Digests = _images_asked_for) -> list[PlannedCell]:
+    """Return the study's cells for `base`, those with equal results once: of equal settings, on images of one digest.
 
     Raises `UserError` if a cell is impossible, if cells differ in what changes no result, or if two that have
     different results have one name.
     """
     planned: dict[tuple[str, ...], PlannedCell] = {}
     for cell in study.cells:
-        made = _work_out(study, cell, base)
-        results = _results_of(made.config)
+        made = _work_out(study, cell, base, digest_of)
+        results = _results_of(made.config, digest_of)
         first = planned.setdefault(results, made)
         if first is not made:
             planned[results] = replace(first, given=first.given + made.given)
@@ -97,7 +105,7 @@ def plan_cells(study: Study, base: Config) -> list[PlannedCell]:
     return list(planned.values())
 
 
-def _work_out(study: Study, cell: Cell, base: Config) -> PlannedCell:
+def _work_out(study: Study, cell: Cell, base: Config, digest_of: Digests) -> PlannedCell:
     values = flatten(base.model_dump(mode="json"))
     try:
         overrides = {
@@ -108,14 +116,14 @@ def _work_out(study: Study, cell: Cell, base: Config) -> PlannedCell:
         raise UserError(f"study {study.name}, cell {cell}: {error}") from None
     told = [overrides[study.axis]] if study.axis in overrides else list(overrides.values())
     name = cell.name or ", ".join(map(_text, told))
-    is_default = _results_of(config) == _results_of(base)
+    is_default = _results_of(config, digest_of) == _results_of(base, digest_of)
     record = CellRecord(name=name, overrides=overrides, paper=dict(cell.paper), is_default=is_default)
     return PlannedCell(name, config, record, (str(cell),))
 
 
-def _results_of(config: Config) -> tuple[str, ...]:
+def _results_of(config: Config, digest_of: Digests) -> tuple[str, ...]:
     """Return what tells results of configs apart: what identifies the pretraining and its probes."""
-    pretraining = pretrain_fingerprint(config, config.data.source)
+    pretraining = pretrain_fingerprint(config, digest_of(config.data))
     return pretraining, *(probe_name(config, kind, pretraining) for kind in config.probe.kinds)
 
 

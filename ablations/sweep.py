@@ -18,8 +18,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ablations.crew import Report
 from ablations.driver import REUSED, Driver, record_end
 from ablations.objectives import Objective, measure
-from ablations.plan import Digests, Job
+from ablations.plan import Job
 from ablations.space import Space, grid, point_of, suggest
+from ablations.study import Digests
 from mae.config import Config, ProbeKind
 from mae.config_sources import change
 from mae.errors import UserError

@@ -25,7 +25,7 @@ TESTS = {
     "mae/draws.py": ["draws"],
     "mae/flops.py": ["flops"],
     "mae/features.py": ["probes"],
-    "mae/pretraining.py": ["pretraining"],
+    "mae/pretraining.py": ["pretraining", "training_loop"],
     "mae/checkpoints.py": ["checkpoints"],
     "mae/linear_probe.py": ["probes"],
     "mae/knn.py": ["probes"],

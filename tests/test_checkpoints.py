@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 import pickle
 import random
@@ -11,7 +12,7 @@ import torch
 
 from mae import checkpoints
 from mae.checkpoints import Damaged
-from mae.errors import RunError
+from mae.errors import RunError, UserError
 
 
 def write(folder: Path, *steps: int) -> None:
@@ -42,7 +43,7 @@ def small(tmp_path: Path) -> Path:
 def test_a_change_of_any_byte_is_found(small: Path) -> None:
     for position in range(small.stat().st_size):
         flip(small, position)
-        with pytest.raises(Damaged, match="checksum"):
+        with pytest.raises(Damaged, match=r"step-00000001\.pt cannot be used: its checksum differs"):
             checkpoints.load(small)
         flip(small, position)
     assert checkpoints.load(small)["weights"].tolist() == [0, 1, 2, 3]
@@ -55,11 +56,50 @@ def test_a_checkpoint_cut_off_anywhere_is_found(small: Path) -> None:
             checkpoints.load(small)
 
 
+def test_a_checkpoint_is_read_in_parts_to_its_last_byte(tmp_path: Path) -> None:
+    checkpoints.save(tmp_path, 1, {"weights": torch.arange(700_000.0)})
+    path = tmp_path / "step-00000001.pt"
+    assert path.stat().st_size > 2.5 * 2**20
+    assert checkpoints.load(path)["weights"][-1] == 699_999
+    for position in (2**20 - 1, 2**20, 2**21 + 1, path.stat().st_size - 33):
+        flip(path, position)
+        with pytest.raises(Damaged, match="checksum"):
+            checkpoints.load(path)
+        flip(path, position)
+
+
 def test_a_sound_checkpoint_is_a_zip_archive_that_torch_reads(small: Path) -> None:
+    content = small.read_bytes()
     with zipfile.ZipFile(small) as archive:
-        assert len(archive.comment) == 32
+        assert archive.comment == hashlib.sha256(content[:-32]).digest()
         assert archive.testzip() is None
+    assert content[-34:-32] == b"\x20\x00"  # the comment's length as zip has it; Python reads on if it is wrong
     assert torch.load(small, weights_only=True)["step"] == 1
+
+
+def test_a_checkpoint_written_on_a_gpu_is_read_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("torch.serialization.location_tag", lambda storage: "cuda:0")
+        checkpoints.save(tmp_path, 1, {"weights": torch.arange(4.0)})
+    assert checkpoints.load(tmp_path / "step-00000001.pt")["weights"].device.type == "cpu"
+
+
+def test_a_checkpoint_that_is_not_there_is_named_and_is_no_damage(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"step-00000007\.pt cannot be used: no such file") as caught:
+        checkpoints.load(checkpoints.checkpoint(tmp_path, 7))
+    assert not isinstance(caught.value, Damaged)
+
+
+def test_all_is_removed_that_can_be(tmp_path: Path) -> None:
+    for name, kept in (("whole", []), ("part", ["occupied"])):
+        folder = tmp_path / name
+        write(folder, 1, 2)
+        (folder / "step-00000003.pt.damaged").touch()
+        for each in kept:
+            (folder / each).mkdir()  # not a file: it cannot be unlinked
+        checkpoints.remove(folder)
+        assert [path.name for path in folder.glob("*")] == kept
+        assert folder.exists() == bool(kept)
 
 
 def test_damaged_checkpoints_are_set_aside_and_said(tmp_path: Path) -> None:
@@ -91,9 +131,17 @@ def test_new_checkpoints_are_kept_before_older_ones_of_later_steps(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.ESTALE, "Stale file handle"), OSError(errno.EIO, "Input/output error"), MemoryError()]
+    ("error", "told"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (MemoryError(), "MemoryError"),
+        (RuntimeError("not enough memory\nframe #0: c10::alloc_cpu"), "not enough memory"),
+    ],
 )
-def test_a_passing_error_is_no_damage(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_passing_error_is_no_damage(
+    error: Exception, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path, 1)
 
     def failing(*arguments: object, **more: object) -> None:
@@ -102,9 +150,8 @@ def test_a_passing_error_is_no_damage(error: Exception, tmp_path: Path, monkeypa
     for where in ("mae.checkpoints.open", "torch.load"):
         with monkeypatch.context() as patched:
             patched.setattr(where, failing, raising=False)
-            with pytest.raises(RunError, match=r"step-00000001\.pt cannot be read now: \w+") as caught:
+            with pytest.raises(RunError, match=rf"step-00000001\.pt cannot be read now: {told}; it is left as it is"):
                 checkpoints.latest(tmp_path, print)
-        assert str(getattr(error, "strerror", None) or "MemoryError") in str(caught.value)
         assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
 
 
@@ -115,7 +162,10 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
 
 
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_that_would_run_code_is_refused_whatever_the_environment_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     marker = tmp_path / "marker"
 
     class Bomb:
@@ -123,7 +173,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
             return Path.touch, (marker,)
 
     checkpoints.save(tmp_path, 1, {"weights": Bomb()})
-    with pytest.raises(Damaged, match="Weights only"):
+    with pytest.raises(Damaged, match=r"step-00000001\.pt cannot be used: Weights only"):
         checkpoints.load(tmp_path / "step-00000001.pt")
     assert not marker.exists()
 
@@ -136,7 +186,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_rubbish(tmp_path: Path, mo
         raise RuntimeError("PytorchStreamWriter failed writing file: file write failed")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(RunError, match="cannot write"):
+    with pytest.raises(RunError, match=r"cannot write .*step-00000002\.pt: PytorchStreamWriter failed"):
         write(tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
 
@@ -150,6 +200,14 @@ def test_random_generators_continue_where_they_were(tmp_path: Path) -> None:
     before = draw()
     checkpoints.restore_random_state(checkpoints.load(tmp_path / "step-00000001.pt")["random"])
     assert draw() == before
+
+
+def test_every_gpus_generator_and_the_number_of_threads_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.get_rng_state_all", lambda: ["first", "second"])
+    for available, kept in ((True, ["first", "second"]), (False, [])):
+        monkeypatch.setattr("torch.cuda.is_available", lambda available=available: available)
+        state = checkpoints.random_state()
+        assert (state["cuda"], state["threads"]) == (kept, torch.get_num_threads())
 
 
 def test_generators_of_more_gpus_than_there_are_restore_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

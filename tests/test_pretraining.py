@@ -1,26 +1,38 @@
 import os
 import signal
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mae import checkpoints
+from mae import checkpoints, pretraining
 from mae.augmentation import augment
 from mae.config import Config
 from mae.config_sources import build
-from mae.data import ImageData
+from mae.data import ImageData, Split
+from mae.distributed import ALONE, Processes
 from mae.draws import generator
 from mae.errors import RunError, SettingsError, UserError
 from mae.features import normalise
 from mae.interruption import Interrupted, StopRequest
 from mae.pipeline import Workplace, run_pretraining
-from mae.pretraining import Pretraining, _go_back, parameter_groups, pretrain
+from mae.pretraining import (
+    Pretraining,
+    _epoch_batches,
+    _go_back,
+    parameter_groups,
+    pretrain,
+    steps_per_epoch,
+    weights_digest,
+)
 from mae.progress import Silent
 from mae.run_directory import RunDirectory, find_runs
 from tests.commands import Forked, mae_cli
@@ -215,6 +227,300 @@ def test_no_more_than_a_micro_batch_is_cropped_at_a_time(digits: ImageData) -> N
     with PixelsSeen() as seen:
         work.step(next(iter(digits.train.images.batches([torch.arange(256)]))), 0)
     assert seen.counts == {32}
+
+
+class InStep(Processes):
+    """One of several processes, whose others have losses that are greater by 100 in the mean."""
+
+    def parallel(self, module: nn.Module, device: torch.device) -> nn.Module:
+        return module
+
+    def mean(self, value: Tensor) -> Tensor:
+        return value + 100
+
+
+def first_images(digits: ImageData, count: int = 256) -> Tensor:
+    return next(iter(digits.train.images.batches([torch.arange(count)])))
+
+
+def gradients_of_a_step(work: Pretraining, images: Tensor, index: int = 0) -> dict[str, Tensor]:
+    """Take a step; return the gradients that the optimiser got."""
+    gradients: dict[str, Tensor] = {}
+
+    def note(*arguments: Any) -> None:
+        for name, parameter in work.objective.named_parameters():
+            if parameter.grad is not None:
+                gradients[name] = parameter.grad.clone()
+
+    with_note = work.optimizer.register_step_pre_hook(note)
+    work.step(images, index)
+    with_note.remove()
+    return gradients
+
+
+def test_the_gradients_of_all_processes_shares_have_the_whole_batchs_as_their_mean(
+    digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchanges: list[bool] = []
+    config, images = build({**TINY, "train.micro_batches": 2}), first_images(digits)
+    whole = gradients_of_a_step(Pretraining(config, digits, CPU), images, 3)
+    monkeypatch.setattr(InStep, "exchanging", lambda processes, module, now: nullcontext(exchanges.append(now)))
+    shares = [
+        gradients_of_a_step(Pretraining(config, digits, CPU, InStep(rank, 2)), images[128 * rank : 128 * (rank + 1)], 3)
+        for rank in range(2)
+    ]
+    assert len(whole) > 20
+    for name, gradient in whole.items():
+        assert torch.allclose((shares[0][name] + shares[1][name]) / 2, gradient, atol=1e-6), name
+    assert not torch.allclose(
+        shares[0]["model.decoder.decoder_pred.weight"], whole["model.decoder.decoder_pred.weight"]
+    )
+    assert exchanges == [False, True] * 2  # gradients of the last piece only are exchanged
+
+
+def test_the_loss_of_a_step_is_the_mean_over_processes(digits: ImageData) -> None:
+    config, images = build(TINY), first_images(digits)
+    losses = [Pretraining(config, digits, CPU, each).step(images, 0)[0].item() for each in (ALONE, InStep(0, 1))]
+    assert losses[1] == pytest.approx(losses[0] + 100)
+
+
+def test_processes_pass_backwards_once_before_they_begin_and_it_leaves_no_trace(digits: ImageData) -> None:
+    seen: list[object] = []
+
+    class Watched(InStep):
+        def parallel(self, module: nn.Module, device: torch.device) -> nn.Module:
+            def note(module: nn.Module, given: tuple[Tensor, ...], loss: Tensor) -> None:
+                seen.extend(tuple(each.shape) for each in given)
+                loss.register_hook(lambda gradient: seen.append(tuple(gradient.shape)))
+
+            module.register_forward_hook(note)
+            assert device == CPU
+            products: Any = module.get_submodule("model.encoder.blocks.0.attn.qkv")
+            products.register_forward_hook(lambda module, given, product: seen.append(product.dtype))
+            return module
+
+    config = build({**TINY, "train.micro_batches": 4, "train.precision": "bf16"})
+    alone, one_of_two = (Pretraining(config, digits, CPU, each) for each in (ALONE, Watched(1, 2)))
+    assert seen == [torch.bfloat16, (32, 1, 8, 8), (32, 16), ()]  # a piece of a step to come, and its loss
+    assert all(parameter.grad is None for parameter in one_of_two.objective.parameters())
+    assert weights_digest(one_of_two.objective.state_dict()) == weights_digest(alone.objective.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_matrix_products_have_the_precision_asked_for_and_weights_are_fp32(
+    precision: str, expected: torch.dtype, digits: ImageData
+) -> None:
+    works = [Pretraining(build({**TINY, "train.precision": each}), digits, CPU) for each in ("fp32", precision)]
+    seen = set()
+    products: Any = works[1].objective.get_submodule("model.encoder.blocks.0.attn.qkv")
+    products.register_forward_hook(lambda module, given, product: seen.add(product.dtype))
+    works[1].scaler = torch.amp.GradScaler("cpu", init_scale=128.0, enabled=precision == "fp16")  # none overflows
+    exact, rough = (gradients_of_a_step(work, first_images(digits)) for work in works)
+    assert seen == {expected}
+    for name, gradient in rough.items():
+        assert gradient.dtype == torch.float32
+        assert torch.linalg.vector_norm(gradient - exact[name]) < 0.05 * torch.linalg.vector_norm(exact[name]), name
+
+
+def test_a_step_of_fp16_whose_gradients_overflow_is_skipped_and_the_next_is_scaled_less(digits: ImageData) -> None:
+    work = Pretraining(build({**TINY, "train.precision": "fp16"}), digits, CPU)
+    work.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
+    before = weights_digest(work.objective.state_dict())
+    loss, norm, _ = work.step(first_images(digits), 1)
+    assert loss.isfinite()
+    assert not norm.isfinite()
+    assert weights_digest(work.objective.state_dict()) == before
+    assert work.scaler.get_scale() == 2.0**125
+    work.check_finite()
+
+
+@pytest.mark.parametrize(("precision", "first"), [("fp32", 0), ("fp32", 1), ("fp16", 1)])
+def test_the_first_step_whose_loss_is_not_finite_is_named(precision: str, first: int, digits: ImageData) -> None:
+    work, images = Pretraining(build({**TINY, "train.precision": precision}), digits, CPU), first_images(digits)
+    for index in range(first):
+        work.step(images, index)
+    work.check_finite()
+    with torch.no_grad():
+        work.objective.model.encoder.cls_token.fill_(torch.nan)
+    for index in (first, first + 1):
+        work.step(images, index)
+    with pytest.raises(SettingsError, match=f"not finite at step {first}; the last checkpoint is sound"):
+        work.check_finite()
+
+
+def test_a_gradient_that_is_not_finite_is_noticed_where_the_loss_is(digits: ImageData) -> None:
+    work = Pretraining(build(TINY), digits, CPU)
+    work.objective.model.encoder.cls_token.register_hook(lambda gradient: gradient * torch.inf)
+    assert work.step(first_images(digits), 0)[0].isfinite()
+    with pytest.raises(SettingsError, match="not finite at step 0"):
+        work.check_finite()
+
+
+@pytest.mark.parametrize("most", [0.01, None])
+def test_gradients_are_shortened_to_clip_norm_together_and_the_norm_told_is_the_one_before(
+    most: float | None, digits: ImageData
+) -> None:
+    work = Pretraining(build({**TINY, "train.clip_norm": most}), digits, CPU)
+    free = gradients_of_a_step(Pretraining(build(TINY), digits, CPU), first_images(digits))
+    clipped = gradients_of_a_step(work, first_images(digits))
+    norm = Pretraining(work.config, digits, CPU).step(first_images(digits), 0)[1].item()
+    length = torch.stack([gradient.square().sum() for gradient in free.values()]).sum().sqrt().item()
+    assert norm == pytest.approx(length, rel=1e-5)
+    assert length > 0.02
+    for name, gradient in clipped.items():
+        assert torch.allclose(gradient, free[name] * ((most or length) / length), rtol=1e-3, atol=1e-7), name
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_steps_go_through_the_compiled_objective_if_that_is_asked_for(
+    asked: bool, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def compiled(module: nn.Module) -> Any:
+        return lambda *given: calls.append("compiled") or module(*given)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    Pretraining(build({**TINY, "train.compile": asked}), digits, CPU).step(first_images(digits), 0)
+    assert calls == ["compiled"] * asked
+
+
+def test_weights_begin_by_the_runs_seed_whatever_was_drawn_before(digits: ImageData) -> None:
+    digests = []
+    for seed, drawn_before in ((3, 0), (3, 7), (4, 0)):
+        torch.manual_seed(drawn_before)
+        work = Pretraining(build({**TINY, "train.seed": seed}), digits, CPU)
+        digests.append(weights_digest(work.objective.state_dict()))
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("pixels", 1), ("pca", 10)])
+def test_a_target_is_fitted_on_patches_of_different_training_images(
+    kind: str, expected: int, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[Tensor] = []
+    real = pretraining.build_target
+
+    def noted(config: Config, patches: Tensor) -> Any:
+        fitted.append(patches)
+        return real(config, patches)
+
+    monkeypatch.setattr(pretraining, "TARGET_IMAGES", 10)
+    monkeypatch.setattr(pretraining, "build_target", noted)
+    for seed in (0, 1):
+        Pretraining(build({**TINY, "target.kind": kind, "train.seed": seed}), digits, CPU)
+    images = first_images(digits, 1437).float() / 255
+    images = (images - digits.mean[0]) / digits.std[0]
+    known = {by_hand.numpy().tobytes() for by_hand in images.reshape(-1, 4, 2, 4, 2).transpose(2, 3).reshape(-1, 64)}
+    for patches in fitted:
+        each = patches.reshape(-1, 64)
+        assert len({image.numpy().tobytes() for image in each}) == len(each) == expected
+        assert {image.numpy().tobytes() for image in each} <= known
+    assert not torch.equal(*fitted)  # the seed chooses
+
+
+def test_a_target_is_fitted_on_all_images_of_a_small_set(digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[Tensor] = []
+    monkeypatch.setattr(pretraining, "build_target", lambda config, patches: fitted.append(patches) or nn.Identity())
+    monkeypatch.setattr(pretraining, "MaskedReconstruction", lambda *given: nn.Linear(2, 2))
+    Pretraining(build({**TINY, "target.kind": "pca"}), digits, CPU)
+    assert fitted[0].shape == (1437 * 16, 4)
+
+
+def test_what_is_restored_continues_as_what_was_kept(digits: ImageData, tmp_path: Path) -> None:
+    settings = {**TINY, "target.kind": "pca", "train.precision": "fp16"}
+    first, images = Pretraining(build(settings), digits, CPU), first_images(digits)
+    for index in range(2):
+        first.step(images, index)
+    first.position.seconds = 12.5
+    first.scaler.update(4.0)
+    checkpoints.save(tmp_path, 2, first.state())
+    drawn = torch.rand(()).item()
+    second = Pretraining(build({**settings, "train.seed": 9}), digits, CPU)
+    second.restore(checkpoints.load(tmp_path / "step-00000002.pt"))
+    assert torch.rand(()).item() == drawn
+    assert (second.position, second.scaler.get_scale()) == (first.position, 4.0)
+    second.config = first.config
+    gradients = [gradients_of_a_step(work, images, 2) for work in (first, second)]
+    assert weights_digest(gradients[0]) == weights_digest(gradients[1])
+    assert weights_digest(first.objective.state_dict()) == weights_digest(second.objective.state_dict())
+
+
+def test_a_checkpoint_says_of_which_config_and_images_it_is(digits: ImageData) -> None:
+    state = Pretraining(build({**TINY, "train.seed": 5}), digits, CPU).state()
+    assert Config.model_validate(state["config"]) == build({**TINY, "train.seed": 5})
+    assert state["data_digest"] == digits.digest
+    assert (state["step"], state["seconds"], state["processes"]) == (0, 0.0, 1)
+
+
+def test_a_checkpoint_that_does_not_say_how_many_processes_wrote_it_is_that_of_one(
+    digits: ImageData, tmp_path: Path
+) -> None:
+    work, run, noted = Pretraining(build(TINY), digits, CPU), RunDirectory(tmp_path), Noted()
+    state = work.state()
+    del state["processes"]
+    checkpoints.save(run.checkpoints, 0, state)
+    _go_back(work, run, noted)
+    assert noted.lines == ["continuing at step 0 of 10"]
+
+
+class Asked:
+    """Images that remember which ones they were asked for."""
+
+    def __init__(self) -> None:
+        self.indexes: list[list[int]] = []
+
+    def batches(self, indexes: Sequence[Tensor]) -> Iterator[Tensor]:
+        for chosen in indexes:
+            self.indexes.append(chosen.tolist())
+            yield torch.zeros(len(chosen), 1, 8, 8, dtype=torch.uint8)
+
+
+def asked(digits: ImageData, epoch: int, step: int = 0, seed: int = 0, processes: Processes = ALONE) -> Any:
+    """Return the steps of what is left of an epoch and the images that each asks for."""
+    work, images = Pretraining(build({**TINY, "train.seed": seed}), digits, CPU), Asked()
+    work.processes, work.data = processes, replace(digits, train=Split(images, digits.train.labels))
+    work.position.step = step
+    return [number for number, _ in _epoch_batches(work, epoch)], images.indexes
+
+
+def test_an_epoch_takes_each_image_once_at_most_in_an_order_of_its_own(digits: ImageData) -> None:
+    steps, batches = asked(digits, 1, step=5)
+    assert steps == [5, 6, 7, 8, 9]
+    assert [len(batch) for batch in batches] == [256] * 5
+    assert len({index for batch in batches for index in batch}) == 5 * 256
+    assert asked(digits, 1, step=5)[1] == batches
+    assert batches != asked(digits, 0)[1]
+    assert batches != asked(digits, 1, step=5, seed=1)[1]
+    assert asked(digits, 1, step=8) == ([8, 9], batches[3:])
+
+
+def test_the_order_of_images_follows_from_seed_and_epoch_alone(digits: ImageData) -> None:
+    expected = torch.randperm(1437, generator=generator(3, "order", 1))[: 5 * 256]
+    assert torch.tensor(asked(digits, 1, step=5, seed=3)[1]).flatten().tolist() == expected.tolist()
+
+
+def test_each_process_takes_its_share_of_every_batch(digits: ImageData) -> None:
+    whole = asked(digits, 0)[1]
+    for rank in range(2):
+        share = slice(128 * rank, 128 * (rank + 1))
+        assert asked(digits, 0, processes=Processes(rank, 2)) == ([*range(5)], [batch[share] for batch in whole])
+
+
+def test_weights_have_one_digest_if_and_only_if_every_bit_and_name_is_the_same() -> None:
+    weights = {"a": torch.tensor([0.0, 1.0]), "b": torch.ones(2, 2)}
+    digest = weights_digest(weights)
+    assert weights_digest({"b": weights["b"].T, "a": weights["a"].clone()}) == digest
+    others = ({"a": torch.tensor([-0.0, 1.0])}, {"a": torch.tensor([0.0, 1 + 2**-23])}, {"b": torch.zeros(2, 2)})
+    assert all(weights_digest({**weights, **other}) != digest for other in others)
+    assert weights_digest({"a": weights["a"], "c": weights["b"]}) != digest
+
+
+def test_an_epoch_is_as_many_whole_batches_as_there_are(digits: ImageData) -> None:
+    for batch, expected in ((256, 5), (718, 2), (719, 1), (1437, 1)):
+        assert steps_per_epoch(build({**TINY, "train.batch_size": batch}), digits) == expected
 
 
 def test_a_loss_that_is_not_finite_fails_the_run_and_is_not_saved(digits: ImageData, tmp_path: Path) -> None:

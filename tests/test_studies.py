@@ -1,3 +1,5 @@
+import re
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -6,10 +8,12 @@ from ablations.plan import Job, Plan, all_jobs, make_plan
 from ablations.run_studies import choose_studies, surely_trains
 from ablations.studies import STUDIES
 from ablations.study import Cell, Study, plan_cells, product, read_study
-from mae.config import Config
+from mae.config import Config, DataConfig
 from mae.config_sources import build, change, resolve
 from mae.errors import UserError
+from mae.fingerprint import pretrain_fingerprint
 from mae.presets import PRESETS
+from mae.study_record import find_studies
 
 
 def plan(study: Study, base: Config, seeds: int = 1, only: tuple[str, ...] = ()) -> Plan:
@@ -94,7 +98,7 @@ def test_only_limits_what_is_trained_and_not_what_is_shown() -> None:
 
 
 def test_an_unknown_cell_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"--only 0\.55.*0\.75"):
+    with pytest.raises(UserError, match=r"--only 0\.55: no such cell in mask-ratio; its cells: 0\.1; 0\.2; .*0\.75"):
         plan(STUDIES["mask-ratio"], Config(), only=("0.55",))
 
 
@@ -107,6 +111,99 @@ def test_an_impossible_cell_is_refused_by_name() -> None:
 def test_another_base_config_has_a_directory_of_its_own() -> None:
     first, second = (plan(STUDIES["mask-ratio"], build({"train.epochs": epochs})) for epochs in (10, 20))
     assert first.directory.path != second.directory.path
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({"probe.kinds": ("knn",)}, True),
+        ({"run.log_every": 7}, True),
+        ({"probe.knn.k": 5}, False),
+        ({"probe.features": "class_token"}, False),
+        ({"mask.ratio": 0.5}, False),
+    ],
+)
+def test_a_studys_directory_is_that_of_its_base_configs_numbers(settings: dict[str, object], same: bool) -> None:
+    first, second = (plan(STUDIES["decoder-depth"], base).directory.path for base in (Config(), build(settings)))
+    assert (first == second) == same
+
+
+def test_a_studys_directory_is_that_of_its_cells_however_their_settings_are_ordered() -> None:
+    settings = {"mask.ratio": 0.5, "model.decoder.depth": 2}
+    same = [Study("a", "", (Cell(dict(each), name="x"),)) for each in (settings.items(), reversed(settings.items()))]
+    other = Study("a", "", (Cell({**settings, "mask.ratio": 0.25}, name="x"),))
+    first, second, third = (plan(study, Config()).directory.path for study in (*same, other))
+    assert first == second != third
+
+
+def test_other_images_give_other_trainings_probes_and_directories() -> None:
+    study = STUDIES["mask-ratio"]
+    first, second = (make_plan(study, Config(), 1, lambda data, digest=digest: digest, Path("r")) for digest in "ab")
+    for one, other in zip(first.jobs, second.jobs, strict=True):
+        assert one.fingerprint != other.fingerprint
+        assert not set(one.probes) & set(other.probes)
+    assert first.directory.path != second.directory.path
+    assert [each.record.data for each in (first, second)] == [{"source": "digits", "digest": each} for each in "ab"]
+
+
+def by_all_that_chooses_images(data: DataConfig) -> str:
+    return f"{data.source}/{data.split_seed}/{data.test_fraction}"
+
+
+@pytest.mark.parametrize(
+    ("axis", "names"),
+    [
+        ("data.source=digits,folder:there", ["digits", "folder:there"]),
+        ("data.split_seed=0,1", ["0", "1"]),
+        ("data.test_fraction=0.2,0.3", ["0.2", "0.3"]),
+    ],
+)
+def test_cells_on_different_images_are_different_and_each_is_trained_on_its_own(axis: str, names: list[str]) -> None:
+    made = make_plan(product([axis]), Config(), 1, by_all_that_chooses_images, Path("runs"))
+    assert [cell.name for cell in made.record.cells] == names
+    assert [cell.is_default for cell in made.record.cells] == [True, False]
+    assert [job.fingerprint for job in made.jobs] == [
+        pretrain_fingerprint(job.config, by_all_that_chooses_images(job.config.data)) for job in made.jobs
+    ]
+    assert len(all_jobs([made])) == 2
+
+
+def test_cells_that_choose_the_same_images_are_one() -> None:
+    made = make_plan(product(["data.split_seed=0,1"]), Config(), 1, lambda data: "the split is given", Path("runs"))
+    assert made.notes == (
+        "study split_seed: data.split_seed=0 and data.split_seed=1 are equal on this base config: one cell, 0",
+    )
+
+
+def test_a_plans_record_is_found_under_its_studys_name_as_it_was_written(tmp_path: Path) -> None:
+    made = make_plan(STUDIES["mask-ratio"], build({"train.seed": 3}), 2, lambda data: "digest", tmp_path)
+    made.directory.path.mkdir(parents=True)
+    (made.directory.path / "study.json").write_text(made.record.model_dump_json())
+    ((directory, record),) = find_studies(tmp_path)
+    assert record == made.record
+    assert re.fullmatch("mask-ratio-[0-9a-f]{8}", directory.path.name)
+    assert record.base == "digits seed=3"
+    assert (record.config["data.source"], record.config["train.seed"]) == ("digits", 3)
+    assert {(trial.fingerprint, trial.seed, *trial.probes.values()) for trial in record.trials} == {
+        (job.fingerprint, job.config.train.seed, *job.probes) for job in made.jobs
+    }
+
+
+def test_a_study_without_probes_has_none() -> None:
+    made = plan(Study("a", "", (Cell({"mask.ratio": 0.5}),), probed=False), Config())
+    assert (made.jobs[0].probes, made.record.trials[0].probes) == ((), {})
+
+
+def test_what_is_missing_are_the_trainings_that_are_not_done_each_once(tmp_path: Path) -> None:
+    made = plan(Study("a", "", tuple(Cell({"mask.ratio": ratio}) for ratio in (0.5, 0.6)), probed=False), Config(), 2)
+    assert made.missing(tmp_path) == list(made.jobs)
+    (tmp_path / made.jobs[1].fingerprint).mkdir()
+    (tmp_path / made.jobs[1].fingerprint / "result.json").write_text("{}")
+    assert made.missing(tmp_path) == [made.jobs[0], *made.jobs[2:]]
+
+
+def test_cells_that_all_differ_are_not_spoken_of() -> None:
+    assert list(chain(*(plan(study, Config()).notes for study in STUDIES.values()))) == []
 
 
 def test_a_setting_that_a_cell_makes_idle_goes_back_to_its_default() -> None:
