@@ -32,7 +32,7 @@ TESTS = {
     "mae/probing.py": ["probes"],
     "mae/fingerprint.py": ["fingerprint", "config", "probes"],
     "ablations/plan.py": ["studies"],
-    "ablations/sweep.py": ["sweep", "space"],
+    "ablations/sweep.py": ["asking_and_telling"],
     "analysis/statistics.py": ["statistics"],
     "analysis/additive_model.py": ["additive_model", "comparisons"],
     "analysis/comparisons.py": ["comparisons"],

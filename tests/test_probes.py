@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from mae.config import Config, DataConfig, LinearProbeConfig, ProbeConfig, ProbeKind
 from mae.config_sources import build
-from mae.data import CachedImages, ImageData
+from mae.data import CachedImages, ImageData, Split
 from mae.features import extract, normalise, pool, raw_pixels
-from mae.fingerprint import probe_fingerprint
+from mae.fingerprint import pretrain_fingerprint, probe_fingerprint
 from mae.interruption import Interrupted, StoppableProgress, StopRequest
-from mae.knn import knn_predict
+from mae.knn import knn_predict, online_accuracy
 from mae.linear_probe import (
     choose_penalty,
     fit_lars,
@@ -32,7 +32,7 @@ from mae.linear_probe import (
 )
 from mae.model import build_encoder
 from mae.pretraining import pretrain
-from mae.probing import Setup, Subject, baseline, holdout, probe, wilson_interval
+from mae.probing import Setup, Subject, baseline, holdout, probe, probe_all, subjects, wilson_interval
 from mae.progress import Silent
 from mae.run_directory import ONLINE, RunDirectory
 from tests.conftest import TINY
@@ -221,15 +221,59 @@ def test_the_penalty_is_chosen_on_the_share_held_out(
     assert right == pytest.approx(round(right), abs=1e-4)  # an accuracy on so many images
 
 
-def test_knn_equals_scikit_learns_weighted_vote() -> None:
+@pytest.mark.parametrize("temperature", [0.07, 0.005])  # exp(1 / 0.005) is more than a 32-bit float holds
+def test_knn_equals_scikit_learns_weighted_vote(temperature: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    references, queries = (F.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (200, 50))
+    references, queries = (torch.randn(n, 8, generator=generator) for n in (200, 50))
     labels = torch.arange(200) % 4
     theirs = KNeighborsClassifier(
-        20, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.07)
-    ).fit(references.numpy(), labels.numpy())
-    ours = knn_predict(references, labels, queries, 20, 0.07, 4)
-    assert ours.tolist() == theirs.predict(queries.numpy()).tolist()
+        20, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / temperature)
+    ).fit(references.double().numpy(), labels.numpy())
+    ours = knn_predict(references, labels, queries, 20, temperature, 4)
+    assert ours.tolist() == theirs.predict(queries.double().numpy()).tolist()
+
+
+def online(digits: ImageData, labels: torch.Tensor, shown: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """Return the online accuracy on noisy training images (n, 1, 8, 8) in which the column `shown` is bright, and the
+    images that the encoder saw."""
+    draws = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 80, (len(labels), 1, 8, 8), generator=draws, dtype=torch.uint8)
+    pixels[torch.arange(len(labels)), 0, :, shown] = 250
+    encoder = Watched()
+    data = replace(digits, train=Split(CachedImages(pixels), labels))
+    return online_accuracy(encoder, build(TINY).data, data, CPU), torch.cat(encoder.seen)
+
+
+def test_the_online_accuracy_is_in_percent_and_finds_what_the_encoder_tells_apart(digits: ImageData) -> None:
+    labels = torch.arange(60) % 4
+    assert online(digits, labels, labels)[0] == 100
+    assert online(digits, labels, labels * 0)[0] < 70  # images tell nothing; as references, all would know themselves
+
+
+def test_the_online_accuracy_is_of_a_fifth_of_the_labelled_images_and_never_of_more_than_its_limits(
+    digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = torch.arange(90) % 3 - 1  # a third is not labelled
+    accuracy, seen = online(digits, labels, torch.randint(0, 2, (90,)))
+    assert len(seen) == 60
+    assert accuracy * 12 / 100 == pytest.approx(round(accuracy * 12 / 100), abs=1e-4)
+    monkeypatch.setattr("mae.knn.REFERENCES", 30)
+    monkeypatch.setattr("mae.knn.QUERIES", 7)
+    accuracy, seen = online(digits, labels, torch.randint(0, 2, (90,)))
+    assert len(seen) == 37
+    assert accuracy * 7 / 100 == pytest.approx(round(accuracy * 7 / 100), abs=1e-4)
+
+
+def test_the_online_accuracy_is_of_the_same_images_in_every_run(
+    digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mae.knn.REFERENCES", 20)
+    labels = torch.arange(60) % 4
+    seen = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        seen.append(online(digits, labels, labels)[1])
+    assert torch.equal(*seen)
 
 
 def test_the_online_accuracy_does_not_depend_on_how_a_run_is_probed(digits: ImageData, tmp_path: Path) -> None:
@@ -328,6 +372,61 @@ def test_probing_changes_no_weight(tiny: Config, digits: ImageData, tmp_path: Pa
     extract(encoder, digits.test.images, torch.arange(10), tiny.data, digits, "class_token", CPU, Silent())
     assert all(before[name].equal(value) for name, value in encoder.state_dict().items())
     assert encoder.training
+
+
+def test_the_pretrained_encoder_is_probed_beside_an_untrained_one_and_raw_pixels(digits: ImageData) -> None:
+    config = build(TINY | {"train.seed": 5})
+    encoder = build_encoder(config)
+    pretrained, untrained, pixels = subjects(config, digits, encoder)
+    assert [pretrained.name, untrained.name, pixels.name] == ["pretrained", "untrained", "pixels"]
+    assert (pretrained.encoder, pixels.encoder) == (encoder, None)
+    assert pretrained.fingerprint == pretrain_fingerprint(config, digits.digest)
+    torch.manual_seed(5)
+    assert untrained.encoder is not None
+    for ours, theirs in zip(untrained.encoder.parameters(), build_encoder(config).parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "digest", "same"),
+    [
+        ({}, "other", [False, False, False]),
+        ({"mask.ratio": 0.5}, "d", [False, True, True]),
+        ({"train.seed": 1}, "d", [False, False, True]),
+        ({"model.encoder.depth": 1}, "d", [False, False, True]),
+        ({"model.decoder.depth": 2}, "d", [False, True, True]),
+    ],
+)
+def test_runs_share_the_baselines_that_are_the_same_for_them(
+    settings: dict[str, Any], digest: str, same: list[bool], digits: ImageData
+) -> None:
+    """Of the pretrained encoder, the untrained one and raw pixels."""
+    encoder = nn.Identity()
+    first = subjects(build(TINY), replace(digits, digest="d"), encoder)
+    other = subjects(build(TINY | settings), replace(digits, digest=digest), encoder)
+    assert [a.fingerprint == b.fingerprint for a, b in zip(first, other, strict=True)] == same
+    assert len({each.fingerprint for each in first}) == 3
+
+
+def test_the_metrics_of_a_probe_are_the_encoders_and_those_of_its_baselines(
+    tiny: Config, digits: ImageData, tmp_path: Path
+) -> None:
+    setup = Setup(tiny, digits, CPU, Silent())
+    pretrained = Subject("pretrained", "01", None)
+    baselines = [Subject("untrained", "02", build_encoder(tiny)), Subject("pixels", "03", None)]
+    expected = {f"knn/{name}": value for name, value in probe("knn", pretrained, setup).items()}
+    for subject in baselines:
+        for name, value in probe("knn", subject, setup).items():
+            expected[f"knn/{subject.name}_{name}"] = value
+    assert probe_all("knn", [pretrained, *baselines], setup, tmp_path) == expected
+    assert set(expected) >= {"knn/top1", "knn/low", "knn/high", "knn/holdout_top1", "knn/pixels_top1"}
+    assert sorted(path.name for path in (tmp_path / "baselines").iterdir()) == sorted(
+        f"knn-{probe_fingerprint(tiny, 'knn', name)}" for name in ("02", "03")
+    )
+    for file in tmp_path.glob("baselines/*/result.json"):
+        file.write_text('{"top1": 12.5}')
+    again = probe_all("knn", [pretrained, *baselines], setup, tmp_path)  # what is known is not probed again
+    assert (again["knn/top1"], again["knn/pixels_top1"]) == (expected["knn/top1"], 12.5)
 
 
 def test_a_baseline_that_another_run_is_probing_is_waited_for(tiny: Config, digits: ImageData, tmp_path: Path) -> None:
