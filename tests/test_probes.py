@@ -1,6 +1,8 @@
 import math
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,6 +180,114 @@ def test_the_knn_probe_is_measured_on_training_images_that_are_no_references(tin
     assert found["holdout_top1"] == pytest.approx(100 * (1 - len(wrong) / len(held)))
 
 
+LARS = {"solver": "lars", "lars_epochs": 10, "lars_batch_size": 100, "lars_base_lr": 50.0}
+PROBES: dict[str, tuple[ProbeKind, dict[str, Any]]] = {
+    "knn": ("knn", {}),
+    "lbfgs": ("linear", {"probe.linear.penalties": (0.01, 0.1)}),
+    "lars": ("linear", {f"probe.linear.{key}": value for key, value in LARS.items()}),
+}
+CHOSEN = {"knn": {"holdout_top1": 100.0}, "lbfgs": {"holdout_top1": 100.0, "penalty": 0.1}, "lars": {}}
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_probe_tells_the_share_of_test_images_that_it_gets_right_with_its_interval(
+    name: str, digits: ImageData
+) -> None:
+    kind, settings = PROBES[name]
+    seen = digits.test.labels.clone()
+    seen[:80] = (seen[:80] + 1) % 10
+    noise = torch.randn(len(digits.train.labels), 10)
+    train = F.one_hot(digits.train.labels, 10) + 1e-2 * noise
+    subject = Subject("pixels", "0123", None, {"train": train, "test": F.one_hot(seen, 10).float()})
+    found = probe(kind, subject, Setup(build(TINY | settings), digits, CPU, Silent()))
+    right, count = len(seen) - 80, len(seen)
+    low, high = wilson_interval(right, count)
+    assert found == pytest.approx({"top1": 100 * right / count, "low": low, "high": high} | CHOSEN[name])
+
+
+@pytest.mark.parametrize("encoded", [True, False])
+def test_features_are_of_the_labelled_training_images_and_of_all_test_images(
+    encoded: bool, tiny: Config, digits: ImageData
+) -> None:
+    labels = torch.where(torch.arange(len(digits.train.labels)) % 3 == 0, -1, digits.train.labels)
+    data = replace(digits, train=replace(digits.train, labels=labels))
+    encoder = build_encoder(tiny) if encoded else None
+    subject = Subject("untrained", "0123", encoder)
+    probe("knn", subject, Setup(tiny, data, CPU, Silent()))
+    for split, chosen in (("train", (labels >= 0).nonzero()[:, 0]), ("test", torch.arange(len(data.test.labels)))):
+        images = normalise(getattr(data, split).images.pixels[chosen].float() / 255, data)
+        expected = images.flatten(1) if encoder is None else encoder(images)[:, 1:].mean(1)
+        assert torch.allclose(subject.features[split], expected, atol=1e-4)
+
+
+class Counting(Silent):
+    """Counts the images it is told of."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.images += amount
+
+
+class Recorded(Silent):
+    """Keeps how much was to be done in each task, and how much was done."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, tuple[int, Counting]] = {}
+
+    @contextmanager
+    def task(self, description: str, total: int, done: int = 0) -> Iterator[Counting]:
+        self.tasks[description] = (total, Counting())
+        yield self.tasks[description][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("knn", {"features of train images, pixels": 1437, "features of test images, pixels": 360}),
+        ("lars", {"linear probe, pixels": 10}),
+        ("lbfgs", {"linear probe, pixels": 3}),
+    ],
+)
+def test_the_progress_of_a_probe_is_in_images_epochs_or_fits(
+    name: str, expected: dict[str, int], digits: ImageData
+) -> None:
+    kind, settings = PROBES[name]
+    known = {"train": torch.randn(1437, 4), "test": torch.randn(360, 4)} if kind == "linear" else {}
+    progress = Recorded()
+    probe(kind, Subject("pixels", "0123", None, known), Setup(build(TINY | settings), digits, CPU, progress))
+    assert {description: total for description, (total, _) in progress.tasks.items()} == expected
+    done = {description: task.images for description, (_, task) in progress.tasks.items()}
+    assert done == {description: total - (name == "lbfgs") for description, total in expected.items()}  # less the last
+
+
+def test_images_held_out_are_a_share_of_at_least_one_and_drawn_by_the_probes_seed() -> None:
+    config = ProbeConfig(holdout_fraction=0.25)
+    held, rest = holdout(40, config)
+    assert len(held) == 10
+    assert sorted([*held.tolist(), *rest.tolist()]) == list(range(40))
+    assert torch.equal(held, holdout(40, config)[0])
+    assert not torch.equal(held, holdout(40, ProbeConfig(holdout_fraction=0.25, seed=1))[0])
+    assert [len(part) for part in holdout(3, ProbeConfig(holdout_fraction=0.1))] == [1, 2]
+
+
+def test_the_lars_probe_augments_anew_each_epoch_and_by_its_seed(digits: ImageData) -> None:
+    count = len(digits.train.labels)
+    views = views_of_lars(digits, {"probe.linear.lars_epochs": 2})
+    assert not torch.equal(views[:count], views[count:])
+    assert torch.equal(views[:count], views_of_lars(digits, {}))
+    assert not torch.equal(views[:count], views_of_lars(digits, {"probe.seed": 1}))
+
+
+def test_the_lars_probe_takes_features_once_where_it_is_not_to_augment(digits: ImageData) -> None:
+    encoder = Watched()
+    known = {"train": torch.randn(len(digits.train.labels), 4), "test": torch.randn(len(digits.test.labels), 4)}
+    config = build({"probe.linear.solver": "lars", "probe.linear.lars_epochs": 1, "probe.linear.lars_augment": False})
+    probe("linear", Subject("pretrained", "0123", encoder, known), Setup(config, digits, CPU, Silent()))
+    assert encoder.seen == []
+
+
 @pytest.mark.parametrize(
     ("accuracies", "grid", "chosen"),
     [
@@ -329,16 +439,6 @@ def test_every_channel_is_normalised_by_its_own_mean_and_deviation(digits: Image
 def test_features_keep_no_other_token_in_memory(kind: str) -> None:
     features = pool(torch.zeros(4, 100, 8), kind)
     assert features.untyped_storage().nbytes() == features.nbytes
-
-
-class Counting(Silent):
-    """Counts the images it is told of."""
-
-    def __init__(self) -> None:
-        self.images = 0
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        self.images += amount
 
 
 def test_raw_pixels_of_small_images_are_all_of_them_in_the_order_asked_for(tiny: Config, digits: ImageData) -> None:
