@@ -52,6 +52,17 @@ def blobs() -> tuple[torch.Tensor, torch.Tensor]:
     return (centres[labels] + noise) * torch.tensor([1.0, 10.0, 0.1, 1.0, 5.0]) + 3, labels
 
 
+class Counting(Silent):
+    """Counts the units it is told of, and how often it is told."""
+
+    def __init__(self) -> None:
+        self.done = self.calls = 0
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.done += amount
+        self.calls += 1
+
+
 def test_logistic_regression_equals_scikit_learns(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
     (features,), labels = standardise(blobs[0]), blobs[1]
     principal = principal_axes(features)
@@ -59,6 +70,33 @@ def test_logistic_regression_equals_scikit_learns(blobs: tuple[torch.Tensor, tor
     ours = fit_logistic(features, labels, 3, 1e-2, principal, Silent(), simpler)
     theirs = LogisticRegression(C=1 / (1e-2 * 600), tol=1e-8, max_iter=1000).fit(features.numpy(), labels.numpy())
     assert np.allclose(ours[:, :-1], theirs.coef_, atol=2e-3)
+    # Neither bias is penalised, so that a constant may be added to all.
+    assert np.allclose(ours[:, -1] - ours[:, -1].mean(), theirs.intercept_ - theirs.intercept_.mean(), atol=2e-3)
+
+
+def test_features_that_are_nearly_equal_cost_few_steps() -> None:
+    """Along the features themselves they cost more than two hundred."""
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    common = F.one_hot(labels, 3).float() @ torch.randn(3, 20, generator=draws) + torch.randn(300, 1, generator=draws)
+    (features,) = standardise(common + 1e-2 * torch.randn(300, 20, generator=draws))
+    task = Counting()
+    fit_logistic(features, labels, 3, 1e-6, principal_axes(features), task)
+    assert task.calls < 100
+
+
+def test_variances_along_the_principal_axes_are_those_of_the_features() -> None:
+    (features,) = standardise(torch.randn(50, 4) @ torch.randn(4, 4))
+    features = torch.cat([features, features[:, :1]], dim=1)  # along one axis there is nothing
+    variances, axes = principal_axes(features)
+    assert torch.allclose(axes.T @ axes, torch.eye(5), atol=1e-5)
+    assert torch.allclose((features @ axes).var(0, unbiased=False), variances, atol=1e-5)
+    assert variances.min() >= 0
+
+
+def test_a_feature_that_is_always_the_same_is_standardised_to_0() -> None:
+    (features,) = standardise(torch.full((5, 2), 3.0))
+    assert torch.equal(features, torch.zeros(5, 2))
 
 
 def test_standardised_training_features_have_mean_0_and_deviation_1(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -112,6 +150,85 @@ def test_the_lars_probe_moves_its_weights_by_a_thousandth_of_the_learning_rate(
     fit_lars(head, lambda epoch: features, labels, config, 0, Silent())
     moved = (head[1].weight - before).norm() / before.norm()
     assert moved.item() == pytest.approx(0.001 * 0.1 * 600 / 256, rel=1e-3)
+
+
+class Batches(nn.Module):
+    """A linear layer that keeps which features it was shown, by their first column."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, classes)
+        self.shown: list[list[int]] = []
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        self.shown.append(features[:, 0].int().tolist())
+        return self.layer(features)
+
+
+def test_lars_goes_over_all_whole_batches_in_another_order_each_epoch_and_by_the_seed() -> None:
+    features, labels = torch.arange(11.0)[:, None].expand(-1, 3), torch.arange(11) % 2
+    config = LinearProbeConfig(lars_epochs=2, lars_batch_size=4)
+    shown = []
+    for seed in (0, 0, 1):
+        head, task, epochs = Batches(3, 2), Counting(), []
+
+        def views(epoch: int, epochs: list[int] = epochs) -> torch.Tensor:
+            epochs.append(epoch)
+            return features
+
+        fit_lars(head, views, labels, config, seed, task)
+        assert (epochs, task.done) == ([0, 1], 2)
+        shown.append(head.shown)
+    first = shown[0]
+    assert [len(batch) for batch in first] == [4, 4, 4, 4]  # of 11, three are left over
+    assert all(len({*first[at], *first[at + 1]}) == 8 for at in (0, 2))
+    assert first[:2] != first[2:]
+    assert shown[1] == first
+    assert shown[2] != first
+
+
+def test_lars_follows_warm_up_and_cosine_within_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table 10: linear from 0 over the warm-up, then half a cosine to 0; at its peak the base rate * batch / 256."""
+    rates: list[float] = []
+
+    class Kept(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            rates.append(self.param_groups[0]["lr"])
+            assert all(parameter.grad is not None for parameter in self.param_groups[0]["params"])
+
+    monkeypatch.setattr("mae.linear_probe.lars", lambda head: Kept(head.parameters()))
+    features, labels = torch.randn(8, 3), torch.arange(8) % 2
+    config = LinearProbeConfig(lars_epochs=3, lars_warmup_epochs=1.0, lars_batch_size=4, lars_base_lr=64.0)
+    fit_lars(nn.Linear(3, 2), lambda epoch: features, labels, config, 0, Silent())
+    assert rates == pytest.approx([0.0, 0.5, *(0.5 * (1 + math.cos(math.pi * part)) for part in (0, 0.25, 0.5, 0.75))])
+
+
+def test_the_lars_probe_leaves_the_draws_of_others_alone(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
+    features, labels = blobs
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    lars_predict(lambda epoch: features, labels, features, 3, LinearProbeConfig(lars_epochs=1), 0, Silent())
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_lars_probe_begins_near_0_by_its_seed(
+    blobs: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The official release: weights of a deviation of 0.01, batch norm without affine and with an epsilon of 1e-6."""
+    heads: list[Any] = []
+    monkeypatch.setattr("mae.linear_probe.fit_lars", lambda head, *others: heads.append(head.train()))
+    wide = torch.randn(8, 4000)
+    for seed in (0, 0, 1):
+        lars_predict(lambda epoch: wide, blobs[1][:8], wide, 3, LinearProbeConfig(), seed, Silent())
+    norm, classifier = heads[0]
+    assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert classifier.weight.shape == (3, 4000)
+    assert torch.equal(classifier.bias, torch.zeros(3))
+    assert (norm.affine, norm.eps) == (False, 1e-6)
+    assert torch.equal(classifier.weight, heads[1][1].weight)
+    assert not torch.equal(classifier.weight, heads[2][1].weight)
+    assert not norm.training  # images are judged by the statistics of training, whichever others are beside them
 
 
 class Watched(nn.Module):
@@ -220,16 +337,6 @@ def test_features_are_of_the_labelled_training_images_and_of_all_test_images(
         assert torch.allclose(subject.features[split], expected, atol=1e-4)
 
 
-class Counting(Silent):
-    """Counts the images it is told of."""
-
-    def __init__(self) -> None:
-        self.images = 0
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        self.images += amount
-
-
 class Recorded(Silent):
     """Keeps how much was to be done in each task, and how much was done."""
 
@@ -258,7 +365,7 @@ def test_the_progress_of_a_probe_is_in_images_epochs_or_fits(
     progress = Recorded()
     probe(kind, Subject("pixels", "0123", None, known), Setup(build(TINY | settings), digits, CPU, progress))
     assert {description: total for description, (total, _) in progress.tasks.items()} == expected
-    done = {description: task.images for description, (_, task) in progress.tasks.items()}
+    done = {description: task.done for description, (_, task) in progress.tasks.items()}
     assert done == {description: total - (name == "lbfgs") for description, total in expected.items()}  # less the last
 
 
@@ -305,6 +412,28 @@ def test_penalties_are_tried_beyond_the_end_that_is_best(
         return next(value for known, value in accuracies.items() if math.isclose(known, penalty))
 
     assert choose_penalty(grid, accuracy_of) == (pytest.approx(chosen), accuracy_of(chosen))
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "tried"),
+    [
+        ([1, 2, 2, 2], [1e-1, 1e-2, 1e-3, 1e-4]),  # two in a row are no better than the second
+        ([2, 1, 1, 9], [1e-1, 1e-2, 1e-3, 1.0]),  # ... than the first, which is an end
+        ([1, 1, 1, 9], [1e-1, 1e-2, 1e-3, 1.0]),
+        ([1, 3, 2, 4, 1], [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]),  # one that is no better stops nothing
+    ],
+)
+def test_penalties_are_tried_from_the_strongest_until_two_in_a_row_are_no_better(
+    accuracies: list[float], tried: list[float]
+) -> None:
+    asked: list[float] = []
+
+    def accuracy_of(penalty: float) -> float:
+        asked.append(penalty)
+        return accuracies[len(asked) - 1] if len(asked) <= len(accuracies) else 0
+
+    choose_penalty((1e-3, 1e-4, 1e-1, 1e-2, 1e-1), accuracy_of)
+    assert asked[: len(tried)] == pytest.approx(tried)
 
 
 @pytest.mark.parametrize(("sign", "end"), [(-1, 1e-10), (1, 10.0)])
@@ -446,7 +575,7 @@ def test_raw_pixels_of_small_images_are_all_of_them_in_the_order_asked_for(tiny:
     raw = raw_pixels(digits.train.images, indexes, tiny.data, digits, task)
     expected = normalise(digits.train.images.pixels[indexes].float() / 255, digits).flatten(1)
     assert torch.allclose(raw, expected, atol=1e-6)
-    assert task.images == 300
+    assert task.done == 300
 
 
 @pytest.mark.parametrize(("size", "kept"), [((64, 8), 32 * 8), ((8, 64), 8 * 32), ((33, 33), 32 * 32)])
