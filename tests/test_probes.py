@@ -75,14 +75,14 @@ def test_logistic_regression_equals_scikit_learns(blobs: tuple[torch.Tensor, tor
 
 
 def test_features_that_are_nearly_equal_cost_few_steps() -> None:
-    """Along the features themselves they cost more than two hundred."""
+    """As neighbouring pixels are; along the features themselves, the search takes 78 steps."""
     draws = torch.Generator().manual_seed(0)
     labels = torch.arange(300) % 3
-    common = F.one_hot(labels, 3).float() @ torch.randn(3, 20, generator=draws) + torch.randn(300, 1, generator=draws)
-    (features,) = standardise(common + 1e-2 * torch.randn(300, 20, generator=draws))
+    own = F.one_hot(labels, 3).float() @ torch.randn(3, 20, generator=draws) + torch.randn(300, 20, generator=draws)
+    (features,) = standardise(torch.randn(300, 1, generator=draws) + 0.03 * own)
     task = Counting()
-    fit_logistic(features, labels, 3, 1e-6, principal_axes(features), task)
-    assert task.calls < 100
+    fit_logistic(features, labels, 3, 1e-4, principal_axes(features), task)
+    assert task.calls < 30
 
 
 def test_variances_along_the_principal_axes_are_those_of_the_features() -> None:
@@ -430,6 +430,7 @@ def test_penalties_are_tried_from_the_strongest_until_two_in_a_row_are_no_better
 
     def accuracy_of(penalty: float) -> float:
         asked.append(penalty)
+        assert len(asked) < 20
         return accuracies[len(asked) - 1] if len(asked) <= len(accuracies) else 0
 
     choose_penalty((1e-3, 1e-4, 1e-1, 1e-2, 1e-1), accuracy_of)
@@ -438,7 +439,14 @@ def test_penalties_are_tried_from_the_strongest_until_two_in_a_row_are_no_better
 
 @pytest.mark.parametrize(("sign", "end"), [(-1, 1e-10), (1, 10.0)])
 def test_penalties_that_never_get_worse_have_an_end(sign: int, end: float) -> None:
-    assert choose_penalty((1e-2, 1e-1), lambda penalty: sign * penalty)[0] == pytest.approx(end)
+    asked: list[float] = []
+
+    def accuracy_of(penalty: float) -> float:
+        asked.append(penalty)
+        assert len(asked) < 20
+        return sign * penalty
+
+    assert choose_penalty((1e-2, 1e-1), accuracy_of)[0] == pytest.approx(end)
 
 
 def test_the_linear_probe_takes_a_penalty_beyond_its_grid(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
