@@ -30,10 +30,13 @@ TESTS = {
     "mae/linear_probe.py": ["probes"],
     "mae/knn.py": ["probes"],
     "mae/probing.py": ["probes"],
-    "mae/fingerprint.py": ["config"],
+    "mae/fingerprint.py": ["fingerprint", "config", "probes"],
     "ablations/plan.py": ["studies"],
-    "ablations/sweep.py": ["sweep", "space"],
+    "ablations/sweep.py": ["asking_and_telling"],
     "analysis/statistics.py": ["statistics"],
+    "analysis/additive_model.py": ["additive_model", "comparisons"],
+    "analysis/comparisons.py": ["comparisons"],
+    "analysis/multivariate_t.py": ["multivariate_t"],
 }
 
 SAID = Path("mutants/said.txt")

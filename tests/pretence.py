@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Generator
 from multiprocessing.connection import Connection
 
 from ablations import worker
@@ -12,9 +13,21 @@ from mae.run_directory import ONLINE, Record, RunDirectory
 
 
 def work(pipe: Connection, job: Job, place: Place, *, growing: bool = False) -> None:
+    """Do the pretence and report; on `evaluated`, wait for the word whether to go on."""
+    doing, answer = steps(job, place, growing), None
+    while True:
+        report = doing.send(answer)
+        pipe.send(report)
+        if report.kind in ("finished", "pruned"):
+            return
+        answer = pipe.recv()
+
+
+def steps(job: Job, place: Place, growing: bool = False) -> Generator[Report, str | None, None]:
     """Leave what a pretraining and its probes leave; `trained` in the run directory gets a line each time.
 
     A run that exists in part continues; with `growing`, the accuracy is reached at the end and grows evenly until then.
+    Yields the reports and receives why the job is to end after an evaluation, if it is.
     """
     run, accuracy = RunDirectory(place.runs_dir / job.fingerprint), 100 * job.config.mask.ratio
     epochs = job.config.train.epochs
@@ -25,21 +38,19 @@ def work(pipe: Connection, job: Job, place: Place, *, growing: bool = False) -> 
         for epoch in range(len(run.read_metrics()) + 1, epochs + 1):
             found = accuracy * epoch / epochs if growing else accuracy
             run.append_metrics(epoch, {"train/epoch": epoch - 1, ONLINE: found})
-            if job.watched:
-                pipe.send(Report("evaluated", epoch=epoch, accuracy=found))
-                if reason := pipe.recv():
-                    run.write_record(record.model_copy(update={"status": "pruned", "reason": reason}))
-                    pipe.send(Report("pruned", reason))
-                    return
+            if job.watched and (reason := (yield Report("evaluated", epoch=epoch, accuracy=found))):
+                run.write_record(record.model_copy(update={"status": "pruned", "reason": reason}))
+                yield Report("pruned", reason)
+                return
         costs = {"cost/gflops_per_image": 1.0 + job.config.model.decoder.depth, "cost/seconds": 1.0, "cost/steps": 1}
         run.write_json("result.json", {"metrics": costs})
         run.write_record(record.model_copy(update={"status": "finished"}))
     for kind, name in ((name.split("-")[0], name) for name in job.probes):
         probe = RunDirectory(run.path / "probes" / name)
         probe.path.mkdir(parents=True)
-        found = {f"{kind}/top1": accuracy, f"{kind}/low": accuracy, f"{kind}/high": accuracy}
-        probe.write_json("result.json", {"metrics": found | {f"{kind}/holdout_top1": accuracy}})
-    pipe.send(Report("finished"))
+        top1 = {f"{kind}/top1": accuracy, f"{kind}/low": accuracy, f"{kind}/high": accuracy}
+        probe.write_json("result.json", {"metrics": top1 | {f"{kind}/holdout_top1": accuracy}})
+    yield Report("finished")
 
 
 def die(pipe: Connection, job: Job, place: Place) -> None:

@@ -153,3 +153,109 @@ def test_the_largest_studentised_residual_is_statsmodels() -> None:
     theirs = OLSInfluence(smf.ols("value ~ C(cell) + C(seed)", frame).fit()).summary_frame()["student_resid"]
     p = 2 * len(frame) * stats.t.sf(theirs.abs().max(), fitted(frame).freedom - 1)
     assert f"(p {p:.2g})" in doubts(fitted(frame)).outlier
+
+
+def test_correlations_of_differences_from_one_cell_are_dunnetts_for_unequal_numbers() -> None:
+    """Without blocks: sqrt(n_i / (n_i + n_0)) * sqrt(n_j / (n_j + n_0))."""
+    numbers = {"a": 2, "b": 4, "c": 7}
+    cells = [cell for cell, number in numbers.items() for _ in range(number)]
+    model = fit(np.random.default_rng(0).normal(size=13).tolist(), cells, range(13))
+    found = model.correlation([{"b": 1.0, "a": -1.0}, {"c": 1.0, "a": -1.0}])
+    rho = math.sqrt(4 / 6) * math.sqrt(7 / 9)
+    assert found == pytest.approx(np.array([[1, rho], [rho, 1]]))
+
+
+@pytest.mark.parametrize("missing", [[], [0, 7]])
+def test_the_mean_of_a_cell_is_over_all_seeds_though_it_lacks_some(missing: list[int]) -> None:
+    frame = made().drop(index=missing)
+    theirs = smf.ols("value ~ C(cell) + C(seed)", frame).fit()
+    seeds = " + ".join(f"0.25 * C(seed)[T.{seed}]" for seed in SEEDS[1:])
+    expected = theirs.t_test(f"Intercept + C(cell)[T.b] + {seeds} = 0")
+    low, high = expected.conf_int(0.1)[0]
+    found = fitted(frame).contrasts([{"b": 1.0}], alpha=0.1)[0]
+    assert found == pytest.approx((float(expected.effect[0]), low, high, float(expected.pvalue)))
+
+
+def test_no_contrasts_are_none_and_one_after_the_other_is_as_asked_for() -> None:
+    model = fitted(made())
+    assert model.contrasts([]) == []
+    assert [round(each.effect, -1) for each in model.contrasts([{"b": 1, "a": -1}, {"a": 1, "c": -1}])] == [10, -20]
+
+
+def test_differences_from_a_chosen_cell_are_corrected_as_all_pairs_are() -> None:
+    model = fitted(made())
+    pairs = model.all_pairs()
+    found = model.from_chosen("a")
+    assert list(pairs) == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert list(found) == ["b", "c"]
+    for cell, other in found.items():
+        pair = pairs["a", cell]
+        assert other == pytest.approx((-pair.effect, -pair.high, -pair.low, pair.p))
+
+
+@pytest.mark.parametrize("frame", [made(seeds=[0]), made(noise=0)])
+def test_without_noise_to_tell_of_pairs_have_their_effects_alone(frame: pd.DataFrame) -> None:
+    for effect, *others in fitted(frame).all_pairs().values():
+        assert round(effect, 6) != 0
+        assert [math.isnan(each) for each in others] == [True] * 3
+
+
+def test_one_degree_of_freedom_is_enough_for_an_interval() -> None:
+    found = fitted(made(cells=["a", "b"], seeds=[0, 1])).against("a")["b"]
+    assert found.low < found.effect < found.high
+    assert math.isnan(fitted(made(seeds=[0])).deviation)
+
+
+def test_doubtful_spread_is_levenes_test_of_the_residuals_of_cells_with_three_runs() -> None:
+    frame = made(noise=0.1, cells=list("abcdefgh"), seeds=list(range(8)))
+    frame.loc[frame["cell"] == "b", "value"] += np.random.default_rng(1).normal(0, 2, 8)
+    few = frame.drop(index=frame.index[frame["cell"] == "h"][2:])  # two runs of h: they tell nothing of its spread
+    residuals = smf.ols("value ~ C(cell) + C(seed)", few).fit().resid
+    groups = [residuals[few["cell"] == cell] for cell in "abcdefg"]
+    p = stats.levene(*groups, center="median").pvalue
+    assert doubts(fitted(few)).spread == f"the cells' spread differs (Levene, p {p:.2g})"
+
+
+@pytest.mark.parametrize("missing", [[], [3]])
+def test_doubtful_interaction_is_tukeys_test(missing: list[int]) -> None:
+    """The same as the test of the squares of the fitted values as one more regressor (Tukey, 1949)."""
+    frame = made(noise=0.1).drop(index=missing)
+    frame["value"] = frame["value"] * (1 + 0.2 * frame["seed"])
+    frame["squares"] = smf.ols("value ~ C(cell) + C(seed)", frame).fit().fittedvalues ** 2
+    p = smf.ols("value ~ C(cell) + C(seed) + squares", frame).fit().pvalues["squares"]
+    assert f"p {p:.2g})" in doubts(fitted(frame)).interaction
+
+
+def test_an_outlying_run_of_the_first_seed_is_named_and_no_more_than_named() -> None:
+    frame = made(noise=0.3, seeds=[5, 6, 7, 8, 9])
+    frame.loc[(frame["cell"] == "c") & (frame["seed"] == 5), "value"] += 8
+    found = doubts(fitted(frame))
+    assert "run of c, seed 5 lies +" in found.outlier
+    assert not found.serious
+
+
+def test_an_outlying_run_of_the_one_way_model_is_named_by_its_cell() -> None:
+    frame = made(noise=0.3, seed_effect=0, seeds=list(range(5))).assign(seed=range(15))
+    frame.loc[7, "value"] += 8
+    assert "the run of b lies +" in doubts(fitted(frame)).outlier
+
+
+def test_a_run_that_alone_tells_of_its_seed_is_no_outlier_and_hides_none() -> None:
+    frame = made(noise=0.3, seeds=list(range(5)))
+    frame.loc[(frame["cell"] == "b") & (frame["seed"] == 3), "value"] -= 8
+    alone = pd.DataFrame([{"cell": "a", "seed": -1, "value": -500.0}])
+    assert doubts(fitted(pd.concat([alone, frame]))).outlier == doubts(fitted(frame)).outlier
+
+
+@pytest.mark.parametrize("frame", [made(noise=0), made(cells=["a", "b"], seeds=[0, 1]), made(seeds=[0])])
+def test_too_little_to_tell_raises_no_doubt(frame: pd.DataFrame) -> None:
+    found = doubts(fitted(frame))
+    assert (found.spread, found.interaction, found.outlier, found.serious) == ("", "", "", False)
+
+
+def test_sound_studies_are_seldom_doubted() -> None:
+    """Each doubt has a level of one in a hundred."""
+    found = [doubts(fitted(made(draw=draw, cells=list("abcdef"), seeds=list(range(5))))) for draw in range(60)]
+    assert sum(bool(each.spread) for each in found) <= 3
+    assert sum(bool(each.interaction) for each in found) <= 3
+    assert sum(bool(each.outlier) for each in found) <= 3

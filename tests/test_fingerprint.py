@@ -1,4 +1,4 @@
-"""Which settings identify a pretraining: all that can change its numbers, and no others."""
+"""Which settings identify a pretraining and a probe: all that can change its numbers, and no others."""
 
 from contextlib import suppress
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from mae.config import Config
+from mae.config import Config, ProbeKind
 from mae.config_sources import INERT_UNLESS, build, change, config_fields
 from mae.errors import UserError
-from mae.fingerprint import pretrain_fingerprint, untrained_fingerprint
+from mae.fingerprint import pretrain_fingerprint, probe_fingerprint, untrained_fingerprint
 
 LEFT_OUT = {
     *("data.source", "data.test_fraction", "data.split_seed"),  # the digest of the data has what they come to
@@ -83,3 +83,72 @@ def test_the_scale_of_crops_that_are_not_made_changes_no_fingerprint(augmentatio
     configs = [build({"data.augmentation": augmentation}) for _ in range(2)]
     configs[1] = configs[1].model_copy(update={"data": configs[1].data.model_copy(update={"crop_scale": (0.1, 0.2)})})
     assert pretrain_fingerprint(configs[0], "d") == pretrain_fingerprint(configs[1], "d")
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({"model.encoder.depth": 3}, False),
+        ({"data.mean": [0.3], "data.std": [0.2]}, False),
+        ({"train.seed": 1}, False),
+        ({"model.decoder.depth": 3}, True),
+        ({"mask.ratio": 0.5, "train.epochs": 7, "loss.region": "all"}, True),
+    ],
+)
+def test_an_untrained_encoder_is_known_by_its_data_its_shape_and_its_seed(settings: dict[str, Any], same: bool) -> None:
+    assert (untrained_fingerprint(build(settings), "d") == untrained_fingerprint(Config(), "d")) == same
+
+
+LARS = {"probe.linear.solver": "lars"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "changed", "same"),
+    [
+        ("knn", {}, {"probe.knn.k": 3}, False),
+        ("knn", {}, {"probe.linear.penalties": [0.5]}, True),
+        ("knn", {}, {"probe.holdout_fraction": 0.4}, False),
+        ("knn", {}, {"probe.features": "both"}, False),
+        ("knn", {}, {"probe.seed": 7}, False),
+        ("knn", {}, {"probe.kinds": ["knn"]}, True),
+        ("knn", {}, {"model.encoder.depth": 3, "train.seed": 3}, True),  # the subject's fingerprint has them
+        ("linear", {}, {"probe.linear.penalties": [0.5]}, False),
+        ("linear", {}, {"probe.holdout_fraction": 0.4}, False),
+        ("linear", {}, {"probe.seed": 7}, False),
+        ("linear", {}, {"probe.knn.k": 3}, True),
+        ("linear", LARS, {"probe.holdout_fraction": 0.4}, True),  # LARS holds no image out
+        ("linear", LARS, {"probe.linear.lars_warmup_epochs": 3.0}, False),
+        ("linear", LARS, {"probe.linear.lars_epochs": 8}, False),
+    ],
+)
+def test_a_probe_is_known_by_what_can_change_its_result(
+    kind: ProbeKind, base: dict[str, Any], changed: dict[str, Any], same: bool
+) -> None:
+    before, after = (probe_fingerprint(build(settings), kind, "0123") for settings in (base, base | changed))
+    assert (before == after) == same
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "fingerprint"),
+    [
+        ("pretrain", {}, "650e5d773f45"),
+        ("untrained", {}, "b13714f5b50b"),
+        ("knn", {}, "dff562b96895"),
+        ("linear", {}, "fa68e0825972"),
+        ("linear", LARS, "7d052b3cccc3"),
+    ],
+)
+def test_fingerprints_are_those_of_earlier_versions(
+    kind: str, settings: dict[str, Any], fingerprint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No result of an earlier version is found where this fails: a new key or default has that price."""
+    monkeypatch.setattr("mae.fingerprint.ARITHMETIC", 0)
+    config = build(settings)
+    match kind:
+        case "pretrain":
+            found = pretrain_fingerprint(config, "d")
+        case "untrained":
+            found = untrained_fingerprint(config, "d")
+        case _:
+            found = probe_fingerprint(config, kind, "0123")  # type: ignore[arg-type]
+    assert found == fingerprint
