@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ablations.forecast import FitSpeed, Size, Speed, seconds_per_image
+from ablations.speeds import FitSpeed, Size, Speed, seconds_per_image
 from mae.config import Config
 from mae.data import CachedImages, ImageData, Split
 from mae.features import BATCH, extract

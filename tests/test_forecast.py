@@ -11,20 +11,10 @@ import torch
 
 from ablations import forecast as forecasting
 from ablations.crew import Place
-from ablations.forecast import (
-    Counts,
-    FitSpeed,
-    Size,
-    Speed,
-    ends,
-    fit_line,
-    forecast,
-    job_seconds,
-    makespan,
-    seconds_per_image,
-)
+from ablations.forecast import Counts, ends, fit_line, forecast, job_seconds, makespan
 from ablations.forked_calls import call_at
 from ablations.plan import Job, make_plan
+from ablations.speeds import FitSpeed, Size, Speed, seconds_per_image
 from ablations.studies import STUDIES
 from mae.config import Config
 from mae.config_sources import build
