@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mae import checkpoints
+from mae.config import DataConfig
 from mae.config_sources import build
 from mae.data import ImageData
 from mae.distributed import ALONE, Processes
@@ -38,7 +39,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         work.position.step = index + 1
         return torch.tensor(float(index)), torch.tensor(2.0 * index), index / 100
 
-    def evaluate(*arguments: object) -> float:
+    def evaluate(encoder: nn.Module, config: DataConfig, data: ImageData, device: torch.device) -> float:
+        assert (config, device) == (build(PLAIN).data, CPU)
+        assert dict(encoder.named_children()).keys() == {"patch_embed", "blocks", "norm"}
         now[0] += 10.0
         return 40.0
 
