@@ -253,6 +253,15 @@ def test_too_little_to_tell_raises_no_doubt(frame: pd.DataFrame) -> None:
     assert (found.spread, found.interaction, found.outlier, found.serious) == ("", "", "", False)
 
 
+def test_two_degrees_of_freedom_are_enough_for_a_doubt() -> None:
+    frame = made(noise=1e-4, seed_effect=0, cells=["a", "b"], seeds=[0, 1, 2])
+    assert doubts(fitted(frame)).outlier == ""
+    outlying = frame.assign(value=frame["value"] + 10 * (frame.index == 4))
+    assert "seed 1" in doubts(fitted(outlying)).outlier
+    growing = frame.assign(value=frame["value"] * (1 + 0.2 * frame["seed"]))
+    assert doubts(fitted(growing)).interaction != ""
+
+
 def test_sound_studies_are_seldom_doubted() -> None:
     """Each doubt has a level of one in a hundred."""
     found = [doubts(fitted(made(draw=draw, cells=list("abcdef"), seeds=list(range(5))))) for draw in range(60)]

@@ -1,7 +1,7 @@
 """The loop of a sweep in front of a crew that works in this process: what Optuna is asked for and told, and when."""
 
 import io
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 from rich.console import Console
 
@@ -22,6 +22,7 @@ from ablations.plan import Job
 from ablations.space import Parameter
 from ablations.sweep import AskAndTell, Sweep, online_curve, sweep_trials
 from mae.config_sources import build
+from mae.fingerprint import pretrain_fingerprint, probe_fingerprint
 from mae.interruption import Interrupted, StopRequest
 from mae.run_directory import ONLINE, Record, RunDirectory, status_of
 from mae.sweep_record import SweepTrial
@@ -31,6 +32,7 @@ from tests.conftest import TINY
 Steps = Generator[Report, str | None, None]
 SETTINGS = TINY | {"train.epochs": 3, "run.knn_every": 1}
 RATIOS = (0.75, 0.5, 0.6)
+Values = Mapping[str, tuple[Any, ...] | FloatDistribution]
 
 
 class Here:
@@ -95,8 +97,11 @@ class Bench:
         self.said = io.StringIO()
         self.stop = StopRequest()
 
-    def sweep(self, values: dict[str, tuple[Any, ...]], sampler: str, pruner: str, settings: dict[str, Any]) -> Sweep:
-        space = tuple(Parameter(key, CategoricalDistribution(choices)) for key, choices in values.items())
+    def sweep(self, values: Values, sampler: str, pruner: str, settings: dict[str, Any]) -> Sweep:
+        space = tuple(
+            Parameter(key, given if isinstance(given, FloatDistribution) else CategoricalDistribution(given))
+            for key, given in values.items()
+        )
         objectives = (OBJECTIVES["knn_top1"],)
         return Sweep(
             "s", space, build(SETTINGS | settings), objectives, sampler, pruner, lambda data: "d", self.runs_dir
@@ -106,7 +111,7 @@ class Bench:
         self,
         trials: int,
         size: int = 1,
-        values: dict[str, tuple[Any, ...]] | None = None,
+        values: Values | None = None,
         sampler: str = "grid",
         pruner: Strict | None = None,
         settings: dict[str, Any] | None = None,
@@ -180,7 +185,8 @@ def test_the_default_comes_first_and_then_each_other_point_of_the_grid_once(benc
 
 
 def test_the_record_of_a_trial_says_what_it_was_and_measured(bench: Bench) -> None:
-    run, probe = bench.key(0.75)
+    run = pretrain_fingerprint(build(SETTINGS), "d")
+    probe = f"knn-{probe_fingerprint(build(SETTINGS), 'knn', run)}"
     assert bench.drive(1) == [
         SweepTrial(
             number=0,
@@ -193,6 +199,14 @@ def test_the_record_of_a_trial_says_what_it_was_and_measured(bench: Bench) -> No
         )
     ]
     assert "1/1 done: trial 0, knn_top1 75" in bench.said.getvalue()
+
+
+def test_the_record_has_the_numbers_that_were_trained_and_not_optunas_rounding_errors(bench: Bench) -> None:
+    """0.1 + 4 * 0.05 is 0.30000000000000004: a study's cell of 0.3 would be another training."""
+    bench.study.enqueue_trial({"mask.ratio": 0.1 + 4 * 0.05}, {"default": True})
+    trial = bench.drive(1, values={"mask.ratio": FloatDistribution(0.1, 0.8, step=0.05)})[0]
+    assert bench.study.trials[0].params["mask.ratio"] != 0.3
+    assert trial.params["mask.ratio"] == 0.3
 
 
 def test_a_default_outside_the_space_is_not_asked_for(bench: Bench) -> None:
