@@ -418,6 +418,8 @@ def test_a_target_is_fitted_on_patches_of_different_training_images(
         each = patches.reshape(-1, 64)
         assert len({image.numpy().tobytes() for image in each}) == len(each) == expected
         assert {image.numpy().tobytes() for image in each} <= known
+    by_hand = images[torch.randperm(1437, generator=generator(1, "target"))[:expected].sort().values]
+    assert torch.equal(fitted[1], by_hand.reshape(-1, 4, 2, 4, 2).transpose(2, 3).reshape(-1, 4))
     assert not torch.equal(*fitted)  # the seed chooses
 
 

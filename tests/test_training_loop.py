@@ -19,7 +19,7 @@ from mae.data import ImageData
 from mae.distributed import ALONE, Processes
 from mae.flops import encoder_flops, training_flops
 from mae.interruption import Interrupted, Pruned, StopRequest
-from mae.pretraining import Pretraining, _Clock, pretrain
+from mae.pretraining import Pretraining, _Clock, pretrain, weights_digest
 from mae.progress import Progress, Silent
 from mae.run_directory import ONLINE, RunDirectory
 from mae.weights import read_weights
@@ -134,16 +134,20 @@ def test_evaluations_and_pictures_come_every_so_many_epochs_and_at_the_end(
         assert drawn == [f"epoch-{epoch:04d}.png" for epoch in epochs if key == "run.picture_every"]
 
 
-def test_a_result_has_the_digest_of_its_weights_and_what_they_cost(digits: ImageData, tmp_path: Path) -> None:
-    result = train(PLAIN, digits, tmp_path)
+@pytest.mark.parametrize(("target", "outputs"), [({}, 4), ({"target.kind": "pca", "target.pca_variance": 0.5}, 1)])
+def test_a_result_has_the_digest_of_its_weights_and_what_they_cost(
+    target: dict[str, object], outputs: int, digits: ImageData, tmp_path: Path
+) -> None:
+    result = train(PLAIN | target, digits, tmp_path)
     encoder, decoder = (read_weights(tmp_path / f"{part}.safetensors") for part in ("encoder", "decoder"))
     # Of 16 patches of 4 pixels and a class token: positions do not learn, and are no parameters.
     by_encoder = sum(value.numel() for name, value in encoder.items() if name != "pos_embed")
-    by_decoder = sum(value.numel() for name, value in decoder.items() if name != "decoder_pos_embed")
+    fixed = {name for name in decoder if name == "decoder_pos_embed" or name.startswith("target.")}
+    by_decoder = sum(value.numel() for name, value in decoder.items() if name not in fixed)
     costs = result["metrics"]
     assert costs == {
-        "cost/gflops_encoder": encoder_flops(build(PLAIN)) / 1e9,
-        "cost/gflops_per_image": training_flops(build(PLAIN), 4) / 1e9,
+        "cost/gflops_encoder": encoder_flops(build(PLAIN | target)) / 1e9,
+        "cost/gflops_per_image": training_flops(build(PLAIN | target), outputs) / 1e9,
         "train/final_loss": 8.5,
         "cost/seconds": 5.0,
         "cost/steps": 10,
@@ -151,8 +155,9 @@ def test_a_result_has_the_digest_of_its_weights_and_what_they_cost(digits: Image
         "cost/parameters": by_encoder + by_decoder,
         "cost/peak_memory_mb": 200.0,
     }
-    assert set(result) == {"weights_sha256", "metrics"}
-    assert len(encoder) > len(decoder) > 0
+    weights = encoder | {name: value for name, value in decoder.items() if not name.startswith("target.")}
+    assert result == {"weights_sha256": weights_digest(weights), "metrics": costs}
+    assert len(decoder["decoder_pred.weight"]) == outputs
 
 
 class HearsOfEvaluations(StopRequest):
