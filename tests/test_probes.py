@@ -379,6 +379,24 @@ def test_images_held_out_are_a_share_of_at_least_one_and_drawn_by_the_probes_see
     assert [len(part) for part in holdout(3, ProbeConfig(holdout_fraction=0.1))] == [1, 2]
 
 
+def test_the_images_that_probes_hold_out_and_a_run_is_watched_by_are_those_of_earlier_versions(
+    digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others change results: `mae.fingerprint.ARITHMETIC` is raised with them."""
+    assert holdout(10, ProbeConfig(holdout_fraction=0.3))[0].tolist() == [0, 3, 2]
+    monkeypatch.setattr("mae.knn.extract", lambda encoder, images, chosen, *others: chosen[:, None].float())
+    voted: list[list[float]] = []
+
+    def vote(references: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, *others: Any) -> torch.Tensor:
+        voted.append(torch.cat([queries, references])[:, 0].tolist())
+        return torch.zeros(len(queries))
+
+    monkeypatch.setattr("mae.knn.knn_predict", vote)
+    data = replace(digits, train=replace(digits.train, labels=torch.zeros(10)))
+    online_accuracy(nn.Identity(), build(TINY).data, data, CPU)
+    assert voted == [[0, 7, 2, 3, 8, 6, 9, 4, 1, 5]]
+
+
 def test_the_lars_probe_augments_anew_each_epoch_and_by_its_seed(digits: ImageData) -> None:
     count = len(digits.train.labels)
     views = views_of_lars(digits, {"probe.linear.lars_epochs": 2})
