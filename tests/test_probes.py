@@ -679,6 +679,7 @@ def test_the_metrics_of_a_probe_are_the_encoders_and_those_of_its_baselines(
         f"knn-{probe_fingerprint(tiny, 'knn', name)}" for name in ("02", "03")
     )
     for file in tmp_path.glob("baselines/*/result.json"):
+        assert "holdout_top1" in file.read_text()
         file.write_text('{"top1": 12.5}')
     again = probe_all("knn", [pretrained, *baselines], setup, tmp_path)  # what is known is not probed again
     assert (again["knn/top1"], again["knn/pixels_top1"]) == (expected["knn/top1"], 12.5)
