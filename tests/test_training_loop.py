@@ -195,6 +195,8 @@ class Shown(Silent):
     def say(self, message: str) -> None:
         self.said.append(message)
 
+    warn = say
+
     @contextmanager
     def task(self, description: str, total: int, done: int = 0) -> Iterator[Any]:
         self.tasks.append((description, total, done))
