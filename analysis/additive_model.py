@@ -54,7 +54,7 @@ class AdditiveModel:
         if not len(rows) or not self.freedom or self.deviation < 1e-12:
             return [Contrast(float(effect), NAN, NAN, NAN) for effect in found]
         correlation = self.correlation(weights)
-        errors = np.sqrt(np.einsum("ij,jk,ik->i", rows, self.inverse, rows)) * self.deviation
+        errors = self._errors(rows)
         half = critical_value(correlation, self.freedom, alpha) * errors
         return [
             Contrast(
@@ -92,11 +92,14 @@ class AdditiveModel:
         single = self.contrasts([weights])[0]
         if np.isnan(single.p):
             return single
-        row = self._row(weights)
-        error = self.deviation * float(np.sqrt(row @ self.inverse @ row))
+        error = float(self._errors(self._rows([weights]))[0])
         width = _tukey_critical(len(self.cells), self.freedom) * error
         p = stats.studentized_range.sf(np.sqrt(2) * abs(single.effect) / error, len(self.cells), self.freedom)
         return Contrast(single.effect, single.effect - width, single.effect + width, float(p))
+
+    def _errors(self, rows: np.ndarray) -> np.ndarray:
+        """Return the standard errors (m,) of m weighted sums of cell means."""
+        return np.asarray(np.sqrt(np.einsum("ij,jk,ik->i", rows, self.inverse, rows)) * self.deviation)
 
     def _rows(self, weights: Sequence[Mapping[str, float]]) -> np.ndarray:
         return np.array([self._row(each) for each in weights]).reshape(len(weights), len(self.effects))

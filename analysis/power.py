@@ -44,15 +44,18 @@ def seeds_needed(difference: float, deviation: float, cells: int) -> int | None:
 
 def half_width(seeds: int, deviation: float, cells: int) -> float:
     """Return half the length of the simultaneous intervals of a study of `cells`, all with the same `seeds` seeds."""
-    freedom = (cells - 1) * (seeds - 1)
-    correlation = 0.5 + 0.5 * np.eye(cells - 1)
-    return critical_value(correlation, freedom, ALPHA) * deviation * float(np.sqrt(2 / seeds))
+    return _critical(seeds, cells) * deviation * float(np.sqrt(2 / seeds))
 
 
 def _smallest(seeds: int, deviation: float, cells: int) -> float:
+    critical = _critical(seeds, cells)
     freedom = (cells - 1) * (seeds - 1)
-    critical = critical_value(0.5 + 0.5 * np.eye(cells - 1), freedom, ALPHA)
-    return _noncentrality(critical, freedom) * deviation * float(np.sqrt(2 / seeds))
+    return half_width(seeds, deviation, cells) / critical * _noncentrality(critical, freedom)
+
+
+def _critical(seeds: int, cells: int) -> float:
+    """Return Dunnett's critical value of a study of `cells`, all with the same seeds: correlations of a half."""
+    return critical_value(0.5 + 0.5 * np.eye(cells - 1), (cells - 1) * (seeds - 1), ALPHA)
 
 
 def _noncentrality(critical: float, freedom: int) -> float:
