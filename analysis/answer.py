@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.additive_model import AdditiveModel, fit
+from analysis.comparisons import Test, fitting
 from analysis.power import POWER, seeds_needed, smallest_difference
 from analysis.statistics import ALPHA, Contrast
 from analysis.tables import PROBES, compared_cells
@@ -15,21 +16,24 @@ WANTED = 0.5
 """Points: the difference whose price in seeds is told."""
 
 
-def answers(frame: pd.DataFrame) -> list[str]:
+def answers(frame: pd.DataFrame, test: Test | None = None) -> list[str]:
     """Return a sentence per probe of one study: the best cell, those not told apart from it, those that are worse.
 
-    The best is chosen by its results, so it is compared as one of all pairs. With one seed only the best is named.
+    The best is chosen by its results, so it is compared as one of all pairs. With one seed, or where cells are compared
+    by another `test` than the additive model's, only the best is named.
     """
-    return [_answer(str(probe), part) for probe, part in _probed(frame) if part["cell"].nunique() > 1]
+    return [_answer(str(probe), part, test) for probe, part in _probed(frame) if part["cell"].nunique() > 1]
 
 
-def _answer(probe: str, done: pd.DataFrame) -> str:
+def _answer(probe: str, done: pd.DataFrame, test: Test | None) -> str:
     model = fit(done["top1"].tolist(), done["cell"].tolist(), done["seed"].tolist())
     means = done.groupby("cell")["top1"].mean()
     best = str(means.idxmax())
     told = f"{PROBES[probe]}: best at {best} ({means[best]:.1f} %)"
     if not model.freedom:
         return f"{told}; with one seed per cell no difference is told from noise"
+    if (test or fitting(model)) != "blocks":
+        return f"{told}; what is told apart from the default is in the table"
     cells = done.sort_values(["x", "order"])["cell"].drop_duplicates().tolist()  # along the axis, where there is one
     ordered = bool(done["x"].notna().all())
     found = model.from_chosen(best)
@@ -45,12 +49,17 @@ def _answer(probe: str, done: pd.DataFrame) -> str:
     return told
 
 
-def power_lines(frame: pd.DataFrame) -> list[str]:
-    """Return a sentence per probe: the smallest difference from the default that the study would have found."""
+def power_lines(frame: pd.DataFrame, test: Test | None = None) -> list[str]:
+    """Return a sentence per probe: the smallest difference from the default that the study would have found.
+
+    None where cells are compared by another `test` than the additive model's.
+    """
     lines = []
-    for probe, compared in compared_cells(frame).items():
+    for probe, compared in compared_cells(frame, test).items():
+        if probe not in PROBES or compared.test != "blocks":
+            continue
         smallest = smallest_difference(compared.model, compared.reference)
-        if probe not in PROBES or pd.isna(smallest):
+        if pd.isna(smallest):
             continue
         line = (
             f"{PROBES[probe]}: a true difference from the default of {smallest:.1f} points would be found "

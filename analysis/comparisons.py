@@ -36,7 +36,7 @@ def compare(
     """
     model = fit(values, cells, seeds)
     found = doubts(model)
-    chosen: Test = test or ("paired" if found.serious else "blocks")
+    chosen = test or fitting(model)
     remarks = [each for each in (found.spread, found.interaction) if each]
     if remarks and chosen == "blocks":
         remarks.append("so the intervals of the additive model cannot be trusted; see --test paired")
@@ -51,6 +51,11 @@ def compare(
     corrected = holm([each.p for each in single])
     differences = {cell: each._replace(p=p) for cell, each, p in zip(others, single, corrected, strict=True)}
     return Comparisons(reference, chosen, differences, model, tuple(remarks))
+
+
+def fitting(model: AdditiveModel) -> Test:
+    """Return the test that is taken where none is asked for: `paired` where the residuals speak against the model."""
+    return "paired" if doubts(model).serious else "blocks"
 
 
 def _pairwise(runs: Mapping[int, float], others: Mapping[int, float], test: Test, level: float) -> Contrast:
@@ -76,7 +81,7 @@ def contrast_of(
     weighted sums within the seeds that have all cells are a sample of their own.
     """
     model = fit(values, cells, seeds)
-    if not doubts(model).serious:
+    if fitting(model) == "blocks":
         return model.contrasts([weights], alpha)[0], "blocks"
     runs = _by_cell_and_seed(values, cells, seeds)
     shared = set.intersection(*(set(runs[cell]) for cell in weights))

@@ -19,8 +19,8 @@ def remarks(frame: pd.DataFrame, test: Test | None = None) -> list[str]:
     """
     summary = summarise(frame, test)
     return [
-        *answers(frame),
-        *power_lines(frame),
+        *answers(frame, test),
+        *power_lines(frame, test),
         *_of_tests(frame, test),
         *agreement(summary),
         *baselines(summary),

@@ -1,4 +1,7 @@
+import pytest
+
 from analysis.answer import answers, listed, power_lines
+from analysis.comparisons import Test
 from tests.made_studies import study_frame_of
 
 RATIOS = {
@@ -47,3 +50,17 @@ def test_the_price_of_half_a_point_is_told_in_seeds_and_time() -> None:
     assert "found 80% of the time; for 0.5 points it takes" in line
     seeds, more = (int(part.split()[0]) for part in line.split("it takes ")[1].split(", ")[:2])
     assert more == 2 * seeds - 6
+
+
+@pytest.mark.parametrize("test", ["paired", "welch"])
+def test_the_answer_claims_nothing_by_a_model_that_the_table_does_not_use(test: Test) -> None:
+    frame = study_frame_of(RATIOS, default="0.7", probes=("knn",))
+    assert answers(frame, test) == ["k-NN: best at 0.7 (60.6 %); what is told apart from the default is in the table"]
+    assert power_lines(frame, test) == []
+
+
+def test_where_the_model_does_not_fit_the_answer_claims_nothing_by_it() -> None:
+    frame = study_frame_of(RATIOS, default="0.7", probes=("knn",))
+    frame["top1"] *= 1 + 0.2 * frame["seed"]
+    assert answers(frame)[0].endswith("; what is told apart from the default is in the table")
+    assert power_lines(frame) == []
