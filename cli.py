@@ -245,6 +245,11 @@ def ablate(
     file: Annotated[Path | None, typer.Option("--file", help="TOML file with a study of your own.")] = None,
     axis: Annotated[list[str] | None, typer.Option("--axis", help="key=value,value; several: their product.")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings per cell; 3 or more are recommended.")] = 1,
+    precision: Annotated[
+        float | None,
+        typer.Option("--precision", min=0.01, help="Add seeds until differences are known to ± so many points."),
+    ] = None,
+    max_seeds: Annotated[int, typer.Option("--max-seeds", min=2, help="With --precision: no more than these.")] = 10,
     probes: Annotated[str | None, typer.Option("--probe", help="linear, knn or both with a comma.")] = None,
     workers: Workers = None,
     per_gpu: PerGpu = 1,
@@ -259,7 +264,7 @@ def ablate(
     fail_fast: Annotated[bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")] = False,
 ) -> None:
     """Run an ablation study: train and probe what is missing, print its table beside the paper's figures."""
-    from ablations.run_studies import choose_studies, make_plans, run_plans, surely_trains, underway
+    from ablations.run_studies import check_comparable, choose_studies, make_plans, run_until, surely_trains, underway
 
     who = _executor(options, workers, per_gpu, executor, address)
     base = options.resolve(*_kinds(probes.split(",") if probes else None))
@@ -269,15 +274,26 @@ def ablate(
     studies = choose_studies(name, file, axis or [])
     if surely_trains(studies, base, seeds, options.runs_dir):
         who.prepare(_progress(output).say)
-    plans = make_plans(studies, base, seeds, options.runs_dir, only or [], _progress(output))
+    seeds = max(seeds, 2) if precision else seeds
+    most = max(seeds, max_seeds) if precision else seeds
+    plans = make_plans(studies, base, most, options.runs_dir, only or [], _progress(output))
+    if precision:
+        check_comparable(plans)
     if dry_run:
-        _print_forecast(plans, options, who, output)
+        expected, told = _print_prospects(plans, seeds, precision, options.runs_dir, output)
+        _print_forecast(expected, told, options, who, output)
         return
     if any(plan.missing(options.runs_dir) for plan in plans):
         who.reach()
-    with underway(plans, options.store, output.console):
-        failures = run_plans(plans, who, fail_fast, output.console)
+
+    def precise(plan: Any) -> bool:
+        return precision is None or _print_precision(plan, precision, options.runs_dir, output, test)
+
+    with underway([plan.of_seeds(seeds) for plan in plans], options.store, output.console):
+        plans, failures = run_until(precise, plans, seeds, who, fail_fast, output.console)
         output.result({"studies": _print_studies(plans, options.runs_dir, output, test)})
+        for plan in plans:
+            precise(plan)
         _print_next(plans, seeds, output)
     if failures:
         raise typer.Exit(1)
@@ -573,7 +589,9 @@ def _executor(options: Options, workers: int | None, per_gpu: int, kind: Any, ad
     return Executor(options.device, workers, per_gpu, kind, address)
 
 
-def _print_forecast(plans: Any, options: Options, who: "Executor", output: Output) -> None:
+def _print_forecast(
+    plans: Any, prospects: list[dict[str, Any]], options: Options, who: "Executor", output: Output
+) -> None:
     from ablations.local_crew import places
     from ablations.plan import all_jobs
     from mae.errors import UserError
@@ -602,7 +620,8 @@ def _print_forecast(plans: Any, options: Options, who: "Executor", output: Outpu
         highlight=False,
         soft_wrap=True,
     )
-    output.result({"trainings": [cost.__dict__ for cost in costs], "seconds": seconds, "disk": disk})
+    trainings = [cost.__dict__ for cost in costs]
+    output.result({"trainings": trainings, "seconds": seconds, "disk": disk, "prospects": prospects})
 
 
 def _print_studies(plans: Any, runs_dir: Path, output: Output, test: Any = None) -> list[dict[str, Any]]:
@@ -625,6 +644,33 @@ def _print_studies(plans: Any, runs_dir: Path, output: Output, test: Any = None)
         results.append({"study": plan.record.name, "directory": str(plan.directory.path), "rows": rows})
     output.console.print(NOTE, highlight=False, style="dim")
     return results
+
+
+def _print_precision(plan: Any, precision: float, runs_dir: Path, output: Output, test: Any) -> bool:
+    from analysis.frame import study_frame
+    from analysis.precision import is_precise
+
+    reached, told = is_precise(study_frame(plan.record, runs_dir), precision, test)
+    output.console.print(f"{plan.record.name}: {told}", highlight=False, soft_wrap=True)
+    return reached
+
+
+def _print_prospects(
+    plans: Any, seeds: int, precision: float | None, runs_dir: Path, output: Output
+) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Tell what studies will tell by the noise seen so far; return them with the seeds they will take, and the same."""
+    from analysis.precision import known_noise, prospects, seeds_for_precision
+
+    expected, told = [], []
+    for plan in plans:
+        known, cells = known_noise(plan.record, runs_dir), len(plan.record.cells)
+        needed = seeds_for_precision(known, cells, precision) if precision else seeds
+        expected.append(plan.of_seeds(max(seeds, min(needed or plan.seeds, plan.seeds))))
+        found = prospects(known, cells, expected[-1].seeds)
+        for line in [str(each) for each in found] or ["no runs have shown the noise between seeds yet"]:
+            output.console.print(f"{plan.record.name}: {line}", highlight=False, soft_wrap=True)
+        told += [{"study": plan.record.name, **asdict(each)} for each in found]
+    return expected, told
 
 
 def _print_next(plans: Any, seeds: int, output: Output) -> None:

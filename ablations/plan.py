@@ -66,6 +66,18 @@ class Plan:
         """Return the trainings that are not done."""
         return [job for job in all_jobs([self]) if not job.is_done(runs_dir)]
 
+    @property
+    def seeds(self) -> int:
+        """The number of trainings per cell."""
+        return len({trial.seed for trial in self.record.trials})
+
+    def of_seeds(self, stop: int, start: int = 0) -> "Plan":
+        """Return the plan with its seeds from place `start` to before `stop` only."""
+        kept = sorted({trial.seed for trial in self.record.trials})[start:stop]
+        trials = [trial for trial in self.record.trials if trial.seed in kept]
+        jobs = tuple(job for job in self.jobs if job.config.train.seed in kept)
+        return replace(self, record=self.record.model_copy(update={"trials": trials}), jobs=jobs)
+
 
 def make_plan(
     study: Study, base: Config, seeds: int, digest_of: Digests, runs_dir: Path, only: Sequence[str] | None = None

@@ -1,6 +1,6 @@
 """Studies from a command: which ones, on what, and their work from plan to finished runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -74,13 +74,60 @@ def surely_trains(studies: Sequence[Study], base: Config, seeds: int, runs_dir: 
 @contextmanager
 def underway(plans: Sequence[Plan], uri: str, console: Console) -> Iterator[None]:
     """Work on studies within the block: they are on record from its start, and MLflow is kept up to date with them."""
-    for plan in plans:
-        plan.directory.write_text("study.json", plan.record.model_dump_json(indent=2) + "\n")
+    _put_on_record(plans)
     directories = [plan.directory for plan in plans]
     with tracked_studies(directories, uri, _runs_dir(plans), ConsoleProgress(console).say), ExitStack() as stack:
         for directory in directories:
             stack.enter_context(directory.joined())
         yield
+
+
+def _put_on_record(plans: Sequence[Plan]) -> None:
+    for plan in plans:
+        plan.directory.write_text("study.json", plan.record.model_dump_json(indent=2) + "\n")
+
+
+def check_comparable(plans: Sequence[Plan]) -> None:
+    """Raise `UserError` unless there are differences from a default that could be known to a precision."""
+    probed = [plan.record for plan in plans if any(trial.probes for trial in plan.record.trials)]
+    if not probed:
+        raise UserError(f"--precision is about probe accuracies; {plans[0].record.name} is not probed")
+    for record in probed:
+        if len(record.cells) < 2 or not any(cell.is_default for cell in record.cells):
+            raise UserError(
+                f"--precision is about differences from the default; no cell of {record.name} is the base config, or "
+                "there is no other: add its value to the axis, or --set another base"
+            )
+
+
+def run_until(
+    precise: Callable[[Plan], bool],
+    plans: Sequence[Plan],
+    seeds: int,
+    executor: Executor,
+    fail_fast: bool,
+    console: Console,
+) -> tuple[list[Plan], dict[str, str]]:
+    """Run the first `seeds` seeds of plans, then one more at a time, while there is one, of those not `precise` yet.
+
+    Returns the plans of the seeds that were run, and the reasons of failed jobs by fingerprint. Failed ones are not
+    tried again.
+    """
+    done = work = [plan.of_seeds(seeds) for plan in plans]
+    failures: dict[str, str] = {}
+    while work:
+        failures |= run_plans(work, executor, fail_fast, console)
+        if failures and fail_fast:
+            break
+        growing = [now.seeds < plan.seeds and not precise(now) for plan, now in zip(plans, done, strict=True)]
+        work = [
+            plan.of_seeds(now.seeds + 1, now.seeds)
+            for plan, now, grows in zip(plans, done, growing, strict=True)
+            if grows
+        ]
+        done = [plan.of_seeds(now.seeds + grows) for plan, now, grows in zip(plans, done, growing, strict=True)]
+        _put_on_record(done)
+    return done, failures
 
 
 def run_plans(plans: Sequence[Plan], executor: Executor, fail_fast: bool, console: Console) -> dict[str, str]:

@@ -1,5 +1,8 @@
 """What a study could have told: the smallest difference it would find, and the seeds that a smaller one needs."""
 
+import bisect
+from collections.abc import Callable
+
 import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
@@ -33,13 +36,18 @@ def seeds_needed(difference: float, deviation: float, cells: int) -> int | None:
 
     `deviation` is the noise of a run within its seed, in the same unit. None if it takes more than `MOST_SEEDS`.
     """
-    low, high = 2, MOST_SEEDS
-    if _smallest(high, deviation, cells) > difference:
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _smallest(middle, deviation, cells) <= difference else (middle + 1, high)
-    return low
+    return _fewest(lambda seeds: smallest_of(seeds, deviation, cells) <= difference)
+
+
+def seeds_for(precision: float, deviation: float, cells: int) -> int | None:
+    """Return the seeds per cell with which `half_width` is at most `precision`; None if more than `MOST_SEEDS`."""
+    return _fewest(lambda seeds: half_width(seeds, deviation, cells) <= precision)
+
+
+def _fewest(enough: Callable[[int], bool]) -> int | None:
+    """Return the fewest seeds that are enough, given that more are so too."""
+    found = bisect.bisect_left(range(2, MOST_SEEDS + 1), True, key=enough)
+    return found + 2 if found + 2 <= MOST_SEEDS else None
 
 
 def half_width(seeds: int, deviation: float, cells: int) -> float:
@@ -47,7 +55,8 @@ def half_width(seeds: int, deviation: float, cells: int) -> float:
     return _critical(seeds, cells) * deviation * float(np.sqrt(2 / seeds))
 
 
-def _smallest(seeds: int, deviation: float, cells: int) -> float:
+def smallest_of(seeds: int, deviation: float, cells: int) -> float:
+    """Return the true difference that a study of `cells` with the same `seeds` each finds with probability `POWER`."""
     critical = _critical(seeds, cells)
     freedom = (cells - 1) * (seeds - 1)
     return half_width(seeds, deviation, cells) / critical * _noncentrality(critical, freedom)

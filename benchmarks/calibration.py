@@ -2,7 +2,7 @@
 
 A study is a table of cells and seeds: normal noise of deviation 1 per run, an effect per seed, the first cell the
 default. Prints the share of tables that show a difference where there is none (asked: 5 %), and how often a cell that
-is 2.5 deviations worse is found.
+is 2.5 deviations worse is found. Then the same for studies that add seeds until their intervals are precise.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from analysis.comparisons import Test, compare
+from analysis.precision import LEAST_FREEDOM
 
 EFFECT = 2.5
 TESTS: tuple[Test | None, ...] = (None, "blocks", "paired", "welch")
@@ -37,6 +38,27 @@ def rejections(runs: np.ndarray, test: Test | None) -> list[bool]:
     return [each.p < 0.05 for each in found.values()]
 
 
+def stopped(draws: np.random.Generator, cells: int, precision: float) -> tuple[bool, int]:
+    """Add seeds until all intervals are within ± `precision`; return whether a cell is told apart, and the seeds."""
+    runs = study(draws, cells, 30, 0.0, SPREADS["equal"])
+    for seeds in range(2, runs.shape[1] + 1):
+        names = np.repeat(np.arange(cells), seeds).astype(str).tolist()
+        compared = compare(runs[:, :seeds].ravel().tolist(), names, [*range(seeds)] * cells, "0", "blocks")
+        half = max(each.high - each.low for each in compared.differences.values()) / 2
+        if half <= precision and compared.model.freedom >= LEAST_FREEDOM:
+            break
+    return any(each.p < 0.05 for each in compared.differences.values()), seeds
+
+
+def print_stopped(studies: int) -> None:
+    print("\n| cells | --precision, in deviations | seeds, mean | wrong |\n|---|---|---|---|")
+    for cells in (2, 3, 4, 10):
+        for precision in (2.5, 1.5, 1.0):
+            draws = np.random.default_rng(0)
+            wrong, seeds = np.mean([stopped(draws, cells, precision) for _ in range(studies)], axis=0)
+            print(f"| {cells} | {precision:g} | {seeds:.1f} | {100 * wrong:.1f} % |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=1000)
@@ -61,6 +83,7 @@ def main() -> None:
                 found += [rejections(runs, test)[-1] for test in TESTS]
             shares = " | ".join(f"{100 * share / options.studies:.1f} %" for share in (*wrong, *found))
             print(f"| {cells} | {seeds} | {of_seeds:g} | {spread} | {shares} |", flush=True)
+    print_stopped(options.studies)
 
 
 if __name__ == "__main__":

@@ -264,6 +264,24 @@ def test_a_dry_run_tells_cost_and_writes_nothing(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "runs").exists()
 
 
+def test_seeds_are_added_until_the_differences_are_precise_and_a_dry_run_foresees_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ablations.forecast.SECONDS", 0.1)
+    axis = ("--axis", "mask.ratio=0.5,0.75,0.9", "--workers", "2", "--json")
+    result = runner.invoke(app, ablate(*axis, "--precision", "1000", "--max-seeds", "5", runs_dir=tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "asked for ± 1000 points: reached with 3 seeds" in result.stderr
+    (study,) = json.loads(result.stdout.splitlines()[-1])["studies"]
+    assert [row["runs"] for row in study["rows"]] == [3, 3, 3]
+    half = max(row["difference_high"] - row["difference"] for row in study["rows"] if not row["is_default"])
+    dry = runner.invoke(app, ablate(*axis, "--seeds", "3", "--dry-run", runs_dir=tmp_path))
+    (prospect,) = json.loads(dry.stdout.splitlines()[-1])["prospects"]
+    assert prospect["half_width"] == pytest.approx(half)
+    more = runner.invoke(app, ablate(*axis, "--dry-run", "--precision", "1000", runs_dir=tmp_path))
+    assert json.loads(more.stdout.splitlines()[-1])["trainings"] == []
+
+
 def test_a_dry_run_on_a_device_that_is_not_there_is_a_users_mistake(tmp_path: Path) -> None:
     result = runner.invoke(app, ablate("mask-token", "--dry-run", "--device", "cuda:99", runs_dir=tmp_path / "runs"))
     assert result.exit_code == 2

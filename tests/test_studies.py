@@ -1,11 +1,15 @@
 import re
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
+from ablations import run_studies
+from ablations.executor import Executor
 from ablations.plan import Job, Plan, all_jobs, make_plan
-from ablations.run_studies import choose_studies, surely_trains
+from ablations.run_studies import check_comparable, choose_studies, run_until, surely_trains
 from ablations.studies import STUDIES
 from ablations.study import Cell, Study, plan_cells, product, read_study
 from mae.config import Config, DataConfig
@@ -349,3 +353,82 @@ def test_too_few_finished_trainings_tell_that_some_are_missing(tmp_path: Path) -
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "result.json").touch()
     assert not surely_trains([study], Config(), 2, tmp_path)
+
+
+def test_a_plan_of_some_seeds_has_their_trainings_and_the_same_directory() -> None:
+    whole = plan(STUDIES["mask-token"], Config(), seeds=4)
+    part = whole.of_seeds(3, 1)
+    assert (whole.seeds, part.seeds) == (4, 2)
+    assert {job.config.train.seed for job in part.jobs} == {trial.seed for trial in part.record.trials} == {1, 2}
+    assert part.directory == whole.directory
+
+
+class Runs:
+    """Stands in for the work on plans: keeps the cells and seeds of each round, and fails where it is told to."""
+
+    def __init__(self, failing: str = "") -> None:
+        self.rounds: list[list[str]] = []
+        self.failing = failing
+
+    def __call__(self, plans: list[Plan], *more: object) -> dict[str, str]:
+        labels = [job.label for each in plans for job in each.jobs]
+        self.rounds.append(labels)
+        return {label: "NaN" for label in labels if label == self.failing}
+
+
+def until(runs: Runs, fail_fast: bool, needed: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(run_studies, "run_plans", runs)
+    studies = [Study(name, "", (Cell({"mask.ratio": 0.5}), Cell({"mask.ratio": 0.75}))) for name in needed]
+    plans = [make_plan(study, Config(), 6, lambda data: "digest", tmp_path) for study in studies]
+    return run_until(
+        lambda now: now.seeds >= needed[now.record.name], plans, 2, Executor("cpu", 1), fail_fast, Console(quiet=True)
+    )
+
+
+def test_seeds_are_added_one_at_a_time_to_the_studies_that_need_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = Runs()
+    done, failures = until(runs, False, {"a": 2, "b": 4}, tmp_path, monkeypatch)
+    assert [each.seeds for each in done] == [2, 4]
+    assert failures == {}
+    assert [sorted({label.split(", ")[1] for label in labels}) for labels in runs.rounds] == [
+        ["seed 0", "seed 1"],
+        ["seed 2"],
+        ["seed 3"],
+    ]
+    assert {label[0] for labels in runs.rounds[1:] for label in labels} == {"b"}
+    assert {record.name: len(record.trials) for _, record in find_studies(tmp_path)} == {"a": 4, "b": 8}
+
+
+def test_no_more_seeds_are_added_than_there_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, _ = until(Runs(), False, {"a": 99}, tmp_path, monkeypatch)
+    assert [each.seeds for each in done] == [6]
+
+
+def test_a_failed_training_is_not_tried_again_with_every_seed_that_is_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = Runs(failing="a 0.5, seed 0")
+    _, failures = until(runs, False, {"a": 4}, tmp_path, monkeypatch)
+    assert failures == {"a 0.5, seed 0": "NaN"}
+    assert [labels.count("a 0.5, seed 0") for labels in runs.rounds] == [1, 0, 0]
+
+
+def test_a_study_that_stops_at_its_first_failure_adds_no_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = Runs(failing="a 0.5, seed 0")
+    until(runs, True, {"a": 4}, tmp_path, monkeypatch)
+    assert len(runs.rounds) == 1
+
+
+@pytest.mark.parametrize(
+    ("study", "reason"),
+    [
+        (product(["mask.ratio=0.4,0.5"]), "no cell of ratio is the base config"),
+        (product(["mask.ratio=0.75"]), "or there is no other"),
+        (STUDIES["wall-clock"], "wall-clock is not probed"),
+    ],
+)
+def test_a_precision_needs_differences_from_a_default(study: Study, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        check_comparable([plan(study, Config())])
