@@ -19,7 +19,7 @@ lint: .venv/installed
 notebooks: .venv/installed
 	$(BIN)/python -m analysis.execution
 
-mutants: .venv/installed # all the modules that tests/mutants.py lists, or MODULES="mae/model.py mae/masking.py"
+mutants: .venv/installed # all the modules that tests/mutants.py lists, or MODULES="mae/models/vit.py mae/pretext/masking.py"
 	$(BIN)/python -m tests.mutants $(MODULES)
 
 .venv/installed: pyproject.toml constraints.txt

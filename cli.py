@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ablations.executor import Executor
-    from mae.config import Config
+    from ablations.execution.executor import Executor
+    from mae.config.tree import Config
     from mae.pipeline import Workplace
 
 app = typer.Typer(help="Ablation studies of masked autoencoders.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -59,7 +59,7 @@ class Options:
     @property
     def store(self) -> str:
         """The MLflow store's URI."""
-        from mae.mlflow_store import default_uri
+        from mae.tracking.store import default_uri
 
         return self.tracking_uri or default_uri(self.runs_dir)
 
@@ -70,7 +70,7 @@ class Options:
 
     def resolve(self, *more: str) -> "Config":
         """Return the config that preset, file, settings and `more` settings give."""
-        from mae.config_sources import resolve
+        from mae.config.resolve import resolve
 
         return resolve(self.preset, self.config, [*(self.settings or ()), *more])
 
@@ -132,8 +132,8 @@ def _command(
 
 
 def _refuse_several_processes(name: str, shared_by_processes: bool) -> None:
-    from mae.distributed import launched
     from mae.errors import UserError
+    from mae.runtime.distributed import launched
 
     if not shared_by_processes and (count := launched().count) > 1:
         raise UserError(f"{name} is no work for {count} processes; torchrun can start pretrain and run only")
@@ -145,9 +145,9 @@ def _reporting(as_json: bool) -> Iterator[Output]:
 
     Of several processes the first speaks; another one only of what has befallen it alone.
     """
-    from mae.distributed import launched
     from mae.errors import RunError, UserError
-    from mae.interruption import Interrupted
+    from mae.runtime.distributed import launched
+    from mae.runtime.interruption import Interrupted
 
     processes = launched()
     who = "" if processes.leads else f"process {processes.rank}: "
@@ -172,12 +172,12 @@ def _reporting(as_json: bool) -> Iterator[Output]:
 
 @contextmanager
 def _workplace(options: Options, output: Output) -> Iterator["Workplace"]:
-    from mae.distributed import launched
-    from mae.interruption import stop_on_signals
-    from mae.mlflow_store import NONE
     from mae.pipeline import Workplace, choose_device
-    from mae.progress import ConsoleProgress, Silent
-    from mae.tracking import delivering_what_is_owed
+    from mae.runtime.distributed import launched
+    from mae.runtime.interruption import stop_on_signals
+    from mae.runtime.progress import ConsoleProgress, Silent
+    from mae.tracking.background import delivering_what_is_owed
+    from mae.tracking.store import NONE
 
     processes = launched()
     device = choose_device(options.device, processes)
@@ -189,7 +189,7 @@ def _workplace(options: Options, output: Output) -> Iterator["Workplace"]:
 
 def _share_cores(output: Output) -> None:
     """To be called before PyTorch is imported."""
-    from mae.threads import wait_passively
+    from mae.runtime.threads import wait_passively
 
     wait_passively(_progress(output).say)
 
@@ -216,7 +216,7 @@ def pretrain(options: Options, output: Output) -> None:
 @_command("probe")
 def probe(options: Options, output: Output, run: Run, kind: Kinds = None) -> None:
     """Probe a finished pretraining, beside the untrained encoder and raw pixels."""
-    from mae.run_directory import find_run
+    from mae.runs.directory import find_run
 
     found = find_run(options.runs_dir, run)
     config = options.resolve_for(found, ("probe", "run"), *_kinds(kind))
@@ -264,7 +264,7 @@ def ablate(
     fail_fast: Annotated[bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")] = False,
 ) -> None:
     """Run an ablation study: train and probe what is missing, print its table beside the paper's figures."""
-    from ablations.run_studies import check_comparable, choose_studies, make_plans, run_until, surely_trains, underway
+    from ablations.studies.run import check_comparable, choose_studies, make_plans, run_until, surely_trains, underway
 
     who = _executor(options, workers, per_gpu, executor, address)
     base = options.resolve(*_kinds(probes.split(",") if probes else None))
@@ -325,8 +325,8 @@ def sweep(
     seeds: Annotated[int, typer.Option("--seeds", min=2, help="With --seeds-top: trainings per config.")] = 3,
 ) -> None:
     """Search a space with Optuna for the best probe accuracy; the same command continues."""
-    from ablations.run_sweep import Wishes, make_sweep, run_sweep, sweep_underway
-    from mae.sweep_record import sweep_directory
+    from ablations.sweeps.run import Wishes, make_sweep, run_sweep, sweep_underway
+    from mae.runs.sweep_record import sweep_directory
 
     who = _executor(options, workers, per_gpu, executor, address)
     wishes = Wishes(
@@ -352,7 +352,7 @@ def reconstruct(
     to: Annotated[Path, typer.Option("--to", help="The PNG to write.")] = Path("reconstruction.png"),
 ) -> None:
     """Draw original, masked and reconstructed images; `--set mask.ratio=0.9` hides more than in training (Fig. 4)."""
-    from mae.run_directory import find_run
+    from mae.runs.directory import find_run
 
     found = find_run(options.runs_dir, run)
     config = options.resolve_for(found, ("mask", "run"))
@@ -372,7 +372,7 @@ def show_config(
 ) -> None:
     """Print the resolved config as TOML and its fingerprint, or every key there is."""
     if schema:
-        from mae.config_schema import schema as every_key
+        from mae.config.reference import schema as every_key
 
         rows = every_key()
         table = Table("key", "type and range", "default", "meaning")
@@ -382,10 +382,10 @@ def show_config(
         output.result({"keys": rows})
         return
     config = options.resolve()
-    from mae.config_sources import to_toml
-    from mae.fingerprint import pretrain_fingerprint
-    from mae.progress import ConsoleProgress
-    from mae.sources import open_source
+    from mae.config.fingerprint import pretrain_fingerprint
+    from mae.config.resolve import to_toml
+    from mae.data.sources import open_source
+    from mae.runtime.progress import ConsoleProgress
 
     digest = open_source(config.data, ConsoleProgress(Console(stderr=True))).digest
     fingerprint = pretrain_fingerprint(config, digest)
@@ -396,7 +396,7 @@ def show_config(
 @_command("presets")
 def presets(options: Options, output: Output) -> None:
     """List the presets."""
-    from mae.presets import PRESETS
+    from mae.config.presets import PRESETS
 
     for name, preset in PRESETS.items():
         output.console.print(f"{name:16} {preset.purpose}", highlight=False, soft_wrap=True)
@@ -413,7 +413,7 @@ def export_results(
     results: Results = None,
 ) -> None:
     """Write the results of studies as one tidy table: a row per study, cell, seed and probe."""
-    from analysis.loading import export
+    from analysis.results.loading import export
 
     frame = _load(options, studies, mlflow, results, output)
     export(frame, to)
@@ -433,10 +433,10 @@ def report(
     results: Results = None,
 ) -> None:
     """Write one document of tables, figures, and what the paper found beside what was found here."""
-    from analysis.curves import curves_of
-    from analysis.execution import Execution, beside, execute_notebooks
-    from analysis.reconstructions import reconstruct_cells
-    from analysis.report import make_report, write_report
+    from analysis.report.execution import Execution, beside, execute_notebooks
+    from analysis.report.report import make_report, write_report
+    from analysis.results.curves import curves_of
+    from analysis.studies.reconstructions import reconstruct_cells
     from mae.errors import UserError
 
     if notebooks and mlflow:
@@ -463,7 +463,7 @@ def compare(
     names: Annotated[list[str], typer.Argument(metavar="RUN...", help="(Starts of) fingerprints; two or more.")],
 ) -> None:
     """Compare runs: the settings that differ, metrics, cost."""
-    from analysis.comparison import compare_runs
+    from analysis.results.run_comparison import compare_runs
 
     compared = compare_runs(options.runs_dir, names)
     _print_frame(compared.reset_index(names="").map(str), output)
@@ -479,8 +479,8 @@ def runs(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Show this many at most.")] = None,
 ) -> None:
     """List the runs, newest first, with their probes: `mae-cli runs mask.ratio=0.75 --sort knn/top1`."""
-    from mae.run_directory import list_runs, unreadable_runs
-    from mae.run_selection import select_runs
+    from mae.runs.directory import list_runs, unreadable_runs
+    from mae.runs.selection import select_runs
 
     rows = select_runs(list_runs(options.runs_dir), options.runs_dir, where or [], sort, limit)
     table = Table("run", "status", "name", "linear", "k-NN", "loss", "min")
@@ -505,8 +505,8 @@ def clean(
     delete: Annotated[bool, typer.Option("--delete", help="Remove what is listed.")] = False,
 ) -> None:
     """List what takes disk and is of no more use; weights, results and unfinished runs are never touched."""
-    from mae.housekeeping import bytes_in, find_removable, remove
-    from mae.sources import cache_folder
+    from mae.data.sources import cache_folder
+    from mae.runs.housekeeping import bytes_in, find_removable, remove
 
     places = options.runs_dir, cache_folder()
     found = find_removable(*places, unused_days)
@@ -536,10 +536,10 @@ def ui(
     port: Annotated[int, typer.Option("--port", help="Port on this machine.")] = 5000,
 ) -> None:
     """Serve the MLflow page of the runs on this machine, until Ctrl-C; on a desktop, open it."""
-    from mae.delivery import deliver_all
-    from mae.desktop import open_when_up
-    from mae.mlflow_store import experiment_page
-    from mae.study_delivery import study_pages
+    from mae.tracking.desktop import open_when_up
+    from mae.tracking.store import experiment_page
+    from mae.tracking.studies import study_pages
+    from mae.tracking.undelivered import deliver_all
 
     deliver_all(options.runs_dir, options.store)
     pages = study_pages(options.store, study) if study else [experiment_page(options.store, options.runs_dir)]
@@ -555,21 +555,21 @@ def ui(
 
 
 def _load(options: Options, studies: list[str] | None, mlflow: bool, results: list[Path] | None, output: Output) -> Any:
-    from analysis.loading import load
+    from analysis.results.loading import load
 
     uri = options.store if mlflow else ""
     return load(options.runs_dir, uri, results or [], studies or [], _progress(output).say)
 
 
 def _progress(output: Output) -> Any:
-    from mae.progress import ConsoleProgress
+    from mae.runtime.progress import ConsoleProgress
 
     return ConsoleProgress(output.console)
 
 
 def _list_studies(options: Options, output: Output, base: "Config", seeds: int) -> None:
-    from ablations.run_studies import make_plans
-    from ablations.studies import STUDIES
+    from ablations.studies.paper import STUDIES
+    from ablations.studies.run import make_plans
 
     plans = make_plans(list(STUDIES.values()), base, seeds, options.runs_dir, [], _progress(output))
     table = Table("study", "paper", "question", "cells", "to train")
@@ -584,7 +584,7 @@ def _list_studies(options: Options, output: Output, base: "Config", seeds: int) 
 
 
 def _executor(options: Options, workers: int | None, per_gpu: int, kind: Any, address: str | None) -> "Executor":
-    from ablations.executor import Executor
+    from ablations.execution.executor import Executor
 
     return Executor(options.device, workers, per_gpu, kind, address)
 
@@ -592,10 +592,10 @@ def _executor(options: Options, workers: int | None, per_gpu: int, kind: Any, ad
 def _print_forecast(
     plans: Any, prospects: list[dict[str, Any]], options: Options, who: "Executor", output: Output
 ) -> None:
-    from ablations.local_crew import places
-    from ablations.plan import all_jobs
+    from ablations.execution.local_crew import places
+    from ablations.studies.plan import all_jobs
     from mae.errors import UserError
-    from mae.progress import duration
+    from mae.runtime.progress import duration
 
     if who.kind != "local":
         raise UserError("--dry-run measures on this machine: give --workers N and leave --executor out")
@@ -604,7 +604,7 @@ def _print_forecast(
     if missing:
         who.reach()
         who.prepare(_progress(output).say)
-    from ablations.forecast import forecast, makespan
+    from ablations.studies.forecast import forecast, makespan
 
     where = places(who.device, who.workers, who.per_gpu, options.runs_dir)
     costs = forecast(missing, [job for job in jobs if job not in missing], where, _progress(output))
@@ -625,10 +625,10 @@ def _print_forecast(
 
 
 def _print_studies(plans: Any, runs_dir: Path, output: Output, test: Any = None) -> list[dict[str, Any]]:
-    from analysis.frame import setting, study_frame
-    from analysis.remarks import remarks
-    from analysis.study_files import write_study
-    from analysis.tables import COST_COLUMNS, NOTE, display
+    from analysis.results.frame import setting, study_frame
+    from analysis.studies.files import write_study
+    from analysis.studies.remarks import remarks
+    from analysis.studies.tables import COST_COLUMNS, NOTE, display
 
     results = []
     for plan in plans:
@@ -647,8 +647,8 @@ def _print_studies(plans: Any, runs_dir: Path, output: Output, test: Any = None)
 
 
 def _print_precision(plan: Any, precision: float, runs_dir: Path, output: Output, test: Any) -> bool:
-    from analysis.frame import study_frame
-    from analysis.precision import is_precise
+    from analysis.results.frame import study_frame
+    from analysis.studies.precision import is_precise
 
     reached, told = is_precise(study_frame(plan.record, runs_dir), precision, test)
     output.console.print(f"{plan.record.name}: {told}", highlight=False, soft_wrap=True)
@@ -659,7 +659,7 @@ def _print_prospects(
     plans: Any, seeds: int, precision: float | None, runs_dir: Path, output: Output
 ) -> tuple[list[Any], list[dict[str, Any]]]:
     """Tell what studies will tell by the noise seen so far; return them with the seeds they will take, and the same."""
-    from analysis.precision import known_noise, prospects, seeds_for_precision
+    from analysis.studies.precision import known_noise, prospects, seeds_for_precision
 
     expected, told = [], []
     for plan in plans:
@@ -681,9 +681,9 @@ def _print_next(plans: Any, seeds: int, output: Output) -> None:
 
 
 def _print_sweep(record: Any, plan: Any, directory: Any, output: Output) -> None:
-    from analysis.sweep_files import write_sweep
-    from analysis.sweep_frame import sweep_frame, total_costs
-    from analysis.sweep_summary import best_table, front_table, importance_table, remarks
+    from analysis.sweeps.files import write_sweep
+    from analysis.sweeps.frame import sweep_frame, total_costs
+    from analysis.sweeps.summary import best_table, front_table, importance_table, remarks
 
     runs_dir = directory.path.parent.parent
     frame = sweep_frame(record, runs_dir)

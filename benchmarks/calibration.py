@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from analysis.comparisons import Test, compare
-from analysis.precision import LEAST_FREEDOM
+from analysis.statistics.comparisons import Test, compare
+from analysis.studies.precision import LEAST_FREEDOM
 
 EFFECT = 2.5
 TESTS: tuple[Test | None, ...] = (None, "blocks", "paired", "welch")

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.loading import from_mlflow, from_runs
-from analysis.tables import display, summarise
-from mae.config import Config
-from mae.config_sources import flatten, to_toml
-from mae.mlflow_store import default_uri
-from mae.run_directory import Record, RunDirectory
-from mae.study_delivery import deliver_studies
-from mae.study_record import CellRecord, StudyRecord, TrialRecord
+from analysis.results.loading import from_mlflow, from_runs
+from analysis.studies.tables import display, summarise
+from mae.config.resolve import flatten, to_toml
+from mae.config.tree import Config
+from mae.runs.directory import Record, RunDirectory
+from mae.runs.study_record import CellRecord, StudyRecord, TrialRecord
+from mae.tracking.store import default_uri
+from mae.tracking.studies import deliver_studies
 
 STUDIES, SEEDS, KINDS, POINTS = 10, 4, ("linear", "knn"), 20
 

@@ -15,19 +15,19 @@ import numpy as np
 import optuna
 from rich.console import Console
 
-from ablations.crew import Place, Report
-from ablations.driver import Driver
-from ablations.live_view import LiveView
-from ablations.local_crew import LocalCrew
-from ablations.plan import Job
-from ablations.run_sweep import KeptRecord, Wishes, make_sweep, prepare_study
-from ablations.sweep import AskAndTell
-from ablations.sweep_storage import opened
-from mae.config_sources import resolve
-from mae.interruption import StopRequest
-from mae.progress import Silent
-from mae.run_directory import ONLINE, RunDirectory
-from mae.sweep_record import sweep_directory
+from ablations.execution.crew import Place, Report
+from ablations.execution.driver import Driver
+from ablations.execution.job import Job
+from ablations.execution.live_view import LiveView
+from ablations.execution.local_crew import LocalCrew
+from ablations.sweeps.ask_and_tell import AskAndTell
+from ablations.sweeps.run import KeptRecord, Wishes, make_sweep, prepare_study
+from ablations.sweeps.storage import opened
+from mae.config.resolve import resolve
+from mae.runs.directory import ONLINE, RunDirectory
+from mae.runs.sweep_record import sweep_directory
+from mae.runtime.interruption import StopRequest
+from mae.runtime.progress import Silent
 
 EVALUATIONS = 10
 """Online evaluations per trial, as on `digits`."""

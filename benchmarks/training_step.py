@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mae.config import Config
-from mae.config_sources import build, preset_overrides
-from mae.data import CachedImages, ImageData, Split
-from mae.pretraining import Pretraining
-from mae.system_metrics import system_metrics
+from mae.config.resolve import build, preset_overrides
+from mae.config.tree import Config
+from mae.data.dataset import CachedImages, ImageData, Split
+from mae.runtime.system_metrics import system_metrics
+from mae.training.trainer import Pretraining
 
 SIZES = {"cifar10-tiny": 256, "imagenet-vit-b": 8}
 """Preset and its batch size on a CPU."""

@@ -14,26 +14,26 @@ from typing import Any
 
 import torch
 
-from mae import checkpoints
-from mae.augmentation import centre
-from mae.config import Config, ProbeKind
-from mae.config_sources import differences, name_run, resolve, to_toml
-from mae.data import ImageData, load_data
-from mae.data_facts import DataFacts, facts_of
-from mae.distributed import ALONE, Processes
+from mae.config.fingerprint import pretrain_fingerprint, probe_name
+from mae.config.resolve import differences, name_run, resolve, to_toml
+from mae.config.tree import Config, ProbeKind
+from mae.data.augmentation import centre
+from mae.data.dataset import ImageData, load_data
+from mae.data.facts import DataFacts, facts_of
+from mae.data.image_files import decode
 from mae.errors import RunError, SettingsError, UserError
-from mae.fingerprint import pretrain_fingerprint, probe_name
-from mae.image_files import decode
-from mae.interruption import Interrupted, Pruned, StoppableProgress, StopRequest
-from mae.model import build_encoder
-from mae.objective import MaskedReconstruction, saved_objective
-from mae.pretraining import pretrain, steps_per_epoch
-from mae.probing import Setup, probe_all, subjects
-from mae.progress import Progress
-from mae.reconstruction import draw_grid, shown_images
-from mae.run_directory import DECODER, ENCODER, Busy, Record, RunDirectory
-from mae.tracking import tracked
-from mae.weights import read_weights
+from mae.models.vit import build_encoder
+from mae.pretext.masked_autoencoder import MaskedReconstruction, saved_objective
+from mae.pretext.reconstruction import draw_grid, shown_images
+from mae.probing.probe import Setup, probe_all, subjects
+from mae.runs.directory import DECODER, ENCODER, Busy, Record, RunDirectory
+from mae.runs.weights import read_weights
+from mae.runtime.distributed import ALONE, Processes
+from mae.runtime.interruption import Interrupted, Pruned, StoppableProgress, StopRequest
+from mae.runtime.progress import Progress
+from mae.tracking.background import tracked
+from mae.training import checkpoints
+from mae.training.trainer import pretrain, steps_per_epoch
 
 CONDITIONS = ("device_name", "processes", "threads")
 """What the time and memory of a stage depend on besides its settings."""

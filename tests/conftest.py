@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mae.config import Config
-from mae.config_sources import build
-from mae.data import ImageData, load_data
-from mae.progress import Silent
+from mae.config.resolve import build
+from mae.config.tree import Config
+from mae.data.dataset import ImageData, load_data
+from mae.runtime.progress import Silent
 
 TINY = {
     "model.encoder.dim": 16,

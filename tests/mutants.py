@@ -1,4 +1,4 @@
-"""Mutation testing: `python -m tests.mutants [MODULE ...]`, or `make mutants MODULES="mae/model.py"`.
+"""Mutation testing: `python -m tests.mutants [MODULE ...]`, or `make mutants MODULES="mae/models/vit.py"`.
 
 mutmut changes one thing at a time, in one module at a time, and runs those of the module's tests below that reach the
 changed function; commands are not started. What no test notices is printed: it alters nothing, or a test is missing.
@@ -16,27 +16,34 @@ from mutmut.mutation.data import SourceFileMutationData
 from mutmut.mutation.diff_apply import get_diff_for_mutant
 
 TESTS = {
-    "mae/model.py": ["model"],
-    "mae/masking.py": ["masking"],
-    "mae/objective.py": ["model"],
-    "mae/targets.py": ["targets"],
-    "mae/augmentation.py": ["augmentation"],
-    "mae/schedule.py": ["schedule"],
-    "mae/draws.py": ["draws"],
-    "mae/flops.py": ["flops"],
-    "mae/features.py": ["probes"],
-    "mae/pretraining.py": ["pretraining", "training_loop"],
-    "mae/checkpoints.py": ["checkpoints"],
-    "mae/linear_probe.py": ["probes"],
-    "mae/knn.py": ["probes"],
-    "mae/probing.py": ["probes"],
-    "mae/fingerprint.py": ["fingerprint", "config", "probes"],
-    "ablations/plan.py": ["studies"],
-    "ablations/sweep.py": ["asking_and_telling"],
-    "analysis/statistics.py": ["statistics"],
-    "analysis/additive_model.py": ["additive_model", "comparisons"],
-    "analysis/comparisons.py": ["comparisons"],
-    "analysis/multivariate_t.py": ["multivariate_t"],
+    "mae/models/vit.py": ["mae/models/test_vit.py"],
+    "mae/pretext/masking.py": ["mae/pretext/test_masking.py"],
+    "mae/pretext/masked_autoencoder.py": ["mae/models/test_vit.py"],
+    "mae/pretext/targets.py": ["mae/pretext/test_targets.py"],
+    "mae/data/augmentation.py": ["mae/data/test_augmentation.py"],
+    "mae/training/schedule.py": ["mae/training/test_schedule.py"],
+    "mae/runtime/rng.py": ["mae/runtime/test_rng.py"],
+    "mae/pretext/flops.py": ["mae/pretext/test_flops.py"],
+    "mae/probing/features.py": ["mae/probing/test_probes.py"],
+    "mae/training/trainer.py": ["mae/training/test_pretraining.py", "mae/training/test_training_loop.py"],
+    "mae/training/checkpoints.py": ["mae/training/test_checkpoints.py"],
+    "mae/probing/linear.py": ["mae/probing/test_probes.py"],
+    "mae/probing/knn.py": ["mae/probing/test_probes.py"],
+    "mae/probing/probe.py": ["mae/probing/test_probes.py"],
+    "mae/config/fingerprint.py": [
+        "mae/config/test_fingerprint.py",
+        "mae/config/test_config.py",
+        "mae/probing/test_probes.py",
+    ],
+    "ablations/studies/plan.py": ["ablations/studies/test_studies.py"],
+    "ablations/sweeps/ask_and_tell.py": ["ablations/sweeps/test_asking_and_telling.py"],
+    "analysis/statistics/intervals.py": ["analysis/statistics/test_statistics.py"],
+    "analysis/statistics/additive_model.py": [
+        "analysis/statistics/test_additive_model.py",
+        "analysis/statistics/test_comparisons.py",
+    ],
+    "analysis/statistics/comparisons.py": ["analysis/statistics/test_comparisons.py"],
+    "analysis/statistics/multivariate_t.py": ["analysis/statistics/test_multivariate_t.py"],
 }
 
 SAID = Path("mutants/said.txt")
@@ -48,7 +55,7 @@ def mutate(module: str) -> None:
     os.dup2(said, 1)
     os.dup2(said, 2)
     config().only_mutate = [module]
-    config().pytest_add_cli_args_test_selection = [f"tests/test_{name}.py" for name in TESTS[module]]
+    config().pytest_add_cli_args_test_selection = [f"tests/{name}" for name in TESTS[module]]
     cli(["run", "--max-children", "1"], standalone_mode=False)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cli import app
-from mae.run_directory import RunDirectory
+from mae.runs.directory import RunDirectory
 
 runner = CliRunner()
 UNTRACKED = ["--tracking-uri", "none"]
@@ -27,7 +27,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_a_study_or_sweep_that_has_ended_is_shown_without_importing_pytorch() -> None:
-    modules = "ablations.run_studies, ablations.run_sweep, analysis.study_files, analysis.sweep_files"
+    modules = "ablations.studies.run, ablations.sweeps.run, analysis.studies.files, analysis.sweeps.files"
     code = f"import sys, {modules}; print([m for m in ('torch', 'mlflow', 'ray') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
@@ -122,7 +122,7 @@ def test_reconstruct_draws_given_images_also_with_more_hidden(tiny_settings: lis
 def test_a_run_keeps_its_threads_and_those_of_the_work_it_continues(
     tiny_settings: list[str], runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mae.checkpoints.remove", lambda folder: None)
+    monkeypatch.setattr("mae.training.checkpoints.remove", lambda folder: None)
     command = ["pretrain", *tiny_settings, "--runs-dir", str(runs_dir), *UNTRACKED, "--json"]
     run = RunDirectory(runs_dir / str(last_json(runner.invoke(app, command).stdout)["run"]))
 

@@ -1,0 +1,79 @@
+"""A crew, as the driver sees it: places, and on each at most one job in a process of its own.
+
+`LocalCrew` has its places on this machine, `RayCrew` on a Ray cluster.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from ablations.execution.job import Job
+
+HEAR_SECONDS = 0.2
+"""Longest wait for a report."""
+
+
+ONGOING = ("progress", "warned", "evaluated")
+"""Kinds of reports after which a job goes on."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a job stands. Those of `ONGOING` kinds come again and again, one of the others ends the job.
+
+    `failed` is a failure by its own settings: it would fail again. `fault` is any other failure, of the machine, the
+    files or the program, and `died` the crew's word for a process that could not report; the driver has such a job done
+    again, and says `set aside` when it gives up.
+
+    `text` is the reason or a note, `share` what is behind of the pretraining (0 to 1), `accuracy` the online k-NN
+    top-1 after `epoch` epochs, in percent.
+    """
+
+    kind: Literal[
+        "progress",
+        "warned",
+        "evaluated",
+        "finished",
+        "failed",
+        "busy",
+        "stopped",
+        "pruned",
+        "fault",
+        "died",
+        "set aside",
+    ]
+    text: str = ""
+    share: float = 0.0
+    epoch: int = 0
+    accuracy: float = 0.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker works: folder of all runs, device, CPU threads at most."""
+
+    runs_dir: Path
+    device: str
+    threads: int
+
+
+class Crew(Protocol):
+    """Starts jobs on free places and hears what becomes of them; a place is known by its number."""
+
+    size: int
+    """How many places there are."""
+
+    def free(self) -> list[int]:
+        """Return the places that have no job."""
+
+    def start(self, place: int, job: Job) -> None:
+        """Start a job on a free place."""
+
+    def hear(self) -> list[tuple[int, Report]]:
+        """Wait a moment; return what came, by place. One that has sent its last report is free by then."""
+
+    def answer(self, place: int, prune: str) -> None:
+        """Answer `evaluated`: go on, or, with a reason to `prune`, save and end."""
+
+    def stop(self) -> None:
+        """Ask every worker to save and end, and wait for that."""

@@ -1,0 +1,66 @@
+"""Who does the jobs of a command: worker processes on this machine, or workers on the nodes of a Ray cluster."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from ablations.execution.crew import Crew
+from ablations.execution.forkserver import start_server
+from ablations.execution.local_crew import LocalCrew, places
+from ablations.execution.ray_address import cluster_address, reach
+from mae.errors import UserError
+from mae.runtime.threads import wait_passively
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Where jobs run and how many at a time; `address` is a Ray cluster's, without one Ray starts on this machine.
+
+    Raises `UserError` if that cannot be.
+    """
+
+    device: str = "auto"
+    workers: int | None = None
+    per_gpu: int = 1
+    kind: Literal["local", "ray"] = "local"
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.address and self.kind != "ray":
+            raise UserError(f"--address {self.address}: only --executor ray has an address")
+        if self.kind == "ray" and find_spec("ray") is None:
+            raise UserError("--executor ray needs Ray, which is not installed: pip install 'mae-cli[cluster]'")
+
+    def reach(self) -> None:
+        """Raise `UserError` if the device or the Ray cluster is not there.
+
+        To be asked before anything that needs it is on record.
+        """
+        if self.kind == "ray":
+            reach(cluster_address(self.address))
+        elif self.device not in ("auto", "cpu"):
+            from mae.pipeline import choose_device
+
+            choose_device(self.device)
+
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """Have the server that workers are forked from import PyTorch while this process does so itself."""
+        if self.kind == "local":
+            wait_passively(say, max(self.workers or 1, self.per_gpu))  # the server hands its environment on
+            start_server()
+
+    @contextmanager
+    def crew(self, runs_dir: Path) -> Iterator[Crew]:
+        """Yield the crew. To be entered before signals are handled: Ray takes SIGTERM for itself when it starts."""
+        if self.kind == "local":
+            self.reach()
+            yield LocalCrew(places(self.device, self.workers, self.per_gpu, runs_dir))
+            return
+        from ablations.execution.ray_crew import ray_crew
+
+        address = cluster_address(self.address)
+        with ray_crew(address, self.device, self.workers, self.per_gpu, runs_dir) as crew:
+            yield crew

@@ -1,0 +1,28 @@
+"""Where a Ray cluster is, and whether anyone listens there; without Ray itself, which takes a minute to tell."""
+
+import os
+import socket
+
+from mae.errors import UserError
+from mae.tracking.store import first_line
+
+
+def cluster_address(given: str | None) -> str:
+    """Return the address that was given, or that of the environment; `local` is a cluster of this machine's own."""
+    return given or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def reach(address: str) -> None:
+    """Raise `UserError` if nobody listens at an address that names a port."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise no_cluster(address, error) from None
+
+
+def no_cluster(address: str, error: Exception) -> UserError:
+    """Return what to say where no Ray answers."""
+    reason = first_line(error).rstrip(".")
+    return UserError(f"no Ray cluster at {address}: {reason}. Start one with `ray start --head`")

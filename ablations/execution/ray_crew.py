@@ -1,0 +1,253 @@
+"""A crew on a Ray cluster: each place is an actor on some node, and in it a `LocalCrew` of one.
+
+The actor, not Ray, watches over the job's process, so that a job ends, is pruned and continues on a cluster as it does
+on one machine. Nodes may share the driver's runs folder or have their own: then what a job has made travels back with
+its last report.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import ray
+from ray.exceptions import ActorUnschedulableError, RayActorError, RayError
+
+from ablations.execution.crew import HEAR_SECONDS, ONGOING, Place, Report
+from ablations.execution.job import Job
+from ablations.execution.local_crew import LocalCrew
+from ablations.execution.ray_address import no_cluster, reach
+from ablations.execution.run_parcel import Parcel, pack, unpack
+from mae import __version__
+from mae.errors import UserError
+from mae.runs.directory import Busy, RunDirectory
+from mae.runtime.threads import wait_passively
+
+NODE_RUNS_DIR = "MAE_NODE_RUNS_DIR"
+"""Environment variable of a node: where it keeps runs, if not at the driver's path."""
+
+PATIENCE_SECONDS = 10.0
+"""How long a worker may take to come up before the live view says that the cluster has no room for it."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the workers of a crew take: how many they are, and CPUs and (a part of) a GPU for each."""
+
+    workers: int
+    cpus: int
+    gpus: float = 0.0
+
+
+def demand(nodes: Sequence[dict[str, float]], device: str, workers: int | None, per_gpu: int) -> Demand:
+    """Return what workers take of nodes with such `CPU` and `GPU`; `UserError` if they have not got it.
+
+    By default one worker per GPU, or `per_gpu`; on CPUs one per node.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device}: Ray shares out the GPUs; give auto, cpu or cuda")
+    with_gpus = [node for node in nodes if node.get("GPU")]
+    if device == "cuda" and not with_gpus:
+        raise UserError("--device cuda: no node of the Ray cluster has a GPU; give cpu")
+    if device == "cpu" or not with_gpus:
+        cpus = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
+        if (workers or 1) > sum(cpus):
+            raise UserError(f"--workers {workers or 1}: the Ray cluster has {sum(cpus)} CPU(s)")
+        workers = workers or len(cpus)
+        share = max(share for share in range(1, max(cpus) + 1) if sum(each // share for each in cpus) >= workers)
+        return Demand(workers, share)
+    slots = sum(int(node["GPU"]) for node in with_gpus) * per_gpu
+    if (workers or 1) > slots:
+        raise UserError(f"--workers {workers}: the Ray cluster's GPUs take {slots} worker(s); raise --per-gpu")
+    share = min(int(node.get("CPU", 0) // (node["GPU"] * per_gpu)) for node in with_gpus)
+    return Demand(workers or slots, max(1, share), 1 / per_gpu)
+
+
+@contextmanager
+def ray_crew(address: str, device: str, workers: int | None, per_gpu: int, runs_dir: Path) -> Iterator["RayCrew"]:
+    """Yield a crew on the cluster at `address`; one at `local` is started on this machine and ended with the block."""
+    _connect(address)
+    marker = runs_dir.resolve() / f".driver-{uuid4().hex}"
+    try:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        needs = demand(nodes, device, workers, per_gpu)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+        yield RayCrew(needs, runs_dir.resolve(), marker.name)
+    finally:
+        marker.unlink(missing_ok=True)
+        ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    reach(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+    except (OSError, RayError, RuntimeError, ValueError) as error:
+        raise no_cluster(address, error) from None
+
+
+class Member:
+    """A place of the crew as it lives on its node: the actor."""
+
+    run: RunDirectory
+    """Of the job that was started last."""
+
+    def __init__(self, place: Place, marker: str, version: str, folder: str) -> None:
+        if version != __version__:
+            raise RuntimeError(f"mae-cli is {__version__} on node {os.uname().nodename} and {version} at the driver")
+        with suppress(OSError):
+            os.chdir(folder)  # where the driver's relative paths begin
+        self.shares = (place.runs_dir / marker).exists() and NODE_RUNS_DIR not in os.environ
+        self.place = replace(place, runs_dir=Path(os.environ.get(NODE_RUNS_DIR, place.runs_dir)))
+        wait_passively(lambda line: None)  # this node's load decides, and nobody listens here
+        self.crew = LocalCrew([self.place])
+
+    def shares_folder(self) -> bool:
+        """Say whether this node works in the driver's runs folder."""
+        return self.shares
+
+    def start(self, job: Job, parcel: Parcel | None) -> tuple[list[Report], None]:
+        """Start a job; `parcel` is its pretraining, if the driver has it finished and the node may not."""
+        self.run = RunDirectory(self.place.runs_dir / job.fingerprint)
+        if parcel is not None and self.run.result() is None:
+            unpack(parcel, self.run)
+        self.crew.start(0, job)
+        return [], None
+
+    def hear(self) -> tuple[list[Report], Parcel | None]:
+        """Return what came within a moment, and with the last report what the job has made, if it has to travel."""
+        reports = [report for _, report in self.crew.hear()]
+        return reports, None if self.crew.workers else self._parcel()
+
+    def answer(self, prune: str) -> None:
+        """Answer `evaluated`."""
+        self.crew.answer(0, prune)
+
+    def stop(self) -> Parcel | None:
+        """Have the job saved and ended; return what has to travel."""
+        self.crew.stop()
+        return self._parcel()
+
+    def _parcel(self) -> Parcel | None:
+        return None if self.shares or not self.run.path.exists() else pack(self.run)
+
+
+@dataclass
+class _Place:
+    """The driver's side of a member: its actor, whether that is up, its job, and the call that it has yet to answer."""
+
+    actor: Any
+    asked: float = field(default_factory=time.monotonic)
+    up: bool = False
+    shares: bool = True
+    job: Job | None = None
+    call: Any = None
+
+
+class RayCrew:
+    """A `Crew` on a Ray cluster. A place whose node is lost comes back on another one, as soon as there is room."""
+
+    def __init__(self, needs: Demand, runs_dir: Path, marker: str) -> None:
+        self.size = needs.workers
+        self.runs_dir = runs_dir
+        where = Place(runs_dir, "cuda" if needs.gpus else "cpu", needs.cpus)
+        self.arguments = (where, marker, __version__, str(Path.cwd()))
+        self.actor: Any = ray.remote(Member).options(num_cpus=needs.cpus, num_gpus=needs.gpus)
+        self.places: dict[int, _Place] = {}
+
+    def free(self) -> list[int]:
+        idle = [number for number, place in self.places.items() if place.job is None]
+        return idle + [number for number in range(self.size) if number not in self.places]
+
+    def start(self, place: int, job: Job) -> None:
+        if place not in self.places:
+            actor = self.actor.remote(*self.arguments)
+            self.places[place] = _Place(actor, call=actor.shares_folder.remote())
+        self.places[place].job = job
+        if self.places[place].up:
+            self._hand_over(self.places[place])
+
+    def hear(self) -> list[tuple[int, Report]]:
+        at_work = {number: place for number, place in self.places.items() if place.job is not None}
+        for place in at_work.values():
+            place.call = place.call or place.actor.hear.remote()
+        if not at_work:
+            time.sleep(HEAR_SECONDS)
+            return []
+        ready, _ = ray.wait([place.call for place in at_work.values()], timeout=HEAR_SECONDS)
+        heard = []
+        for number, place in at_work.items():
+            if place.call in ready:
+                heard += [(number, report) for report in self._receive(number, place)]
+            elif not place.up:
+                heard += [(number, report) for report in self._wait_for_room(number, place)]
+        return heard
+
+    def answer(self, place: int, prune: str) -> None:
+        self.places[place].actor.answer.remote(prune)
+
+    def stop(self) -> None:
+        calls = {}
+        for place in self.places.values():
+            if place.job is not None and place.up:
+                calls[place.actor.stop.remote()] = place
+        for call, place in calls.items():
+            with suppress(RayError, Busy):  # lost by now, or being made on this machine too
+                self._unpack(place, ray.get(call))
+        for number in list(self.places):
+            self._dismiss(number)
+
+    def _receive(self, number: int, place: _Place) -> list[Report]:
+        """Take in the answer to a place's call: that it is up, or reports, of which the last ones free it."""
+        try:
+            answer, place.call = ray.get(place.call), None
+            if not place.up:
+                place.up, place.shares = True, answer
+                self._hand_over(place)
+                return []
+            reports, parcel = answer
+            self._unpack(place, parcel)
+        except RayError as error:
+            self._dismiss(number)
+            return [Report("died", _explain(error))]
+        except Busy as error:  # what has come back is being made on this machine too
+            reports = [Report("busy", str(error))]
+        if reports and reports[-1].kind not in ONGOING:
+            place.job = None
+        return list(reports)
+
+    def _hand_over(self, place: _Place) -> None:
+        assert place.job is not None
+        run = RunDirectory(self.runs_dir / place.job.fingerprint)
+        place.call = place.actor.start.remote(place.job, None if place.shares or run.result() is None else pack(run))
+
+    def _unpack(self, place: _Place, parcel: Parcel | None) -> None:
+        if parcel is not None and place.job is not None:
+            unpack(parcel, RunDirectory(self.runs_dir / place.job.fingerprint))
+
+    def _wait_for_room(self, number: int, place: _Place) -> list[Report]:
+        """A job that waits for a lost node to come back goes to another place as soon as one is free."""
+        if any(other.up and other.job is None for other in self.places.values()):
+            self._dismiss(number)
+            return [Report("busy", "no room in the cluster")]
+        waiting = time.monotonic() - place.asked > PATIENCE_SECONDS
+        return [Report("progress", "waits for room in the cluster")] if waiting else []
+
+    def _dismiss(self, number: int) -> None:
+        ray.kill(self.places.pop(number).actor)
+
+
+def _explain(error: RayError) -> str:
+    """Return why a place is lost, in one line."""
+    if isinstance(error, ActorUnschedulableError):
+        return "no node of the Ray cluster is large enough for a worker"
+    if isinstance(error, RayActorError) and not error.actor_init_failed:
+        return "its node, or Ray's process on it, is gone"
+    return str(error).strip().splitlines()[-1].strip()

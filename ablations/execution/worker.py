@@ -1,0 +1,122 @@
+"""One job in a process of its own: it pretrains, probes, reports through a pipe, and ends.
+
+A fresh process per job means that nothing a job leaves behind (memory, a broken CUDA context) reaches the next. It is
+forked from a server that has imported everything already, so starting one takes milliseconds.
+"""
+
+import multiprocessing
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+
+import torch
+
+from ablations.execution.crew import Place, Report
+from ablations.execution.job import Job
+from mae.config.resolve import change
+from mae.errors import ImpossibleSettings, RunError, SettingsError, UserError
+from mae.pipeline import Workplace, choose_device, run_pretraining, run_probes
+from mae.runs.directory import Busy
+from mae.runtime.interruption import Interrupted, Pruned, StopRequest
+from mae.runtime.progress import Task
+from mae.runtime.threads import limited
+
+REPORT_SECONDS = 0.5
+"""Least time between two reports of progress."""
+
+
+def work(pipe: Connection, job: Job, place: Place) -> None:
+    """Do one job and send a last `Report`; the entry point of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which asks workers to stop
+    # A second signal changes nothing: a scheduler and the driver may both ask.
+    stop = _WatchedRun(pipe) if job.watched else StopRequest(second_ends=False)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, stop.receive)
+    threading.Thread(target=_stop_with_driver, args=(stop,), daemon=True).start()
+    torch.set_num_threads(limited(place.threads))
+    try:
+        workplace = Workplace(place.runs_dir, "none", choose_device(place.device), PipeProgress(pipe), stop)
+        run = run_pretraining(job.config, workplace, job.fingerprint)
+        for each in (job, *job.also):
+            if each.kinds:
+                run_probes(run, change(each.config, {"probe.kinds": list(each.kinds)}), workplace)
+        report = Report("finished")
+    except Busy as error:
+        report = Report("busy", str(error))
+    except (SettingsError, ImpossibleSettings) as error:
+        report = Report("failed", str(error))
+    except (UserError, RunError) as error:
+        report = Report("fault", str(error))
+    except Pruned as error:
+        report = Report("pruned", str(error))
+    except Interrupted as error:
+        report = Report("stopped", str(error))
+    except Exception as error:  # a cell's bug must not end the study; its record holds the same reason
+        report = Report("fault", f"{type(error).__name__}: {error}")
+    with suppress(BrokenPipeError):  # the driver was killed
+        pipe.send(report)
+
+
+def _stop_with_driver(stop: StopRequest) -> None:
+    """Ask for a stop when the driver is gone: the job is saved, and whoever starts next continues it."""
+    driver = multiprocessing.parent_process()
+    assert driver is not None  # this is no main process
+    driver.join()
+    stop.number = stop.number or signal.SIGTERM
+
+
+class _WatchedRun(StopRequest):
+    """Tells the driver of every online evaluation and waits for its word: nothing is trained past a pruning."""
+
+    def __init__(self, pipe: Connection) -> None:
+        super().__init__(second_ends=False)
+        self.pipe = pipe
+        self.pruned = ""
+
+    def evaluated(self, epoch: int, accuracy: float) -> int:
+        with suppress(BrokenPipeError, EOFError, ConnectionResetError):  # the driver was killed: that stops the run too
+            self.pipe.send(Report("evaluated", epoch=epoch, accuracy=accuracy))
+            self.pruned = self.pipe.recv()
+        return signal.SIGTERM if self.pruned else self.number
+
+    def interruption(self, number: int) -> Interrupted:
+        return Pruned(self.pruned) if self.pruned else super().interruption(number)
+
+
+class PipeProgress:
+    """Sends the outermost task's progress to the driver, not too often."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+        self.description, self.total, self.done, self.note = "", 1, 0, ""
+        self.share = self.sent = 0.0
+
+    def say(self, message: str) -> None:
+        """The driver shows a job's progress and its warnings, not its lines."""
+
+    def warn(self, message: str) -> None:
+        with suppress(BrokenPipeError):
+            self.pipe.send(Report("warned", message))
+
+    @contextmanager
+    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
+        self.description, self.total, self.done, self.note = description, total, done, ""
+        self._send()
+        yield self
+        self._send()
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.done += amount
+        self.note = note or self.note
+        if time.monotonic() - self.sent >= REPORT_SECONDS:
+            self._send()
+
+    def _send(self) -> None:
+        self.sent = time.monotonic()
+        with suppress(BrokenPipeError):
+            if self.description == "pretraining":  # the rest is short
+                self.share = self.done / self.total
+            self.pipe.send(Report("progress", f"{self.description}  {self.note}".rstrip(), self.share))

@@ -1,0 +1,94 @@
+"""How large and how fast trainings are, on made-up images: what they show costs no time. Runs where workers run."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ablations.studies.speeds import FitSpeed, Size, Speed, seconds_per_image
+from mae.config.tree import Config
+from mae.data.dataset import CachedImages, ImageData, Split
+from mae.models.vit import MaskedAutoencoder, parameter_count
+from mae.pretext.flops import encoder_flops, training_flops
+from mae.probing.features import BATCH, extract
+from mae.probing.linear import fit_logistic, principal_axes
+from mae.runtime.progress import Silent
+from mae.training.trainer import Pretraining
+
+
+def size_of(config: Config) -> Size:
+    """Return what a training takes on any machine."""
+    with torch.device("meta"):
+        model = MaskedAutoencoder(config, math.prod(config.model.patch_size) * config.data.channels)
+    kept = 4 * parameter_count(model)  # float32; checkpoints are gone by then
+    return Size(training_flops(config), encoder_flops(config), kept)
+
+
+def speed_of(config: Config, device: torch.device, seconds: float) -> Speed:
+    """Return how fast a training is on `device`, from about `seconds` of it."""
+    images = _made_up(config)
+    train = config.train.model_copy(update={"compile": False})  # compiling alone takes longer than all this
+    began = time.monotonic()
+    work = Pretraining(config.model_copy(update={"train": train}), images, device)
+    build = time.monotonic() - began
+
+    def step(count: int) -> None:
+        """Take a step on `count` images in one piece, and wait for the device."""
+        piece = train.model_copy(update={"batch_size": count, "micro_batches": 1})
+        work.config = config.model_copy(update={"train": piece})
+        batch = next(iter(work.data.train.images.batches([torch.arange(count)])))
+        work.step(batch, 0)[0].item()
+
+    def encode(count: int) -> None:
+        chosen, kind = torch.arange(count), config.probe.features
+        extract(work.objective.encoder, work.data.train.images, chosen, config.data, images, kind, device, Silent())
+
+    return Speed(
+        seconds_per_image(step, train.batch_size // train.micro_batches, 0.7 * seconds, time.monotonic),
+        seconds_per_image(encode, min(BATCH, train.batch_size), 0.3 * seconds, time.monotonic),
+        build,
+    )
+
+
+def _made_up(config: Config) -> ImageData:
+    """Return a batch of noise: one image again and again, which takes the memory of one."""
+    count, shape = config.train.batch_size, (config.data.channels, *config.data.stored)
+    pixels = torch.randint(0, 256, (1, *shape), dtype=torch.uint8).expand(count, *shape)
+    split = Split(CachedImages(pixels), torch.zeros(count, dtype=torch.int64))
+    mean, std = ((value,) * config.data.channels for value in (0.5, 0.25))
+    return ImageData("noise", split, split, ("one",), "", "every byte", mean, std, 0)
+
+
+class _Evaluations(Silent):
+    """Counts those of a fit, which tells of each."""
+
+    count = 0
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.count += 1
+
+
+def fit_speed(device: torch.device) -> FitSpeed:
+    """Return how fast linear probes are fitted on `device`, from a second of it."""
+    images, small, large, classes = 1000, 64, 512, 10
+    features = torch.randn(images, small, device=device)
+    labels = torch.arange(images, device=device) % classes
+    evaluations = _Evaluations()
+    principal = principal_axes(features)
+    fit = _seconds(lambda: fit_logistic(features, labels, classes, 1e-3, principal, evaluations))
+    wide, weights = torch.randn(images, large, device=device), torch.randn(large, classes, device=device)
+    product = min(_seconds(lambda: (wide @ weights).sum().item()) for _ in range(3))
+    axes = min(_seconds(lambda: torch.linalg.eigh(wide.T @ wide)[0].sum().item()) for _ in range(3))
+    return FitSpeed(fit / max(1, evaluations.count), product / (2 * images * large * classes), axes / large**3)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def speeds_of(device: torch.device, configs: Sequence[Config], seconds: float) -> tuple[list[Speed], FitSpeed]:
+    """Return the speeds of trainings, and of fits, from about `seconds` in all."""
+    return [speed_of(config, device, seconds / len(configs)) for config in configs], fit_speed(device)

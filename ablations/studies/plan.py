@@ -1,0 +1,110 @@
+"""What a study has to train: its cells times seeds, what of that exists already, what is shared."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ablations.execution.job import Job
+from ablations.studies.study import Digests, Study, plan_cells
+from mae.config.fingerprint import pretrain_fingerprint
+from mae.config.resolve import change, flatten, name_run
+from mae.config.tree import Config
+from mae.errors import UserError
+from mae.runs.directory import RunDirectory
+from mae.runs.study_record import StudyRecord, TrialRecord
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study worked out for one base config and data set.
+
+    `jobs` are one per trial, seed by seed; `notes` say what has become of the study on this base.
+    """
+
+    record: StudyRecord
+    directory: RunDirectory
+    jobs: tuple[Job, ...]
+    notes: tuple[str, ...] = ()
+
+    def missing(self, runs_dir: Path) -> list[Job]:
+        """Return the trainings that are not done."""
+        return [job for job in all_jobs([self]) if not job.is_done(runs_dir)]
+
+    @property
+    def seeds(self) -> int:
+        """The number of trainings per cell."""
+        return len({trial.seed for trial in self.record.trials})
+
+    def of_seeds(self, stop: int, start: int = 0) -> "Plan":
+        """Return the plan with its seeds from place `start` to before `stop` only."""
+        kept = sorted({trial.seed for trial in self.record.trials})[start:stop]
+        trials = [trial for trial in self.record.trials if trial.seed in kept]
+        jobs = tuple(job for job in self.jobs if job.config.train.seed in kept)
+        return replace(self, record=self.record.model_copy(update={"trials": trials}), jobs=jobs)
+
+
+def make_plan(
+    study: Study, base: Config, seeds: int, digest_of: Digests, runs_dir: Path, only: Sequence[str] | None = None
+) -> Plan:
+    """Return the plan of `study` on `base` for the seeds `base.train.seed`, + 1, ...
+
+    With `only`, the jobs are those of the named cells; the record has all cells all the same.
+    """
+    cells = plan_cells(study, base, digest_of)
+    names = [cell.name for cell in cells]
+    if unknown := sorted(set(only or ()) - set(names)):
+        raise UserError(f"--only {unknown[0]}: no such cell in {study.name}; its cells: {'; '.join(names)}")
+    kinds = base.probe.kinds if study.probed else ()
+    jobs, trials = [], []
+    for seed in range(base.train.seed, base.train.seed + seeds):
+        for cell in cells:
+            config = change(cell.config, {"train.seed": seed})
+            job = Job(
+                f"{study.name} {cell.name}, seed {seed}",
+                config,
+                pretrain_fingerprint(config, digest_of(config.data)),
+                kinds,
+            )
+            probes = {kind: job.probe_name(kind) for kind in kinds}
+            trials.append(TrialRecord(cell=cell.name, seed=seed, fingerprint=job.fingerprint, probes=probes))
+            if not only or cell.name in only:
+                jobs.append(job)
+    record = StudyRecord(
+        name=study.name,
+        question=study.question,
+        source=study.source,
+        axis=study.axis,
+        log_axis=study.log_axis,
+        base=name_run(base),
+        config=flatten(base.model_dump(mode="json")),
+        data={"source": base.data.source, "digest": digest_of(base.data)},
+        cells=[cell.record for cell in cells],
+        trials=trials,
+    )
+    folder = f"{study.name}-{_identity(base, record)}"
+    notes = [
+        f"study {study.name}: {' and '.join(cell.given)} are equal on this base config: one cell, {cell.name}"
+        for cell in cells
+        if len(cell.given) > 1
+    ]
+    return Plan(record, RunDirectory(runs_dir / "studies" / folder), tuple(jobs), tuple(notes))
+
+
+def all_jobs(plans: Iterable[Plan]) -> list[Job]:
+    """Return every training of several plans once, with all probes that any of their trials asks for."""
+    trainings: dict[str, dict[tuple[str, ...], Job]] = {}
+    for plan in plans:
+        for job in plan.jobs:
+            trainings.setdefault(job.fingerprint, {}).setdefault(job.probes, job)
+    return [replace(job, also=tuple(others)) for job, *others in map(dict.values, trainings.values())]
+
+
+def _identity(base: Config, record: StudyRecord) -> str:
+    """The same study on another base config, on other images or with other cells has a directory of its own."""
+    cells: list[Any] = [cell.model_dump() for cell in record.cells]
+    probes = base.probe.model_dump(mode="json", exclude={"kinds"})
+    text = json.dumps([pretrain_fingerprint(base, record.data["digest"]), probes, cells], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,158 @@
+"""Studies from a command: which ones, on what, and their work from plan to finished runs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from ablations.execution.executor import Executor
+from ablations.studies.paper import STUDIES
+from ablations.studies.plan import Plan, all_jobs, make_plan
+from ablations.studies.study import Digests, Study, plan_cells, product, read_study
+from mae.config.fingerprint import pretrain_fingerprint
+from mae.config.resolve import nearest
+from mae.config.tree import Config, DataConfig
+from mae.data.sources import Identity, open_source
+from mae.errors import UserError
+from mae.runtime.progress import ConsoleProgress, Progress
+from mae.tracking.background import tracked_studies
+
+EVERYTHING = "paper"
+"""The name that stands for all of the paper's studies in one plan."""
+
+
+def choose_studies(name: str | None, file: Path | None, axes: Sequence[str]) -> list[Study]:
+    """Return the studies that a name, a file or inline axes ask for; exactly one of the three is to be given."""
+    if (name is not None) + (file is not None) + bool(axes) != 1:
+        raise UserError("give a study's name (see `mae-cli ablate list`), or --file, or --axis")
+    if file is not None:
+        return [read_study(file)]
+    if name is None:
+        return [product(axes)]
+    if name == EVERYTHING:
+        return list(STUDIES.values())
+    if name not in STUDIES:
+        raise UserError(f"study {name!r} is unknown{nearest(name, [*STUDIES])}; see `mae-cli ablate list`")
+    return [STUDIES[name]]
+
+
+def digests(progress: Progress) -> Digests:
+    """Return a function that identifies data sets, each looked at once, however many ways it is split."""
+    known: dict[str, Identity] = {}
+
+    def digest_of(data: DataConfig) -> str:
+        if data.source not in known:
+            known[data.source] = open_source(data, progress).identity
+        identity = known[data.source]
+        return identity.split_as(data).digest if identity.split else identity.digest
+
+    return digest_of
+
+
+def make_plans(
+    studies: Sequence[Study], base: Config, seeds: int, runs_dir: Path, only: Sequence[str], progress: Progress
+) -> list[Plan]:
+    """Return a plan per study, and say what is worth saying of it; nothing is written or trained."""
+    digest_of = digests(progress)
+    plans = [make_plan(study, base, seeds, digest_of, runs_dir, only) for study in studies]
+    for note in [note for plan in plans for note in plan.notes]:
+        progress.say(note)
+    return plans
+
+
+def surely_trains(studies: Sequence[Study], base: Config, seeds: int, runs_dir: Path) -> bool:
+    """Say whether there are too few finished trainings for all to be done already: known before the images are.
+
+    Raises `UserError` as `plan_cells`.
+    """
+    finished = sum(1 for _ in runs_dir.glob("*/result.json"))
+    trained = [{pretrain_fingerprint(cell.config, "") for cell in plan_cells(study, base)} for study in studies]
+    return any(len(different) * seeds > finished for different in trained)
+
+
+@contextmanager
+def underway(plans: Sequence[Plan], uri: str, console: Console) -> Iterator[None]:
+    """Work on studies within the block: they are on record from its start, and MLflow is kept up to date with them."""
+    _put_on_record(plans)
+    directories = [plan.directory for plan in plans]
+    with tracked_studies(directories, uri, _runs_dir(plans), ConsoleProgress(console).say), ExitStack() as stack:
+        for directory in directories:
+            stack.enter_context(directory.joined())
+        yield
+
+
+def _put_on_record(plans: Sequence[Plan]) -> None:
+    for plan in plans:
+        plan.directory.write_text("study.json", plan.record.model_dump_json(indent=2) + "\n")
+
+
+def check_comparable(plans: Sequence[Plan]) -> None:
+    """Raise `UserError` unless there are differences from a default that could be known to a precision."""
+    probed = [plan.record for plan in plans if any(trial.probes for trial in plan.record.trials)]
+    if not probed:
+        raise UserError(f"--precision is about probe accuracies; {plans[0].record.name} is not probed")
+    for record in probed:
+        if len(record.cells) < 2 or not any(cell.is_default for cell in record.cells):
+            raise UserError(
+                f"--precision is about differences from the default; no cell of {record.name} is the base config, or "
+                "there is no other: add its value to the axis, or --set another base"
+            )
+
+
+def run_until(
+    precise: Callable[[Plan], bool],
+    plans: Sequence[Plan],
+    seeds: int,
+    executor: Executor,
+    fail_fast: bool,
+    console: Console,
+) -> tuple[list[Plan], dict[str, str]]:
+    """Run the first `seeds` seeds of plans, then one more at a time, while there is one, of those not `precise` yet.
+
+    Returns the plans of the seeds that were run, and the reasons of failed jobs by fingerprint. Failed ones are not
+    tried again.
+    """
+    done = work = [plan.of_seeds(seeds) for plan in plans]
+    failures: dict[str, str] = {}
+    while work:
+        failures |= run_plans(work, executor, fail_fast, console)
+        if failures and fail_fast:
+            break
+        growing = [now.seeds < plan.seeds and not precise(now) for plan, now in zip(plans, done, strict=True)]
+        work = [
+            plan.of_seeds(now.seeds + 1, now.seeds)
+            for plan, now, grows in zip(plans, done, growing, strict=True)
+            if grows
+        ]
+        done = [plan.of_seeds(now.seeds + grows) for plan, now, grows in zip(plans, done, growing, strict=True)]
+        _put_on_record(done)
+    return done, failures
+
+
+def run_plans(plans: Sequence[Plan], executor: Executor, fail_fast: bool, console: Console) -> dict[str, str]:
+    """Train and probe what the plans miss; return the reasons of failed jobs by fingerprint."""
+    jobs, runs_dir = all_jobs(plans), _runs_dir(plans)
+    missing = [job for job in jobs if not job.is_done(runs_dir)]
+    console.print(f"{len(jobs)} trainings, {len(jobs) - len(missing)} of them done already", highlight=False)
+    if not missing:
+        return {}
+    # Heavy imports from here on: a study that is finished answers at once.
+    executor.prepare(ConsoleProgress(console).say)
+    from ablations.execution.driver import Driver, work_off
+    from ablations.execution.live_view import LiveView
+    from mae.data.dataset import load_data
+    from mae.runtime.interruption import stop_on_signals
+
+    for config in {job.config.data: job.config for job in missing}.values():
+        load_data(config.data, config.run, ConsoleProgress(console))  # decoded once, before any worker needs it
+    with (
+        executor.crew(runs_dir) as crew,
+        stop_on_signals() as stop,
+        LiveView(console, len(missing), crew.size) as view,
+    ):
+        return work_off(missing, Driver(crew, runs_dir, view), stop, fail_fast)
+
+
+def _runs_dir(plans: Sequence[Plan]) -> Path:
+    return plans[0].directory.path.parent.parent

@@ -1,0 +1,223 @@
+"""What a study is: a question, and cells that differ from one base config in what is asked about."""
+
+import itertools
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mae.config.fingerprint import pretrain_fingerprint, probe_name
+from mae.config.resolve import change, flatten, parse_value
+from mae.config.tree import Config, DataConfig
+from mae.errors import UserError
+from mae.runs.study_record import CellRecord
+
+Digests = Callable[[DataConfig], str]
+"""What identifies the content of a data set."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """The base config's own value times `factor`; whole numbers stay whole and at least 1, what is unset stays unset.
+
+    With a key to go `along` with, the factor is the one that this key comes to after rounding.
+    """
+
+    factor: float
+    along: str = ""
+
+    def of(self, key: str, base: Mapping[str, Any]) -> float | None:
+        """Return the value of `key`, given the base config's values by dotted key."""
+        if (value := base[key]) is None:
+            return None
+        factor = (Times(self.factor).of(self.along, base) or 0) / base[self.along] if self.along else self.factor
+        return max(1, round(value * factor)) if isinstance(value, int) else value * factor
+
+    def __str__(self) -> str:
+        return f"{self.factor:g} x the base's"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of a study's table.
+
+    `overrides` are dotted keys with a value or `Times`; `paper` holds the paper's figures for this row, such as
+    {"linear": 73.5, "finetune": 84.9} in % top-1. Without a name, the values make it.
+    """
+
+    overrides: Mapping[str, Any]
+    paper: Mapping[str, float] = field(default_factory=dict)
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or ", ".join(f"{key}={_text(value)}" for key, value in self.overrides.items())
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question and its cells; `source` is where the paper asks it, `axis` the key that a figure may put on x."""
+
+    name: str
+    question: str
+    cells: tuple[Cell, ...]
+    source: str = ""
+    axis: str = ""
+    log_axis: bool = False
+    probed: bool = True
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell worked out for one base config; `given` are the study's cells, in words, that come out as this one."""
+
+    name: str
+    config: Config
+    record: CellRecord
+    given: tuple[str, ...]
+
+
+def _images_asked_for(data: DataConfig) -> str:
+    """Return a stand-in for a digest: what decides which images there are, as far as settings do."""
+    return f"{data.source} {data.test_fraction} {data.split_seed}"
+
+
+def plan_cells(study: Study, base: Config, digest_of: Digests = _images_asked_for) -> list[PlannedCell]:
+    """Return the study's cells for `base`, those with equal results once: of equal settings, on images of one digest.
+
+    Raises `UserError` if a cell is impossible, if cells differ in what changes no result, or if two that have
+    different results have one name.
+    """
+    planned: dict[tuple[str, ...], PlannedCell] = {}
+    for cell in study.cells:
+        made = _work_out(study, cell, base, digest_of)
+        results = _results_of(made.config, digest_of)
+        first = planned.setdefault(results, made)
+        if first is not made:
+            planned[results] = replace(first, given=first.given + made.given)
+    _refuse_keys_without_results(study)
+    names = [cell.name for cell in planned.values()]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise UserError(f"study {study.name}: two cells with different settings are named {twice!r}; give each its own")
+    return list(planned.values())
+
+
+def _work_out(study: Study, cell: Cell, base: Config, digest_of: Digests) -> PlannedCell:
+    values = flatten(base.model_dump(mode="json"))
+    try:
+        overrides = {
+            key: value.of(key, values) if isinstance(value, Times) else value for key, value in cell.overrides.items()
+        }
+        config = change(base, overrides)
+    except UserError as error:
+        raise UserError(f"study {study.name}, cell {cell}: {error}") from None
+    told = [overrides[study.axis]] if study.axis in overrides else list(overrides.values())
+    name = cell.name or ", ".join(map(_text, told))
+    is_default = _results_of(config, digest_of) == _results_of(base, digest_of)
+    record = CellRecord(name=name, overrides=overrides, paper=dict(cell.paper), is_default=is_default)
+    return PlannedCell(name, config, record, (str(cell),))
+
+
+def _results_of(config: Config, digest_of: Digests) -> tuple[str, ...]:
+    """Return what tells results of configs apart: what identifies the pretraining and its probes."""
+    pretraining = pretrain_fingerprint(config, digest_of(config.data))
+    return pretraining, *(probe_name(config, kind, pretraining) for kind in config.probe.kinds)
+
+
+def _refuse_keys_without_results(study: Study) -> None:
+    """Refuse cells that differ in what makes no difference, or in what all of them get."""
+    for key in sorted({key for cell in study.cells for key in cell.overrides}):
+        if key == "train.seed":
+            count = len({str(cell.overrides.get(key)) for cell in study.cells})
+            raise UserError(f"study {study.name}: every cell is trained with the same seeds; give --seeds {count}")
+        if key == "probe.kinds":
+            raise UserError(f"study {study.name}: every cell gets the same probes, {key} cannot differ; give --probe")
+        if key.startswith("run."):
+            raise UserError(f"study {study.name}: {key} changes no result, so cells cannot differ in it; give --set")
+
+
+def product(axes: Iterable[str]) -> Study:
+    """Return the study of all combinations of `key=value,value` axes, as `--axis` gives them."""
+    values: dict[str, list[Any]] = {}
+    for axis in axes:
+        key, _, text = axis.partition("=")
+        key = key.strip()
+        if key in values:
+            raise UserError(f"--axis {key} is given twice; give all of its values in one")
+        values[key] = _parse_values(text)
+        if not key or not values[key]:
+            raise UserError(f"--axis {axis!r}: expected dotted.key=value,value")
+    return _of_axes("-".join(key.split(".")[-1] for key in values), "", values)
+
+
+def _parse_values(text: str) -> list[Any]:
+    """Return the values of `value,value`, which may be lists; none if one is empty."""
+    whole = parse_value(f"[{text}]")
+    if isinstance(whole, list):
+        return whole
+    parts = [part.strip() for part in re.split(r",(?![^[]*])", text)]  # at commas outside brackets
+    return [parse_value(part) for part in parts] if all(parts) else []
+
+
+def read_study(file: Path) -> Study:
+    """Return the study a TOML file describes; `UserError` saying what is wrong with it."""
+    try:
+        given = _StudyFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"study file {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"study file {file} is not valid TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"study file {file}: {key + ': ' if key else ''}{first['msg']}") from None
+    if given.axes:
+        return _of_axes(given.name, given.question, given.axes)
+    cells = tuple(Cell(flatten(cell.set), cell.paper, cell.name) for cell in given.cells)
+    return Study(given.name, given.question, cells)
+
+
+def _of_axes(name: str, question: str, axes: Mapping[str, list[Any]]) -> Study:
+    if empty := [key for key, values in axes.items() if not values]:
+        raise UserError(f"study {name}: the axis {empty[0]} has no values")
+    cells = []
+    for values in itertools.product(*axes.values()):
+        overrides = dict(zip(axes, values, strict=True))
+        shown = ", ".join(f"{key.split('.')[-1]}={_text(value)}" for key, value in overrides.items())
+        cells.append(Cell(overrides, name="" if len(axes) == 1 else shown))
+    return Study(name, question, tuple(cells), axis=next(iter(axes)) if len(axes) == 1 else "")
+
+
+def _text(value: Any) -> str:
+    """Return a value as people write it: 0.75, true, random, [8, 8]."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_text, value))}]"
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)
+
+
+class _CellFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(min_length=1)
+    set: dict[str, Any]
+    paper: dict[str, float] = {}
+
+
+class _StudyFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    question: str = ""
+    cells: list[_CellFile] = []
+    axes: dict[str, list[Any]] = {}
+
+    @model_validator(mode="after")
+    def _possible(self) -> "_StudyFile":
+        if bool(self.cells) == bool(self.axes):
+            raise ValueError("give either [[cells]] or [axes]")
+        return self

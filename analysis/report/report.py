@@ -1,0 +1,230 @@
+"""One document of all that the results say: findings, tables, figures, and where the numbers come from.
+
+HTML holds its images and needs no network. Markdown and LaTeX have them in a folder beside the document. PDF is the
+HTML, printed.
+"""
+
+import base64
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from matplotlib.figure import Figure
+
+from analysis.results.frame import comparable, setting
+from analysis.studies.figures import (
+    Pictures,
+    cost_figure,
+    loss_figure,
+    overview_figure,
+    reconstruction_figure,
+    study_figure,
+)
+from analysis.studies.files import save_figure
+from analysis.studies.findings import MARGIN, check, verdicts
+from analysis.studies.remarks import remarks
+from analysis.studies.table_formats import latex_text, to_html, to_latex, to_markdown
+from analysis.studies.tables import NOTE, PROBES, display, summarise
+from mae import __version__
+from mae.errors import UserError
+from mae.runs.directory import replacing
+
+Format = Literal["html", "md", "tex", "pdf"]
+
+VERDICT_NOTE = (
+    "A verdict follows from an interval over seeds that holds with 95 % for all statements of a finding together; "
+    f"a difference within {MARGIN:g} point counts as none where the paper sees none. Undecided: the noise of the seeds "
+    "leaves both open, or there is one seed."
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its caption; `name` is its file's name without ending."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class StudyPart:
+    """One study: its question, what is known about it, its table and pictures."""
+
+    name: str
+    question: str
+    about: str
+    table: pd.DataFrame
+    remarks: list[str]
+    pictures: list[Picture]
+
+
+@dataclass(frozen=True)
+class BasePart:
+    """All studies of one base config, probed in one way, on one data set; nothing in it is averaged with another."""
+
+    title: str
+    findings: list[dict[str, Any]]
+    statistics: pd.DataFrame
+    pictures: list[Picture]
+    studies: list[StudyPart]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a document says."""
+
+    bases: list[BasePart]
+    facts: list[tuple[str, list[str]]]
+    note: str = NOTE
+    verdict_note: str = VERDICT_NOTE
+
+
+def make_report(
+    frame: pd.DataFrame, curves: pd.DataFrame, pictures: Callable[[pd.DataFrame], tuple[Any, dict[str, Pictures]]]
+) -> Report:
+    """Return the report of a frame; `pictures` gives a study's reconstructions, where there are any."""
+    bases = [_base(part, curves, pictures) for part in comparable(frame)]
+    return Report(bases, _facts(frame))
+
+
+def _base(frame: pd.DataFrame, curves: pd.DataFrame, pictures: Any) -> BasePart:
+    frame = frame.sort_values(["source", "study"], kind="stable", ignore_index=True)  # as the paper has them
+    checked = check(frame)
+    studies = [_study(part, curves, pictures) for _, part in frame.groupby("study_id", sort=False)]
+    across = []
+    overview = overview_figure(frame)
+    if frame["study_id"].nunique() > 1 and overview.axes:
+        caption = "Every study under the linear probe. Means with 95 % intervals, dots are seeds, the paper's in grey."
+        across.append(Picture("overview", caption, overview))
+    cost = cost_figure(frame)
+    if cost.axes:
+        caption = "Compute of pretraining and accuracy, means of cells; the line is the Pareto front."
+        if frame["cell_probe"].any():
+            caption += " Cells that change the probe are left out."
+        across.append(Picture("cost", caption, cost))
+    findings = [{str(key): value for key, value in row.items()} for row in verdicts(checked).to_dict("records")]
+    return BasePart(setting(frame), findings, statistics(checked), across, studies)
+
+
+def statistics(checked: pd.DataFrame) -> pd.DataFrame:
+    """Return the statistics behind the verdicts as a table of text: a row per statement."""
+
+    def number(value: float, ratio: bool) -> str:
+        return "" if pd.isna(value) else f"{value:.3g} times" if ratio else f"{value:+.2f}"
+
+    rows = [
+        {
+            "finding": row["finding"],
+            "statement": row["statement"],
+            "effect": number(row["effect"], row["ratio"]),
+            "interval": ""
+            if pd.isna(row["low"])
+            else " to ".join(number(row[k], row["ratio"]) for k in ("low", "high")),
+            "p": "" if pd.isna(row["p"]) else f"{row['p']:.2g}",
+            "test": row["test"],
+            "verdict": row["verdict"] + (f": {row['reason']}" if row["reason"] else ""),
+        }
+        for row in checked.to_dict("records")
+    ]
+    return pd.DataFrame(rows)
+
+
+def _study(frame: pd.DataFrame, curves: pd.DataFrame, pictures: Any) -> StudyPart:
+    first, study_id = frame.iloc[0], str(frame["study_id"].iloc[0])
+    drawn = []
+    if (frame["status"] == "finished").any():
+        caption = "Means with 95 % intervals over seeds, dots are seeds, the default ringed, the paper's in grey."
+        drawn.append(Picture(study_id, caption, study_figure(frame)))
+    losses = curves[curves["study_id"] == study_id]
+    if len(losses):
+        caption = "Loss of pretraining, a line per seed. Losses of different targets or masks cannot be compared."
+        drawn.append(Picture(f"{study_id}-loss", caption, loss_figure(losses)))
+    if first["axis"] == "mask.ratio":
+        originals, cells = pictures(frame)
+        if cells:
+            caption = "Test images as the models of the cells see and complete them, each under its own masking ratio."
+            drawn.append(Picture(f"{study_id}-images", caption, reconstruction_figure(originals, cells)))
+    about = ", ".join(filter(None, [first["study"], first["source"], study_id]))
+    question = str(first["question"] or first["study"])
+    return StudyPart(str(first["study"]), question, about, display(summarise(frame)), remarks(frame), drawn)
+
+
+def _facts(frame: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """Return what the results depend on: label and values."""
+
+    def values(column: str) -> list[str]:
+        return [*dict.fromkeys(filter(None, frame[column]))]
+
+    data = frame.drop_duplicates(["data", "data_digest"])
+    trained = frame[frame["status"] == "finished"]["run"].nunique()
+    facts = [
+        ("trainings", [f"{trained} finished of {frame['run'].nunique()}"]),
+        ("commands", values("command")),
+        ("commit", values("commit")),
+        ("data", [f"{row['data']}, SHA-256 {row['data_digest']}" for row in data.to_dict("records")]),
+        ("device", values("device")),
+        ("PyTorch", values("torch")),
+        ("report by", [f"mae-cli {__version__}"]),
+    ]
+    return [(label, found) for label, found in facts if found]
+
+
+def write_report(report: Report, to: Path, kind: Format) -> None:
+    """Write a report; `UserError` if its folder is missing or PDF cannot be made here."""
+    if not to.parent.is_dir():
+        raise UserError(f"--to {to}: there is no folder {to.parent}")
+    if kind == "pdf":
+        _write_pdf(_render(report, "html", to), to)
+        return
+    text = _render(report, kind, to)
+    with replacing(to) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _render(report: Report, kind: Format, to: Path) -> str:
+    folder = to.with_name(f"{to.stem}_figures")
+
+    def file(picture: Picture) -> str:
+        name = f"{picture.name}.{'pdf' if kind == 'tex' else 'png'}"
+        save_figure(picture.figure, folder / name)
+        return f"{folder.name}/{name}"
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "markdown": to_markdown,
+        "latex": to_latex,
+        "tex": latex_text,
+        "table": to_html,
+        "embedded": _embedded,
+        "file": file,
+    }
+    return environment.get_template(f"report.{kind}").render(report=report, probes=PROBES)
+
+
+def _embedded(picture: Picture) -> str:
+    image = io.BytesIO()
+    picture.figure.savefig(image, format="png", dpi=160)
+    return f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}"
+
+
+def _write_pdf(html: str, to: Path) -> None:
+    """In a process of its own: once imported, WeasyPrint has PIL pass half an image for a whole one."""
+    with replacing(to) as temporary:
+        command = [sys.executable, "-m", "weasyprint", "--quiet", "-", str(temporary)]
+        done = subprocess.run(command, input=html, capture_output=True, text=True)
+        if done.returncode:  # it, or its library Pango, is missing
+            reason = done.stderr.strip().splitlines()[-1]
+            raise UserError(f"PDF needs WeasyPrint: pip install 'mae-cli[pdf]' ({reason}); or print the HTML")

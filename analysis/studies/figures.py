@@ -1,0 +1,361 @@
+"""Figures of studies, from their frames: means, single seeds as dots, intervals of differences from the default.
+
+A bar is the interval of `analysis.statistics.comparisons` around a cell's difference from the default, drawn at the
+default's mean plus that difference: a cell whose bar leaves out the default's line is told apart from it. A bar of one
+seed is its interval over test images, and says nothing of that. Colours are told apart by the colour-blind, and by
+marker or place in grey print.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
+
+from analysis.results.frame import setting
+from analysis.statistics.comparisons import Test
+from analysis.studies.tables import BASELINES, PROBES, speedups, summarise
+from mae.runs.pareto import pareto_front
+
+PALETTE = sns.color_palette("colorblind")
+COLORS = dict(zip([*PROBES, "none"], PALETTE, strict=False))
+MARKERS = dict(zip([*PROBES, "none"], "osD", strict=False))
+GREY = "0.45"
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "pdf.fonttype": 42,  # text stays text
+}
+PANEL = (3.3, 2.9)
+"""Width and height of a panel, inches: a column of a two-column page."""
+
+Pictures = tuple[np.ndarray, np.ndarray]
+"""Masked and reconstructed images, each (n, H, W, C) of values in 0..1."""
+
+PAPER = {"linear": "paper_linear", "none": "paper_speedup"}
+"""What of the paper a probe stands beside; it has no k-NN probe."""
+
+BASELINE_LINES = {"untrained": (0, (1, 1)), "pixels": (0, (4, 1, 1, 1))}
+
+PAPER_LABELS = {
+    "paper_linear": "the paper: linear probe of ViT-L",
+    "paper_speedup": "the paper: ViT-L on TPUs",
+}
+AXES = {
+    "mask.ratio": "masking ratio (share of patches hidden)",
+    "model.decoder.depth": "decoder depth (blocks)",
+    "model.decoder.dim": "decoder width (channels)",
+    "train.epochs": "pretraining length (epochs)",
+}
+ACCURACY = "test top-1, %"
+SPEEDUP = "speed-up of pretraining"
+
+
+def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    @wraps(draw)
+    def styled(*arguments: object, **options: object) -> Figure:
+        with mpl.rc_context(STYLE):
+            return draw(*arguments, **options)
+
+    return styled
+
+
+@_styled
+def study_figure(frame: pd.DataFrame, test: Test | None = None) -> Figure:
+    """Return a panel per probe of one study, or of its speed-ups where it is not probed; no panel without results.
+
+    A study with an axis is a curve over it, another one a dot plot. The default cell is ringed. `test` is the one asked
+    for, as in `analysis.studies.tables.summarise`.
+    """
+    probes = [probe for probe, part in points(frame).groupby("probe", sort=False) if part["value"].notna().any()]
+    figure = Figure(figsize=(_width(frame) * max(1, len(probes)), _height(frame)), layout="constrained")
+    axes = figure.subplots(1, len(probes), squeeze=False)[0] if probes else []
+    for panel, probe in zip(axes, probes, strict=True):
+        _draw(panel, frame, str(probe), test)
+        panel.set_title(f"{PROBES[str(probe)]} probe" if probe in PROBES else SPEEDUP)
+    if probes:
+        figure.suptitle(caption(frame), fontsize=7)
+        _legend(figure, list(axes))
+    return figure
+
+
+def caption(frame: pd.DataFrame) -> str:
+    """Return in two lines what one study asks, and on which data, base config, length and seeds it was run."""
+    first, seeds = frame.iloc[0], frame.loc[frame["status"] == "finished", "seed"].nunique()
+    return f"{first['question'] or first['study']}\n{setting(frame)}, {seeds} seed{'s' if seeds != 1 else ''}"
+
+
+def _legend(figure: Figure, panels: list[Axes]) -> None:
+    """Explain every mark once, below the panels."""
+    named: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    columns = max(1, round(figure.get_figwidth() / 2.2))
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False)
+
+
+@_styled
+def overview_figure(frame: pd.DataFrame, probe: str = "linear") -> Figure:
+    """Return a panel per study of one base: what its table says, under one probe."""
+    studies = [part for _, part in frame.groupby("study_id", sort=False) if _has_results(part, probe)]
+    columns = 3
+    rows = -(-len(studies) // columns)
+    figure = Figure(figsize=(PANEL[0] * columns, (PANEL[1] + 0.2) * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat) if studies else []
+    for panel, part in zip(panels, studies, strict=False):
+        _draw(panel, part, probe if probe in set(part["probe"]) else "none")
+        panel.set_title(f"{part['source'].iloc[0]}  {part['study'].iloc[0]}".strip())
+    for panel in panels[len(studies) :]:
+        panel.remove()
+    return figure
+
+
+def _has_results(part: pd.DataFrame, probe: str) -> bool:
+    return bool(part.loc[part["probe"].isin([probe, "none"]) & (part["status"] == "finished")].size)
+
+
+def points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one study's finished rows with `value`: top-1 in %, or the speed-up where there is no probe."""
+    done = frame[frame["status"] == "finished"].copy()
+    done["value"] = done["top1"].where(done["probe"] != "none", speedups(done))
+    return done
+
+
+def _width(frame: pd.DataFrame) -> float:
+    names = 0 if frame["x"].notna().all() else frame["cell"].str.len().max()
+    return PANEL[0] + 0.05 * max(0, names - 12)
+
+
+def _height(frame: pd.DataFrame) -> float:
+    return PANEL[1] if frame["x"].notna().all() else 0.32 * frame["order"].nunique() + 1.5
+
+
+def _draw(panel: Axes, frame: pd.DataFrame, probe: str, test: Test | None = None) -> None:
+    part = frame[frame["probe"] == probe]
+    seeds = points(frame)
+    seeds = seeds[seeds["probe"] == probe]
+    curve = bool(part["x"].notna().all())
+    means = summarise(part, test) if probe != "none" else _means(seeds)
+    means = means.dropna(subset=["mean"])
+    places = part.drop_duplicates("order").set_index("order")["x"].to_dict() if curve else {}
+    bars = _bars(means)
+    _dots(panel, seeds, probe, places)
+    _fit(panel, pd.concat([seeds["value"], bars["from"], bars["to"]]).dropna(), curve)
+    _draw_baselines(panel, means, places, curve)
+    for row in bars.to_dict("records"):
+        place = places.get(row["order"], row["order"])
+        line, point = ([place, place], [row["from"], row["to"]]), ([place], [row["mean"]])
+        ring = {"markeredgecolor": "black", "markersize": 7} if row["is_default"] else {"markersize": 5}
+        told = {"single": "interval over test images", "compared": "95 % interval of the difference from the default"}
+        label = told.get(row["kind"])
+        panel.plot(*(line if curve else line[::-1]), color=COLORS[probe], linewidth=1.5, zorder=3, label=label)
+        label = "mean of the default, ringed" if row["is_default"] else "mean of a cell"
+        panel.plot(
+            *(point if curve else point[::-1]), MARKERS[probe], color=COLORS[probe], zorder=4, label=label, **ring
+        )
+        if row["is_default"]:
+            (panel.axhline if curve else panel.axvline)(row["mean"], color=COLORS[probe], linewidth=0.8, zorder=2)
+    label = SPEEDUP if probe == "none" else ACCURACY
+    if curve:
+        panel.plot([places[order] for order in means["order"]], means["mean"], color=COLORS[probe], linewidth=0.7)
+        _label_curve(panel, frame, sorted(set(places.values())), label)
+    else:
+        panel.set(xlabel=label)
+        cells = frame.drop_duplicates("order").sort_values("order")
+        panel.set_yticks(cells["order"], cells["cell"])
+        panel.set_ylim(len(cells) - 0.5, -0.5)
+    _draw_paper(panel, part, probe, curve)
+
+
+def _bars(means: pd.DataFrame) -> pd.DataFrame:
+    """Return the summary's rows with the ends of their bar, `from` and `to`, and its `kind`: compared, single or ""."""
+    default = means.loc[means["is_default"], "mean"].mean()
+    compared = means["difference_low"].notna()
+    single = ~compared & (means["runs"] == 1)
+    ends = {
+        "from": (default + means["difference_low"]).where(compared, means["low"].where(single)),
+        "to": (default + means["difference_high"]).where(compared, means["high"].where(single)),
+    }
+    return means.assign(**ends, kind=np.select([compared, single], ["compared", "single"], ""))
+
+
+def _draw_baselines(panel: Axes, means: pd.DataFrame, places: Mapping[int, float], curve: bool) -> None:
+    """Draw the baselines as lines, or a dash per cell where cells differ in them; name those that are far away."""
+    low, high = panel.get_ylim() if curve else panel.get_xlim()
+    for name, dashes in BASELINE_LINES.items():
+        values = means[name].dropna()
+        if values.empty:
+            continue
+        if values.min() < low - (high - low) or values.max() > high + (high - low):
+            arrow = ("v" if curve else "<") if values.mean() < low else ("^" if curve else ">")
+            label = f"{BASELINES[name]}: {values.mean():.1f}, off the axis"
+            panel.plot([], [], arrow, color=GREY, markersize=4, label=label)
+            continue
+        low, high = min(low, values.min() - 0.05 * (high - low)), max(high, values.max() + 0.05 * (high - low))
+        (panel.set_ylim if curve else panel.set_xlim)(low, high)
+        if values.nunique() == 1:
+            line = panel.axhline if curve else panel.axvline
+            line(values.iloc[0], color=GREY, linestyle=dashes, linewidth=1, zorder=1, label=BASELINES[name])
+        else:
+            where = [places.get(order, order) for order in means.loc[values.index, "order"]]
+            marks = (where, values) if curve else (values, where)
+            mark = {"untrained": "_", "pixels": "+"}[name] if curve else {"untrained": "|", "pixels": "+"}[name]
+            panel.plot(*marks, mark, color=GREY, markersize=9, zorder=1, label=f"{BASELINES[name]} of the cell")
+
+
+def _means(seeds: pd.DataFrame) -> pd.DataFrame:
+    """Return means and intervals of speed-ups as `summarise` does for accuracies; without those that are unknown."""
+    status = seeds["status"].where(seeds["value"].notna(), "no reference")
+    return summarise(seeds.assign(top1=seeds["value"], low=np.nan, high=np.nan, status=status))
+
+
+def _dots(panel: Axes, seeds: pd.DataFrame, probe: str, places: dict[int, float]) -> None:
+    """Draw single seeds a little beside their interval."""
+    where = [places.get(order, order) for order in seeds["order"]]
+    dots = (where, seeds["value"])
+    right, up = (4 / 72, 0.0) if places else (0.0, -5 / 72)
+    assert isinstance(panel.figure, Figure)
+    shifted = panel.transData + ScaledTranslation(right, up, panel.figure.dpi_scale_trans)
+    style = {"color": COLORS[probe], "alpha": 0.6, "markersize": 4, "label": "run of one seed"}
+    panel.plot(*(dots if places else dots[::-1]), ".", transform=shifted, **style)
+
+
+def _label_curve(panel: Axes, frame: pd.DataFrame, values: list[float], label: str) -> None:
+    axis = frame["axis"].iloc[0]
+    panel.set(xlabel=AXES.get(axis, axis), ylabel=label)
+    if frame["log_axis"].iloc[0]:
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(values, [f"{value:g}" for value in values])
+        panel.minorticks_off()
+
+
+def _fit(panel: Axes, values: pd.Series, curve: bool) -> None:
+    """Fit the axis of values to single seeds, with room around them."""
+    if values.empty:
+        return
+    room = 0.25 * (values.max() - values.min()) or 1.0
+    (panel.set_ylim if curve else panel.set_xlim)(values.min() - room, values.max() + room)
+
+
+def _draw_paper(panel: Axes, part: pd.DataFrame, probe: str, curve: bool) -> None:
+    """Draw the paper's figures on a grey scale of their own: its images and model are others."""
+    column = PAPER.get(probe, "")
+    paper = part.drop_duplicates("order").dropna(subset=[column]).sort_values("order") if column else part.iloc[:0]
+    if paper.empty:
+        return
+    other = panel.twinx() if curve else panel.twiny()
+    places = paper["x"] if curve else paper["order"]
+    marks = (places, paper[column]) if curve else (paper[column], places)
+    style: dict[str, Any] = {"color": GREY, "markersize": 3, "linewidth": 0.8, "markerfacecolor": "none"}
+    other.plot(*marks, "D--" if curve else "D", **style)
+    panel.plot([], [], "D--" if curve else "D", label=PAPER_LABELS[column], **style)
+    _fit(other, paper[column], curve)
+    (other.set_ylabel if curve else other.set_xlabel)("the paper's", color=GREY, fontsize=7)
+    other.tick_params(colors=GREY)
+    other.grid(visible=False)
+    other.spines["right" if curve else "top"].set(visible=True, color=GREY)
+
+
+@_styled
+def cost_figure(frame: pd.DataFrame) -> Figure:
+    """Return accuracy against compute of pretraining for the cells of one base, a panel per probe, with the front.
+
+    A cell on the Pareto front is named: no other one is both cheaper and better, as means go. Cells that change the
+    base's probe are left out: their accuracies are not comparable.
+    """
+    frame = frame[frame["cell_probe"] == ""]
+    if frame.empty:
+        return Figure()
+    summary = pd.concat([summarise(part) for _, part in frame.groupby("study_id", sort=False)])
+    summary = summary.dropna(subset=["mean", "tflop"])
+    probes = [probe for probe in PROBES if probe in set(summary["probe"])]
+    figure = Figure(figsize=(1.3 * PANEL[0] * max(1, len(probes)), 1.3 * PANEL[1]), layout="constrained")
+    axes = figure.subplots(1, len(probes), squeeze=False)[0] if probes else []
+    studies = list(dict.fromkeys(summary["study"]))
+    for panel, probe in zip(axes, probes, strict=True):
+        part = summary[summary["probe"] == probe].drop_duplicates(["tflop", "mean"]).reset_index(drop=True)
+        for number, study in enumerate(studies):
+            cells = part[part["study"] == study]
+            style = {"color": PALETTE[number % len(PALETTE)], "marker": "osD^v<>PX*"[number % 10]}
+            panel.scatter(cells["tflop"], cells["mean"], s=18, label=study, zorder=3, **style)
+        front = part[pareto_front([*zip(-part["tflop"], part["mean"], strict=True)])].sort_values("tflop")
+        panel.plot(front["tflop"], front["mean"], drawstyle="steps-post", color="black", linewidth=0.8)
+        middle = np.sqrt(part["tflop"].min() * part["tflop"].max())
+        for row in front.to_dict("records"):
+            right = row["tflop"] > middle  # the name then stands inside the panel
+            place = {"xytext": (-4 if right else 4, 4), "ha": "right" if right else "left"}
+            text = f"{row['study']}: {row['cell']}"
+            panel.annotate(text, (row["tflop"], row["mean"]), textcoords="offset points", fontsize=6, **place)
+        _label_costs(panel)
+        panel.set_title(f"{PROBES[probe]} probe")
+    if probes:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure
+
+
+def _label_costs(panel: Axes) -> None:
+    panel.set_xscale("log")
+    low, high = panel.dataLim.intervalx
+    panel.set_xlim(low / 2, high * 2)
+    panel.margins(y=0.1)
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.set(xlabel="compute of pretraining, $10^{12}$ operations", ylabel=ACCURACY)
+
+
+@_styled
+def loss_figure(curves: pd.DataFrame) -> Figure:
+    """Return one study's losses over pretraining: a colour per cell, a thin line per seed."""
+    cells = curves.drop_duplicates("order").sort_values("order")
+    shades = dict(zip(cells["order"], sns.color_palette("viridis", len(cells)), strict=True))
+    dashes = dict(zip(cells["order"], ["-", "--", "-.", ":"] * len(cells), strict=False))
+    figure = Figure(figsize=(1.5 * PANEL[0], 1.1 * PANEL[1]), layout="constrained")
+    panel = figure.subplots()
+    for (order, cell, seed), part in curves.groupby(["order", "cell", "seed"]):
+        label = cell if seed == curves["seed"].min() else None
+        panel.plot(part["step"], part["loss"], dashes[order], color=shades[order], linewidth=0.9, label=label)
+    panel.set(xlabel="optimiser step", ylabel="reconstruction loss (mean squared error)")
+    figure.legend(loc="outside right center", frameon=False)
+    return figure
+
+
+@_styled
+def reconstruction_figure(originals: np.ndarray, cells: Mapping[str, Pictures]) -> Figure:
+    """Return a grid: a column per cell; per image a row as its model sees it and a row as it completes it.
+
+    `originals` are (n, H, W, C) of values in 0..1.
+    """
+    columns = 1 + len(cells)
+    figure = Figure(figsize=(0.62 * columns + 0.2, 1.24 * len(originals) + 0.4), layout="constrained")
+    axes = figure.subplots(2 * len(originals), columns, squeeze=False)
+    for panel in axes.flat:
+        panel.set_axis_off()
+    for number, original in enumerate(originals):
+        _show(axes[2 * number][0], original)
+        for column, (masked, completed) in enumerate(cells.values(), start=1):
+            _show(axes[2 * number][column], masked[number])
+            _show(axes[2 * number + 1][column], completed[number])
+    for panel, name in zip(axes[0], ["original", *cells], strict=True):
+        panel.set_title(name, fontsize=7)
+    return figure
+
+
+def _show(panel: Axes, image: np.ndarray) -> None:
+    panel.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)

@@ -1,0 +1,42 @@
+"""A study's results as files in its directory: frames, table in four formats, figure."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.results.curves import read_curves
+from analysis.statistics.comparisons import Test
+from analysis.studies.figures import study_figure
+from analysis.studies.remarks import remarks
+from analysis.studies.table_formats import to_html, to_latex, to_markdown
+from analysis.studies.tables import NOTE, display, heading, summarise
+from mae.runs.directory import RunDirectory, replacing
+
+
+def write_study(directory: RunDirectory, frame: pd.DataFrame, runs_dir: Path, test: Test | None = None) -> pd.DataFrame:
+    """Write the files of one study; return the table's summary, its cells compared by the `test` asked for.
+
+    `results.csv` and `curves.csv` are the frames of `analysis.results`, the rest is for people.
+    """
+    summary = summarise(frame, test)
+    shown, question = display(summary), frame["question"].iloc[0]
+    directory.write_text("results.csv", frame.to_csv(index=False))
+    directory.write_text("curves.csv", read_curves(frame, runs_dir).to_csv(index=False))
+    directory.write_text("table.csv", summary.to_csv(index=False))
+    directory.write_text(
+        "table.md", "\n\n".join([heading(frame), to_markdown(shown), *remarks(frame, test), NOTE]) + "\n"
+    )
+    directory.write_text("table.tex", to_latex(shown, question))
+    directory.write_text("table.html", to_html(shown))
+    if (frame["status"] == "finished").any():
+        figure = study_figure(frame, test)
+        for name in ("figure.png", "figure.pdf"):
+            save_figure(figure, directory.path / name)
+    return summary
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that the name's ending says."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=200)

@@ -1,0 +1,241 @@
+"""A study's table: the paper's figures beside the measured ones, with noise, significance and cost."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from analysis.results.conditions import described, differ, relative_seconds
+from analysis.results.frame import setting
+from analysis.statistics.comparisons import Comparisons, Test, compare
+from analysis.statistics.intervals import ALPHA, NAN, Contrast, mean_interval, rank_agreement
+
+PROBES = {"linear": "linear", "knn": "k-NN"}
+NOTHING = Contrast(NAN, NAN, NAN, NAN)
+BASELINES = {"untrained": "untrained encoder", "pixels": "raw pixels"}
+
+
+def summarise(frame: pd.DataFrame, test: Test | None = None) -> pd.DataFrame:
+    """Return one row per cell and probe of a study's frame.
+
+    Columns: study, order, cell, is_default, probe, paper_*, runs, failed, reason; mean, low, high (top-1 in %, 95 %:
+    Student-t over seeds; of a single seed Wilson's over test images); difference from the default in points,
+    difference_low, difference_high (95 %, all cells of a probe together), p (corrected for all cells of a probe), by
+    which test (see `analysis.statistics.comparisons`; asked for or chosen), verdict (higher, lower, within noise, n/a
+    or default); untrained, pixels (top-1 in % of the baselines); gflops, tflop, seconds, memory_mb as means; time
+    relative to the default, measured under the same conditions.
+    """
+    compared = compared_cells(frame, test)
+    summary = pd.DataFrame(
+        [row for probe, part in frame.groupby("probe", sort=False) for row in _rows(part, compared.get(str(probe)))]
+    )
+    summary["verdict"] = [_verdict(row) for row in summary.to_dict("records")]
+    return summary
+
+
+def compared_cells(frame: pd.DataFrame, test: Test | None = None) -> dict[str, Comparisons]:
+    """Return by probe how its cells compare with the default, where that and another cell have results."""
+    found = {}
+    for probe, part in frame.groupby("probe", sort=False):
+        done = part[(part["status"] == "finished") & part["top1"].notna()]
+        defaults = list(dict.fromkeys(done.loc[done["is_default"], "cell"]))
+        done = done[~done["cell"].isin(defaults[1:])]  # two cells may both be the base config
+        if defaults and done["cell"].nunique() > 1:
+            values, cells, seeds = (done[name].tolist() for name in ("top1", "cell", "seed"))
+            found[str(probe)] = compare(values, cells, seeds, defaults[0], test)
+    return found
+
+
+def _rows(part: pd.DataFrame, compared: Comparisons | None) -> Iterator[dict[str, Any]]:
+    done = part[part["status"] == "finished"]
+    default = done[done["is_default"]].drop_duplicates("run")  # two cells may both be the base config
+    shared = _shared_baselines(done)
+    for (order, cell), trials in part.groupby(["order", "cell"]):
+        finished = trials[trials["status"] == "finished"]
+        first = trials.iloc[0]
+        mean, low, high = mean_interval(finished["top1"].tolist()) if len(finished) else (float("nan"),) * 3
+        if len(finished) == 1:
+            low, high = finished["low"].iloc[0], finished["high"].iloc[0]
+        difference = (compared.differences if compared else {}).get(str(cell), NOTHING)
+        yield {
+            "study": first["study"],
+            "order": order,
+            "cell": cell,
+            "is_default": bool(first["is_default"]),
+            "probe": first["probe"],
+            **{name: first[name] for name in part.columns if name.startswith("paper_")},
+            "runs": len(finished),
+            "failed": int((trials["status"] == "failed").sum()),
+            "reason": next((reason for reason in trials["reason"] if reason), ""),
+            "mean": mean,
+            "low": low,
+            "high": high,
+            "difference": difference.effect,
+            "difference_low": difference.low,
+            "difference_high": difference.high,
+            "p": difference.p,
+            "test": compared.test if compared else "",
+            **{name: finished[name].mean() for name in BASELINES},
+            **(shared if len(finished) else {}),
+            "gflops": finished["gflops"].mean(),
+            "tflop": finished["tflop"].mean(),
+            "seconds": finished["seconds"].mean(),
+            "memory_mb": finished["memory_mb"].mean(),
+            "time": relative_seconds(finished, default).mean(),
+        }
+
+
+def _shared_baselines(done: pd.DataFrame) -> dict[str, float]:
+    """Return the means over seeds of those baselines of one probe that all cells have in common, as far as is known."""
+    seeds = done.groupby("seed")
+    if seeds["cell"].nunique().max() != done["cell"].nunique():  # no seed says that they are the same
+        return {}
+    return {name: seeds[name].first().mean() for name in BASELINES if seeds[name].nunique().max() == 1}
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if row["is_default"]:
+        return "default"
+    if pd.isna(row["p"]):
+        return "n/a"
+    if row["p"] >= ALPHA:
+        return "within noise"
+    return "higher" if row["difference"] > 0 else "lower"
+
+
+def agreement(summary: pd.DataFrame) -> list[str]:
+    """Return a sentence per probe: how far the cells' ranking agrees with the paper's linear probe."""
+    lines = []
+    for probe, part in summary.groupby("probe", sort=False):
+        pairs = part.dropna(subset=["mean", "paper_linear"])
+        rho, low, high = rank_agreement(pairs["mean"].tolist(), pairs["paper_linear"].tolist())
+        if pd.isna(rho):
+            continue
+        interval = "" if pd.isna(low) else f" (95 %: {low:.2f} to {high:.2f})"
+        lines.append(
+            f"{PROBES.get(str(probe), probe)}: rank agreement with the paper's linear probe over {len(pairs)} cells: "
+            f"Spearman {rho:.2f}{interval}"
+        )
+    return lines
+
+
+def baselines(summary: pd.DataFrame) -> list[str]:
+    """Return a sentence per probe: what the baselines reach that all its cells share; the others are columns."""
+    lines = []
+    for probe, part in summary.groupby("probe", sort=False):
+        shared = {name: part[name].max() for name in BASELINES if not _differs(part[name])}
+        told = [f"{BASELINES[name]} {value:.1f}" for name, value in shared.items() if not pd.isna(value)]
+        lines += [f"{PROBES.get(str(probe), probe)}: {', '.join(told)}"] if told else []
+    return lines
+
+
+def _differs(of_cells: pd.Series) -> bool:
+    return of_cells.nunique() > 1
+
+
+def heading(frame: pd.DataFrame) -> str:
+    """Return one study's question, and in brackets its name, where the paper asks it, and on what it was run."""
+    first = frame.iloc[0]
+    known = [first["study"], first["source"], setting(frame)]
+    return f"**{first['question'] or first['study']}** ({', '.join(filter(None, known))})"
+
+
+def caveats(frame: pd.DataFrame) -> list[str]:
+    """Return a sentence for each reason to read one study's table with care."""
+    trials = frame.drop_duplicates(["cell", "seed"])
+    lines = []
+    for status, part in frame[frame["status"] != "finished"].groupby("status"):
+        count = len(part.drop_duplicates(["cell", "seed"]))
+        reasons = ", ".join(dict.fromkeys(filter(None, part["reason"])))
+        lines.append(
+            f"{count} of {len(trials)} trainings {status}{f' ({reasons})' if reasons else ''}: not in any mean"
+        )
+    seeds = frame[frame["status"] == "finished"].groupby("cell")["seed"].nunique()
+    if len(seeds) and seeds.max() == 1:
+        lines.append("one seed: no test, no difference counts")
+    commits = [*dict.fromkeys(filter(None, trials["commit"]))]
+    if len(commits) > 1:
+        lines.append(f"trained by {len(commits)} versions of the code: {', '.join(commits)}")
+    finished = trials[trials["status"] == "finished"]
+    if differ(finished):
+        lines.append(
+            f"time and memory were measured under different conditions: {described(finished, _cells)}. "
+            "Time is relative to the default under the same conditions; memory cannot be compared"
+        )
+    return lines
+
+
+def _cells(part: pd.DataFrame) -> str:
+    return "; ".join(dict.fromkeys(part["cell"]))
+
+
+def display(summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the table as people read it: a row of text per cell, the default marked with *, empty columns left out."""
+    own = {probe: [name for name in BASELINES if _differs(part[name])] for probe, part in summary.groupby("probe")}
+    rows = []
+    for (_, cell), part in summary.groupby(["order", "cell"]):
+        first = part.iloc[0]
+        row = {"cell": f"{cell} *" if first["is_default"] else str(cell)}
+        row |= {f"paper {name[6:]}": _number(first[name], ".1f") for name in part.columns if name.startswith("paper_")}
+        for result in part.to_dict("records"):
+            if (probe := PROBES.get(result["probe"])) is not None:
+                row |= {probe: _estimate(result), f"{probe} Δ": _difference(result)}
+                row |= {f"{probe} {name}": _number(result[name], ".1f") for name in own[result["probe"]]}
+        row |= {
+            "GFLOPs": _number(first["gflops"], ".3g"),
+            "time": _number(first["time"], ".2f"),
+            "MB": _number(first["memory_mb"], ".0f"),
+            "runs": str(first["runs"]),
+            "failed": f"{first['failed']}: {first['reason']}" if first["failed"] else "",
+        }
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    return table.loc[:, [name for name in table.columns if table[name].ne("").any()]]
+
+
+def _estimate(row: dict[str, Any]) -> str:
+    if pd.isna(row["mean"]):
+        return "-"
+    if row["runs"] == 1:
+        return f"{row['mean']:.1f} ({row['low']:.1f}-{row['high']:.1f})"
+    if pd.isna(row["low"]):
+        return f"{row['mean']:.1f} ({row['runs']} equal seeds)"
+    return f"{row['mean']:.1f} ± {row['high'] - row['mean']:.1f}"
+
+
+def _difference(row: dict[str, Any]) -> str:
+    if row["is_default"] or pd.isna(row["difference"]):
+        return ""
+    if pd.isna(row["p"]):
+        return f"{row['difference']:+.1f}"
+    p = "<.001" if row["p"] < 0.001 else f"{row['p']:.3f}".removeprefix("0")
+    sign = {"higher": "▲", "lower": "▼", "within noise": "≈"}[row["verdict"]]
+    return f"{sign} {row['difference']:+.1f} ({row['difference_low']:+.1f} to {row['difference_high']:+.1f}) p {p}"
+
+
+def speedups(done: pd.DataFrame) -> pd.Series:
+    """Return how many times faster each finished row of one study was pretrained than the mean of its reference cell.
+
+    The reference is the cell that has a speed-up of 1 in the paper, else the default; NaN if it has no result under the
+    same conditions.
+    """
+    reference = done[done["paper_speedup"] == 1.0]
+    if reference.empty:
+        reference = done[done["is_default"]]
+    return 1 / relative_seconds(done, reference.drop_duplicates("run"))
+
+
+def _number(value: float, style: str) -> str:
+    return "" if pd.isna(value) else format(value, style)
+
+
+COST_COLUMNS = ("GFLOPs", "time", "MB", "runs", "failed")
+"""Columns of `display` that fit better in a second table on a terminal."""
+
+NOTE = (
+    "* the default. Top-1 in %; ±: 95 % interval of the mean over seeds (Student t); (-): of one seed, Wilson's 95 % "
+    "interval over test images. Δ: difference from the default in points, with an interval; all intervals of a probe "
+    "hold together with 95 %: seeds are blocks, Dunnett's correction over the cells. ▲ ▼: told apart from the default, "
+    "the interval leaves out 0; ≈: not told apart; no interval with one seed. GFLOPs per image and training step; time "
+    "of pretraining relative to the default; MB at its peak."
+)

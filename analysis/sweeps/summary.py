@@ -1,0 +1,97 @@
+"""What a sweep has found, in words and small tables of text."""
+
+import pandas as pd
+
+from analysis.results.conditions import described, differ
+from analysis.statistics.intervals import mean_interval
+from analysis.sweeps.frame import total_costs
+from mae.runs.sweep_record import SweepRecord
+from mae.runtime.progress import duration
+
+MEASURED = ("seconds", "memory_mb")
+"""Objectives that depend on the machine."""
+
+
+def best_table(record: SweepRecord) -> pd.DataFrame:
+    """Return what was compared at the end, the winner marked with *: cell, parameters, objective over seeds."""
+    params = {f"trial {trial.number}": trial.params for trial in record.trials}
+    return pd.DataFrame(
+        {
+            "": "*" if cell == record.winner else "",
+            "config": cell,
+            record.objectives[0].name: _estimate(values),
+            "parameters": ", ".join(f"{key.split('.', 1)[1]}={value}" for key, value in params.get(cell, {}).items()),
+        }
+        for cell, values in record.compared.items()
+    )
+
+
+def front_table(record: SweepRecord, frame: pd.DataFrame, cells: list[str]) -> pd.DataFrame:
+    """Return the trials of the Pareto front: number, objectives, parameters."""
+    names = [objective.name for objective in record.objectives]
+    front = frame[[f"trial {number}" in cells for number in frame["number"]]].sort_values(names[0])
+    rows = []
+    for row in front.to_dict("records"):
+        params = {key: row[f"params.{key}"] for key in record.space if not pd.isna(row[f"params.{key}"])}
+        shown = ", ".join(f"{key.split('.', 1)[1]}={value}" for key, value in params.items())
+        rows.append({"trial": str(row["number"]), **{name: f"{row[name]:.4g}" for name in names}, "parameters": shown})
+    return pd.DataFrame(rows)
+
+
+def importance_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return importances as text."""
+    return pd.DataFrame(
+        {
+            "parameter": row.key,
+            "importance": f"{row.importance:.2f}",
+            "95 %": f"{row.low:.2f} to {row.high:.2f}",
+        }
+        for row in table.itertuples()
+    )
+
+
+def remarks(record: SweepRecord, frame: pd.DataFrame) -> list[str]:
+    """Return sentences on what was tried, what it cost and what it spared."""
+    states = frame["state"].value_counts() if len(frame) else {}
+    named = {"complete": "complete", "pruned": "pruned", "failed": "failed", "running": "open"}
+    tried = [f"{states[state]} {name}" for state, name in named.items() if state in states]
+    reused = int(frame["reused"].sum()) if len(frame) else 0
+    costs = total_costs(frame)
+    lines = [
+        f"{len(frame)} trials: {', '.join(tried)}; {reused} of them answered by an equal one",
+        f"pretraining: {costs['steps']:.0f} steps, {duration(costs['seconds'])}; spared by pruning "
+        f"{costs['pruned_steps']:.0f} steps, {duration(costs['pruned_seconds'])}; by reuse "
+        f"{costs['reused_steps']:.0f} steps, {duration(costs['reused_seconds'])}",
+    ]
+    if len(record.objectives) == 1:
+        lines.append(
+            "Chosen on images held out of training; the test images, which the table above is about, had no say."
+        )
+    return lines + _caveats(record, frame) + _open_trials(frame)
+
+
+def _caveats(record: SweepRecord, frame: pd.DataFrame) -> list[str]:
+    """Return a sentence where trials were chosen by what was measured under different conditions."""
+    measured = [objective.name for objective in record.objectives if objective.name in MEASURED]
+    if not measured or frame.empty:
+        return []
+    done = frame[frame["state"] == "complete"]
+    if not differ(done):
+        return []
+    trials = described(done, lambda part: f"trials {', '.join(map(str, part['number']))}")
+    return [f"{' and '.join(measured)}: measured under different conditions, the best may owe it to them: {trials}"]
+
+
+def _open_trials(frame: pd.DataFrame) -> list[str]:
+    """Return a sentence per reason for which trials have not ended, if there are any: what was found is not final."""
+    if frame.empty:
+        return []
+    return [
+        f"OPEN: trial {', '.join(map(str, trials['number']))}: {reason or 'not ended'}; the same command continues"
+        for reason, trials in frame[frame["state"] == "running"].fillna({"reason": ""}).groupby("reason")
+    ]
+
+
+def _estimate(values: list[float]) -> str:
+    mean, low, _ = mean_interval(values)
+    return f"{mean:.4g}" if pd.isna(low) else f"{mean:.4g} ± {mean - low:.2g}"

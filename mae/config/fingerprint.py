@@ -1,0 +1,56 @@
+"""What identifies a pretraining and a probe: exactly the settings and data that can change their numbers."""
+
+import hashlib
+import json
+from typing import Any
+
+from mae.config.resolve import flatten, inert_keys
+from mae.config.tree import Config, ProbeKind
+
+ARITHMETIC = 2
+"""Raised when a change of the code changes results, so that old results are not taken for new ones."""
+
+IN_DIGEST = {"data.source", "data.test_fraction", "data.split_seed"}
+"""Keys that say which images: the digest of the data has what they come to. The last two act on some sources only."""
+
+PRETRAIN_SECTIONS = ("data", "model", "mask", "target", "loss", "train")
+
+
+def pretrain_fingerprint(config: Config, data_digest: str) -> str:
+    """Return 12 hex digits; where the data lie does not matter, only their content does."""
+    settings = _settings(config, PRETRAIN_SECTIONS) | {"train.warmup_epochs": config.train.warmup}
+    return _digest(settings | {"data_digest": data_digest})
+
+
+def untrained_fingerprint(config: Config, data_digest: str) -> str:
+    """Return the fingerprint of the encoder before training: of data, encoder and seed only."""
+    settings = _settings(config, ("data", "model"))
+    kept = {key: value for key, value in settings.items() if not key.startswith("model.decoder")}
+    return _digest(kept | {"data_digest": data_digest, "seed": config.train.seed, "untrained": True})
+
+
+def probe_fingerprint(config: Config, kind: ProbeKind, subject: str) -> str:
+    """Return the fingerprint of one probe of `subject`, itself a fingerprint."""
+    settings = _settings(config, ("probe",))
+    kept = {key: value for key, value in settings.items() if key.startswith((f"probe.{kind}.", "probe.seed"))}
+    if kind == "linear" and config.probe.linear.solver == "lars":
+        kept["probe.linear.lars_warmup_epochs"] = config.probe.linear.lars_warmup
+    else:  # which hold images out
+        kept["probe.holdout_fraction"] = config.probe.holdout_fraction
+    return _digest(kept | {"features": config.probe.features, "kind": kind, "subject": subject})
+
+
+def probe_name(config: Config, kind: ProbeKind, subject: str) -> str:
+    """Return the name of the directory of a probe of `subject`."""
+    return f"{kind}-{probe_fingerprint(config, kind, subject)}"
+
+
+def _settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
+    left_out = inert_keys(config) | IN_DIGEST
+    flat = flatten(config.model_dump(mode="json")) | {"data.stored_size": config.data.stored}
+    return {key: value for key, value in flat.items() if key.split(".")[0] in sections and key not in left_out}
+
+
+def _digest(identity: dict[str, Any]) -> str:
+    text = json.dumps(identity | {"arithmetic": ARITHMETIC}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

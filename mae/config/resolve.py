@@ -1,0 +1,198 @@
+"""From preset, TOML file and `--set key=value` to one checked `Config`; later sources win."""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from mae.config.presets import PRESETS, Overrides
+from mae.config.tree import Config
+from mae.errors import UserError
+
+
+def resolve(preset: str | None = None, file: Path | None = None, settings: Sequence[str] = ()) -> Config:
+    """Return the config that `preset`, then the TOML `file`, then each `dotted.key=value` of `settings` give.
+
+    A setting of the preset that the others leave without effect goes back to its default.
+    Raises `UserError` naming the key, the value, the rule and, for an unknown key, the nearest valid one.
+    """
+    overrides: Overrides = {}
+    if file is not None:
+        overrides |= _file_overrides(file)
+    for setting in settings:
+        key, value = _parse_setting(setting)
+        overrides[key] = value
+    return build(overrides) if preset is None else change(build(preset_overrides(preset)), overrides)
+
+
+def build(overrides: Overrides, refuse_inert: bool = True) -> Config:
+    """Return the defaults with dotted `overrides` applied, or raise `UserError`."""
+    fields = dict(config_fields())
+    # From the whole default tree: a table given in part keeps the rest of its own defaults, not of its type's.
+    tree: dict[str, Any] = Config().model_dump()
+    for key, value in overrides.items():
+        if key not in fields:
+            raise UserError(_unknown_key(key, list(fields)))
+        *sections, leaf = key.split(".")
+        table = tree
+        for section in sections:
+            table = table[section]
+        table[leaf] = value
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        lines = {item["loc"][:2]: _explain(item, tree) for item in reversed(error.errors())}  # one per key, the first
+        raise UserError("\n".join(reversed(lines.values()))) from None
+    if refuse_inert:
+        _refuse_inert(config, overrides)
+    return config
+
+
+def change(base: Config, overrides: Overrides) -> Config:
+    """Return `base` with dotted `overrides`; a setting that can no longer act goes back to its default."""
+    kept = differences(base, Config())
+    changed = build(kept | overrides, refuse_inert=False)
+    dropped = inert_keys(changed) & (kept.keys() - overrides.keys())
+    return build({key: value for key, value in (kept | overrides).items() if key not in dropped})
+
+
+def preset_overrides(name: str) -> Overrides:
+    """Return the dotted overrides of a preset, or raise `UserError` with the nearest name."""
+    if name not in PRESETS:
+        raise UserError(f"preset {name!r} is unknown{nearest(name, list(PRESETS))}; presets: {', '.join(PRESETS)}")
+    return PRESETS[name].overrides
+
+
+def config_fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield (dotted key, field) for every setting in the tree, in order."""
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from config_fields(annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> Overrides:
+    """Return nested tables as one mapping of dotted keys."""
+    flat: Overrides = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def to_toml(config: Config) -> str:
+    """Return the whole config as TOML; `resolve(file=...)` on it gives an equal config."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def differences(config: Config, base: Config) -> Overrides:
+    """Return the dotted keys whose value in `config` differs from `base`."""
+    reference = flatten(base.model_dump(mode="json"))
+    return {key: value for key, value in flatten(config.model_dump(mode="json")).items() if value != reference[key]}
+
+
+def name_run(config: Config) -> str:
+    """Return a name that says what a run is: the nearest preset and what differs from it, apart from how it is run."""
+    variants = {name: differences(config, build(preset.overrides)) for name, preset in PRESETS.items()}
+    nearest = min(variants, key=lambda name: len(variants[name]))
+    shown = {
+        key: value
+        for key, value in variants[nearest].items()
+        if key.split(".")[0] not in ("run", "probe") and key not in ("data.source", "train.seed")
+    }
+    parts = [f"{key}={value}" for key, value in shown.items()]
+    return " ".join([nearest, *parts, f"seed={config.train.seed}"])
+
+
+INERT_UNLESS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "data.crop_scale": ("data.augmentation", ("random_resized_crop", "color_jitter")),
+    "target.pca_variance": ("target.kind", ("pca",)),
+    "loss.visible_weight": ("loss.region", ("weighted",)),
+    "probe.linear.penalties": ("probe.linear.solver", ("lbfgs",)),
+    "probe.linear.lars_epochs": ("probe.linear.solver", ("lars",)),
+    "probe.linear.lars_batch_size": ("probe.linear.solver", ("lars",)),
+    "probe.linear.lars_base_lr": ("probe.linear.solver", ("lars",)),
+    "probe.linear.lars_warmup_epochs": ("probe.linear.solver", ("lars",)),
+    "probe.linear.lars_augment": ("probe.linear.solver", ("lars",)),
+    "probe.linear.lars_crop_scale": ("probe.linear.solver", ("lars",)),
+    "probe.linear.lars_flip": ("probe.linear.solver", ("lars",)),
+}
+"""Keys that act only under certain values of another key: (the other key, the values)."""
+
+
+def inert_keys(config: Config) -> set[str]:
+    """Return the keys that change nothing under this config's other values."""
+    values = flatten(config.model_dump())
+    return {key for key, (other, needed) in INERT_UNLESS.items() if values[other] not in needed}
+
+
+def _refuse_inert(config: Config, overrides: Overrides) -> None:
+    """A setting with no effect is a misunderstanding; one equal to the default comes from a stored config."""
+    changed = differences(config, Config())
+    for key in sorted(inert_keys(config) & overrides.keys() & changed.keys()):
+        other, needed = INERT_UNLESS[key]
+        raise UserError(
+            f"{key}={overrides[key]} has no effect: it acts with {other}={' or '.join(needed)} only; set that too"
+        )
+
+
+def _file_overrides(file: Path) -> Overrides:
+    return flatten(read_toml(file))
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Return the tables of a TOML file; `UserError` if it cannot be read or is none."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"config file {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"config file {file} is not valid TOML: {error}") from None
+
+
+def _parse_setting(setting: str) -> tuple[str, Any]:
+    key, separator, text = setting.partition("=")
+    if not separator or not key.strip():
+        raise UserError(f"--set {setting!r}: expected dotted.key=value")
+    return key.strip(), parse_value(text.strip())
+
+
+def parse_value(text: str) -> Any:
+    """Return `text` as a TOML value where it is one (0.5, true, [1, 2]), and as a string otherwise."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _unknown_key(key: str, known: list[str]) -> str:
+    if any(name.startswith(key + ".") for name in known):
+        return f"{key} is a table, not a setting; its keys: {', '.join(n for n in known if n.startswith(key + '.'))}"
+    return f"unknown key {key!r}{nearest(key, known)}; `mae-cli config --schema` lists every key"
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Return ", did you mean ...?" or nothing: the whole dotted name counts first, then its last part alone."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not close:
+        leaf = name.split(".")[-1]
+        leaves = {key.split(".")[-1]: key for key in known}
+        close = [leaves[match] for match in difflib.get_close_matches(leaf, list(leaves), n=1, cutoff=0.6)]
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _explain(item: Any, tree: dict[str, Any]) -> str:
+    """One line for one pydantic error: key, value given, rule."""
+    location = ".".join(part for part in item["loc"] if isinstance(part, str))
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":  # rules across fields name their key themselves
+        leaf, _, message = message.partition(": ")
+        location = f"{location}.{leaf}" if location else leaf
+    given = flatten(tree).get(location, "")
+    return f"{location}={given}: {message[0].lower()}{message[1:]}"

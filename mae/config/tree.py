@@ -1,0 +1,319 @@
+"""The typed config tree: every setting of a pipeline with its unit, range and default.
+
+Nothing else in the program has defaults of its own. Sources and their precedence are in `mae.config.resolve`,
+variants for known data sets in `mae.config.presets`, what identifies a run in `mae.fingerprint`.
+"""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+ProbeKind = Literal["linear", "knn"]
+
+
+def _as_size(value: Any) -> Any:
+    """`32` means a square of 32 x 32; a list from TOML becomes the tuple (height, width)."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Positive = Annotated[int, Field(ge=1)]
+Size = Annotated[tuple[Positive, Positive], BeforeValidator(_as_size)]
+Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple)]
+PerChannel = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
+Width = Annotated[int, Field(ge=4, multiple_of=4)]  # the 2-D sin-cos code splits a width into four equal parts
+
+
+class Section(BaseModel):
+    """One table of the config: frozen, strict about types, closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Which images, and how they reach the model."""
+
+    source: str = Field("digits", min_length=1, description="digits, folder:PATH, or a torchvision data set")
+    image_size: Size = Field((8, 8), description="height and width fed to the model, pixels")
+    stored_size: Size | None = Field(
+        None,
+        description="height and width images are decoded to, pixels, as the centre of the whole; image_size if unset. "
+        "Crops come from this, not from the whole image as in the official code",
+    )
+    channels: Literal[1, 3] = Field(1, description="1 (grey) or 3 (RGB)")
+    augmentation: Literal["none", "fixed_crop", "random_resized_crop", "color_jitter"] = Field(
+        "random_resized_crop", description="Table 1e; color_jitter is random_resized_crop plus colour jitter"
+    )
+    crop_scale: Range = Field(
+        (0.5, 1.0),
+        description="share of the image's area a crop covers, low and high, 0 to 1; acts with random_resized_crop and "
+        "color_jitter",
+    )
+    flip: bool = Field(False, description="mirror left-right with probability one half")
+    mean: PerChannel | None = Field(None, description="per channel, of pixels in 0..1; measured on train if unset")
+    std: PerChannel | None = Field(None, description="per channel, of pixels in 0..1; measured on train if unset")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share held out for testing where no split is given")
+    split_seed: int = Field(0, ge=0, description="seed of that split")
+    skip_bad_images: bool = Field(False, description="leave out unreadable files, counted, instead of stopping")
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Height and width of the decoded images, pixels."""
+        return self.stored_size or self.image_size
+
+    @model_validator(mode="after")
+    def _possible(self) -> "DataConfig":
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError("crop_scale: expected 0 < low <= high <= 1")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.channels:
+                raise ValueError(f"{name}: expected {self.channels} value(s), one per channel")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean: set both mean and std, or neither")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("std: expected values above 0")
+        if self.stored[0] < self.image_size[0] or self.stored[1] < self.image_size[1]:
+            raise ValueError("stored_size: expected at least image_size in both directions")
+        return self
+
+
+class TransformerConfig(Section):
+    """A stack of ViT blocks (MLP ratio 4, pre-norm)."""
+
+    dim: Width = Field(64, description="token width; a multiple of 4 and of heads")
+    depth: Positive = Field(4, description="number of blocks")
+    heads: Positive = Field(4, description="attention heads; divides dim")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "TransformerConfig":
+        if self.dim % self.heads:
+            raise ValueError(f"heads: expected a divisor of dim={self.dim}")
+        return self
+
+
+class ModelConfig(Section):
+    """The asymmetric autoencoder of section 3."""
+
+    patch_size: Size = Field((2, 2), description="height and width of a patch, pixels; divides image_size")
+    encoder: TransformerConfig = Field(TransformerConfig(), description="the ViT that is kept")
+    decoder: TransformerConfig = Field(
+        TransformerConfig(dim=32, depth=2), description="the decoder used in pretraining only (Table 1a, 1b)"
+    )
+    encoder_mask_tokens: bool = Field(
+        False, description="give the encoder mask tokens for the hidden patches instead of leaving them out (Table 1c)"
+    )
+
+
+class MaskConfig(Section):
+    """Which patches are hidden."""
+
+    ratio: float = Field(
+        0.75,
+        gt=0,
+        lt=1,
+        description="share of patches hidden (Fig. 5); the patches kept are rounded, where the official code cuts off: "
+        "at 0.9 of 196 it keeps 19, this one 20",
+    )
+    sampling: Literal["random", "block", "grid"] = Field("random", description="how they are chosen (Table 1f)")
+
+
+class TargetConfig(Section):
+    """What the decoder reconstructs (Table 1d)."""
+
+    kind: Literal["pixels", "normalized_pixels", "pca"] = Field("pixels", description="the reconstruction target")
+    pca_variance: float = Field(
+        0.99, gt=0, le=1, description="share of the patches' variance the PCA target keeps; acts with kind=pca"
+    )
+
+
+class LossConfig(Section):
+    """On which patches the squared error counts (footnote 1)."""
+
+    region: Literal["masked", "all", "weighted"] = Field("masked", description="patches the loss reads")
+    visible_weight: float = Field(
+        0.5, ge=0, le=1, description="weight of a visible patch, a masked one having 1; acts with region=weighted"
+    )
+
+    @property
+    def weight_of_visible(self) -> float:
+        """Weight of a visible patch in the loss, a masked one having 1; at 0 the decoder predicts masked ones only."""
+        return {"masked": 0.0, "all": 1.0, "weighted": self.visible_weight}[self.region]
+
+
+class TrainConfig(Section):
+    """Pretraining: AdamW (0.9, 0.95), linear warm-up, cosine decay to 0."""
+
+    epochs: Positive = Field(40, description="passes over the training images")
+    batch_size: Positive = Field(32, description="images per optimiser step, over all processes and micro-batches")
+    micro_batches: Positive = Field(1, description="pieces a batch is computed in, gradients accumulated; divides it")
+    base_lr: float = Field(8e-3, gt=0, description="learning rate per 256 images: lr = base_lr * batch_size / 256")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW's, on weight matrices and tokens only")
+    warmup_epochs: float | None = Field(
+        None, ge=0, description="epochs of linear warm-up; a twentieth of epochs (the paper: 40 of 800) if unset"
+    )
+    clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; no clipping if unset")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of matrix products; weights stay fp32")
+    compile: bool = Field(False, description="use torch.compile")
+    deterministic: bool = Field(False, description="deterministic CUDA kernels: same bits every time, slower")
+    seed: int = Field(0, ge=0, lt=2**32, description="of weights, data order, augmentation and masks")
+
+    @property
+    def warmup(self) -> float:
+        """Epochs of linear warm-up."""
+        return self.epochs / 20 if self.warmup_epochs is None else self.warmup_epochs
+
+    @model_validator(mode="after")
+    def _possible(self) -> "TrainConfig":
+        if self.batch_size % self.micro_batches:
+            raise ValueError(f"micro_batches: expected a divisor of batch_size={self.batch_size}")
+        if self.warmup > self.epochs:
+            raise ValueError(f"warmup_epochs: expected at most epochs={self.epochs}")
+        return self
+
+
+class LinearProbeConfig(Section):
+    """Linear classifier on frozen features, batch norm without affine before it."""
+
+    solver: Literal["lbfgs", "lars"] = Field("lbfgs", description="logistic regression, or the paper's LARS protocol")
+    penalties: Annotated[tuple[float, ...], BeforeValidator(_as_tuple)] = Field(
+        (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
+        min_length=1,
+        description="L2 penalties tried on the held-out part of train; where an end of several is best, more are tried "
+        "beyond it by factors of 10, one alone is taken as it is; acts with solver=lbfgs",
+    )
+    lars_epochs: Positive = Field(90, description="acts with solver=lars, as every lars_ key (Table 10 of the paper)")
+    lars_batch_size: Positive = Field(16384, description="at most; the training set if it is smaller")
+    lars_base_lr: float = Field(
+        0.1,
+        gt=0,
+        description="learning rate per 256 images; LARS moves the weights by about lars_epochs * lars_base_lr * "
+        "images / 51200 of their norm: 225 on ImageNet, but 0.25 on the digits, which need 5.0",
+    )
+    lars_warmup_epochs: float | None = Field(
+        None, ge=0, description="epochs of linear warm-up; a ninth of lars_epochs (the paper: 10 of 90) if unset"
+    )
+    lars_augment: bool = Field(True, description="random resized crops, features anew each epoch; else features once")
+    lars_crop_scale: Range = Field(
+        (0.08, 1.0), description="share of the image's area a crop covers, low and high, 0 to 1; with lars_augment"
+    )
+    lars_flip: bool = Field(
+        True,
+        description="mirror left-right with probability one half; with lars_augment; mirrored digits make no sense",
+    )
+
+    @property
+    def lars_warmup(self) -> float:
+        """Epochs of linear warm-up under LARS."""
+        return self.lars_epochs / 9 if self.lars_warmup_epochs is None else self.lars_warmup_epochs
+
+    @model_validator(mode="after")
+    def _possible(self) -> "LinearProbeConfig":
+        low, high = self.lars_crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError("lars_crop_scale: expected 0 < low <= high <= 1")
+        if min(self.penalties) < 0:
+            raise ValueError("penalties: expected values of at least 0")
+        if self.lars_warmup > self.lars_epochs:
+            raise ValueError(f"lars_warmup_epochs: expected at most lars_epochs={self.lars_epochs}")
+        return self
+
+
+class KnnProbeConfig(Section):
+    """Weighted nearest-neighbour vote by cosine similarity."""
+
+    k: Positive = Field(20, description="neighbours that vote; at most the training images")
+    temperature: float = Field(0.07, gt=0, description="a vote weighs exp(similarity / temperature)")
+
+
+class ProbeConfig(Section):
+    """What the frozen encoder is asked after pretraining."""
+
+    kinds: Annotated[tuple[ProbeKind, ...], BeforeValidator(_as_tuple)] = Field(
+        ("linear", "knn"), min_length=1, description="probes to run"
+    )
+    features: Literal["class_token", "patch_mean", "both"] = Field(
+        "patch_mean", description="what is read off the encoder's last norm; the paper's linear probe: class_token"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="of the held-out part and of LARS' data order")
+    holdout_fraction: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of train held out, to choose a penalty and to measure what a sweep selects by",
+    )
+    linear: LinearProbeConfig = Field(LinearProbeConfig(), description="the linear probe")
+    knn: KnnProbeConfig = Field(KnnProbeConfig(), description="the k-NN probe")
+
+
+class RunConfig(Section):
+    """How a run is carried out and watched; nothing here changes a weight."""
+
+    checkpoint_seconds: float = Field(
+        120.0, ge=0, description="least time between checkpoints, s, or 20 times what one takes; 0: every step"
+    )
+    log_every: Positive = Field(20, description="optimiser steps between points of the curves")
+    knn_every: int = Field(10, ge=0, description="epochs between online k-NN evaluations, and one at the end; 0: none")
+    picture_every: int = Field(
+        25, ge=0, description="epochs between reconstruction pictures, and one at the end; 0: none"
+    )
+    loader_workers: Positive | None = Field(
+        None, description="threads that decode images (processes, if they are streamed); one per core if unset"
+    )
+    cache_limit_gb: float = Field(
+        16.0, ge=0, description="largest decoded data set that is cached, GB; a larger one is decoded at each use"
+    )
+
+    @property
+    def workers(self) -> int:
+        """Threads or processes that decode images."""
+        from joblib import cpu_count  # heeds a container's share of the cores
+
+        return self.loader_workers or cpu_count()
+
+
+class Config(Section):
+    """Everything a pipeline needs to know."""
+
+    data: DataConfig = Field(DataConfig(), description=DataConfig.__doc__)
+    model: ModelConfig = Field(ModelConfig(), description=ModelConfig.__doc__)
+    mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__)
+    target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__)
+    loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__)
+    train: TrainConfig = Field(TrainConfig(), description=TrainConfig.__doc__)
+    probe: ProbeConfig = Field(ProbeConfig(), description=ProbeConfig.__doc__)
+    run: RunConfig = Field(RunConfig(), description=RunConfig.__doc__)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        (height, width), (patch_height, patch_width) = self.data.image_size, self.model.patch_size
+        return height // patch_height, width // patch_width
+
+    @property
+    def patches(self) -> int:
+        """Patches per image."""
+        return math.prod(self.grid)
+
+    @property
+    def kept_patches(self) -> int:
+        """Patches per image that stay visible: (1 - ratio) of them, rounded to the nearest whole number."""
+        return round(self.patches * (1 - self.mask.ratio))
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Config":
+        for side, image, patch in zip(("height", "width"), self.data.image_size, self.model.patch_size, strict=True):
+            if image % patch:
+                raise ValueError(f"model.patch_size: expected a divisor of data.image_size ({side} {image})")
+        if not 1 <= self.kept_patches < self.patches:
+            raise ValueError(
+                f"mask.ratio: keeps {self.kept_patches} of {self.patches} patches; expected at least 1, and 1 hidden"
+            )
+        return self

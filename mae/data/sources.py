@@ -1,0 +1,335 @@
+"""Where images come from. To add a data set, enter its name in `SOURCES`."""
+
+import difflib
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from mae.config.tree import DataConfig
+from mae.data.decode_workers import Decoder
+from mae.data.image_files import PathList, Pixels, decode, shown, to_pixels
+from mae.errors import RunError, UserError
+from mae.runs.directory import replacing
+from mae.runtime.progress import Progress
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+TEST_FOLDERS = ("test", "val", "validation")
+HASHED_BYTES = 4 << 30
+"""Folders up to this size are identified by every byte in them, larger ones by names and sizes: in these, an image put
+in the place of another of the same size goes unnoticed."""
+
+Covers = Literal["every byte", "names and sizes", "names and labels"]
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class SourceSplit:
+    """Undecoded images: labels int64 (N,), -1 where there is none, and how to get one as uint8 (C, H, W)."""
+
+    labels: np.ndarray
+    decode: Decoder
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a data set is known by: a hash of its `content`, what that `covers`, and the split if the program makes it.
+
+    `split` is (test_fraction, split_seed).
+    """
+
+    content: str
+    covers: Covers
+    split: tuple[float, int] | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of content and split."""
+        return hashlib.sha256(f"{self.content} {self.split}".encode()).hexdigest() if self.split else self.content
+
+    def split_as(self, data: DataConfig) -> "Identity":
+        """Return the identity of the same images, split as `data` says."""
+        return replace(self, split=(data.test_fraction, data.split_seed))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set before decoding."""
+
+    train: SourceSplit
+    test: SourceSplit
+    classes: tuple[str, ...]
+    identity: Identity
+
+    @property
+    def digest(self) -> str:
+        """What identifies its images and their split."""
+        return self.identity.digest
+
+
+def open_source(data: DataConfig, progress: Progress) -> Source:
+    """Return the source that `data.source` names; `UserError` if there is no such one."""
+    name, _, location = data.source.partition(":")
+    if name not in SOURCES:
+        close = difflib.get_close_matches(name, SOURCES, n=1)
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"data.source={data.source}: unknown source{hint}; known: {', '.join(SOURCES)} (folder:PATH)")
+    return SOURCES[name](data, location, progress)
+
+
+def cache_folder() -> Path:
+    """Return where decoded and downloaded data are kept: $MAE_CACHE_DIR, or mae-cli in the user's cache folder."""
+    if chosen := os.environ.get("MAE_CACHE_DIR"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mae-cli"
+
+
+def _digits(data: DataConfig, location: str, progress: Progress) -> Source:
+    """scikit-learn's 1,797 real handwritten digits of 8 x 8 pixels."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+
+    decode_at = partial(_decode_array, pixels, data)
+    labels = digits.target.astype(np.int64)
+    train, test = _stratified(labels, data)
+    content = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
+    identity = Identity(content, "every byte").split_as(data)
+    return Source(_part(labels, decode_at, train), _part(labels, decode_at, test), tuple("0123456789"), identity)
+
+
+def _folder(data: DataConfig, location: str, progress: Progress) -> Source:
+    """Class folders under train/ and one of test/, val/, validation/; or class folders alone, then split."""
+    root = Path(location).expanduser()
+    if not location or not root.is_dir():
+        raise UserError(
+            f"data.source={data.source}: no such folder; expected PATH/train/<class>/<image> and "
+            "PATH/test/<class>/<image>, or PATH/<class>/<image>"
+        )
+    if not (root / "train").is_dir():
+        classes = _class_names(root)
+        files, labels = _list_files(root, classes)
+        train, test = _stratified(labels, data)
+        decode_at = _file_decoder(files, data)
+        identity = _identify_files(root, files, progress).split_as(data)
+        return Source(_part(labels, decode_at, train), _part(labels, decode_at, test), classes, identity)
+    classes = _class_names(root / "train")
+    test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    if test_root is None:
+        raise UserError(f"{shown(root)} has train/ but none of {', '.join(TEST_FOLDERS)}; add one, or give PATH/train")
+    unknown = set(_class_names(test_root, least=0)) - set(classes)
+    if unknown:
+        raise UserError(f"{shown(test_root)} has classes that train/ lacks: {', '.join(sorted(unknown))}")
+    train_files, train_labels = _list_files(root / "train", classes)
+    test_files, test_labels = _list_files(test_root, classes, needed=False)
+    if not test_files:
+        raise UserError(f"{shown(test_root)} holds no image, and probes need test images; add some, or give PATH/train")
+    return Source(
+        SourceSplit(train_labels, _file_decoder(train_files, data)),
+        SourceSplit(test_labels, _file_decoder(test_files, data)),
+        classes,
+        _identify_files(root, train_files + test_files, progress),
+    )
+
+
+def _torchvision(name: str, train: list[dict[str, Any]], test: dict[str, Any]) -> Callable[..., Source]:
+    """Return a source for a torchvision class; `train`, joined, and `test` are its arguments for the two splits.
+
+    It is identified by its name, labels and, where the class holds all pixels as an array (CIFAR, STL-10), the pixels.
+    Of classes that read files (Flowers102, Food101, ImageNet) the names of the files count, and the pixels are taken to
+    be the published ones.
+    """
+
+    def open_it(data: DataConfig, location: str, progress: Progress) -> Source:
+        from torchvision import datasets
+
+        root = Path(location).expanduser() if location else cache_folder() / "downloads"
+        try:
+            if "download" in test:
+                progress.say(f"{name}: using {root}, downloading what is missing")
+                root.mkdir(parents=True, exist_ok=True)
+            parts = [getattr(datasets, name)(str(root), **arguments) for arguments in (*train, test)]
+        except Exception as error:  # each class fails in its own way
+            line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise RunError(f"{name} cannot be read from {root}: {line}; or give images as folder:PATH") from error
+        labels = [_labels(part) for part in parts]
+        names = getattr(parts[0], "classes", None) or range(max(each.max() for each in labels) + 1)
+        return Source(
+            SourceSplit(np.concatenate(labels[:-1]), _torchvision_decoder(parts[:-1], data)),
+            SourceSplit(labels[-1], _torchvision_decoder(parts[-1:], data)),
+            tuple(str(each) for each in names),
+            _identify_torchvision(name, root, parts, labels),
+        )
+
+    return open_it
+
+
+def _torchvision_decoder(parts: list[Any], data: DataConfig) -> Decoder:
+    """Return a decoder of joined data sets that leaves these behind: ImageNet's takes a gigabyte, and needs torch."""
+    if all(map(_holds_pixels, parts)):
+        arrays = [part.data for part in parts]
+        return partial(_decode_array, arrays[0] if len(arrays) == 1 else np.concatenate(arrays), data)
+    return _file_decoder([path for part in parts for path in _torchvision_files(part)], data)
+
+
+def _identify_torchvision(name: str, root: Path, parts: list[Any], labels: list[np.ndarray]) -> Identity:
+    digest = hashlib.sha256(name.encode())
+    for part, part_labels in zip(parts, labels, strict=True):
+        digest.update(b"%d" % len(part) + part_labels.tobytes())
+        if _holds_pixels(part):
+            for image in part.data:
+                digest.update(np.ascontiguousarray(image).data)
+        else:
+            names = (str(path).removeprefix(str(root)) for path in _torchvision_files(part))
+            digest.update(b"\0".join(map(os.fsencode, names)))
+    covers: Covers = "every byte" if all(map(_holds_pixels, parts)) else "names and labels"
+    return Identity(digest.hexdigest(), covers)
+
+
+def _holds_pixels(dataset: Any) -> bool:
+    return isinstance(getattr(dataset, "data", None), np.ndarray)
+
+
+def _torchvision_files(dataset: Any) -> Sequence[str | Path]:
+    if (samples := getattr(dataset, "samples", None)) is not None:
+        return [path for path, _ in samples]
+    return _attribute(dataset, "files", "_image_files")
+
+
+def _labels(dataset: Any) -> np.ndarray:
+    return np.asarray(_attribute(dataset, "labels", "targets", "labels", "_labels"), dtype=np.int64)
+
+
+def _attribute(dataset: Any, what: str, *names: str) -> Any:
+    for name in names:
+        if (value := getattr(dataset, name, None)) is not None:
+            return value
+    raise RunError(f"{type(dataset).__name__} of this torchvision version does not tell its {what}")
+
+
+# Decoders are partial applications of these. They go to worker processes, which share the arrays in them.
+
+
+def _decode_array(pixels: np.ndarray, data: DataConfig, index: int) -> Pixels:
+    image = pixels[index]
+    if image.ndim == 3 and image.shape[2] != 3:  # STL-10 has its channels first
+        image = image.transpose(1, 2, 0)
+    return to_pixels(Image.fromarray(image), data.stored, data.channels)
+
+
+def _decode_file(files: PathList, data: DataConfig, index: int) -> Pixels:
+    return decode(files[index], data.stored, data.channels)
+
+
+def _decode_chosen(decode_at: Decoder, chosen: np.ndarray, index: int) -> Pixels:
+    return decode_at(int(chosen[index]))
+
+
+def _file_decoder(files: Sequence[str | Path], data: DataConfig) -> Decoder:
+    return partial(_decode_file, PathList.of(files), data)
+
+
+def _part(labels: np.ndarray, decode_at: Decoder, chosen: np.ndarray) -> SourceSplit:
+    return SourceSplit(labels[chosen], partial(_decode_chosen, decode_at, chosen))
+
+
+def _stratified(labels: np.ndarray, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return sorted train and test indexes, every class in the same share."""
+    from sklearn.model_selection import train_test_split
+
+    try:
+        train, test = train_test_split(
+            np.arange(len(labels)), test_size=data.test_fraction, random_state=data.split_seed, stratify=labels
+        )
+    except ValueError as error:
+        raise UserError(f"data.source={data.source} cannot be split by class: {error}") from None
+    return np.sort(train), np.sort(test)
+
+
+def _class_names(root: Path, least: int = 2) -> tuple[str, ...]:
+    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(names) < least:
+        raise UserError(f"{shown(root)} holds {len(names)} class folder(s); expected at least {least}")
+    return tuple(names)
+
+
+def _list_files(root: Path, classes: tuple[str, ...], needed: bool = True) -> tuple[list[Path], np.ndarray]:
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(
+            path
+            for path in (root / name).rglob("*")
+            if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+        )
+        if needed and not found:
+            raise UserError(f"class folder {shown(root / name)} holds no image ({', '.join(sorted(EXTENSIONS))})")
+        files += found
+        labels += [label] * len(found)
+    return files, np.asarray(labels, dtype=np.int64)
+
+
+def _identify_files(root: Path, files: list[Path], progress: Progress) -> Identity:
+    """Hash names, sizes and, up to `HASHED_BYTES` in all, every byte.
+
+    The hash is remembered in the cache folder until a file's size or time of change differs.
+    """
+    names = [os.fsencode(path.relative_to(root)) for path in files]
+    stats = [_reading(path, Path.stat) for path in files]
+    whole = sum(it.st_size for it in stats) <= HASHED_BYTES
+    covers: Covers = "every byte" if whole else "names and sizes"
+    # ctime too, because tools that copy and unpack set mtime back; the folder, because another may have the same times.
+    seen = [(name, it.st_size, it.st_mtime_ns, it.st_ctime_ns) for name, it in zip(names, stats, strict=True)]
+    key = hashlib.sha256(repr((os.fsencode(root.resolve()), whole, seen)).encode()).hexdigest()
+    memo = cache_folder() / "digests" / key
+    if memo.exists():
+        return Identity(memo.read_text(), covers)
+    digest = _hash_files(files, names, [it.st_size for it in stats], whole, progress)
+    with suppress(OSError, RunError), replacing(memo) as temporary:  # without it only time is lost
+        temporary.write_text(digest)
+    return Identity(digest, covers)
+
+
+def _hash_files(files: list[Path], names: list[bytes], sizes: list[int], whole: bool, progress: Progress) -> str:
+    """Return a SHA-256 over every file's name, size and, if `whole`, bytes."""
+    digest = hashlib.sha256()
+    with progress.task("identifying images", len(files)) as task, ThreadPoolExecutor(8) as pool:
+        contents = pool.map(
+            lambda path: hashlib.sha256(_reading(path, Path.read_bytes)).digest() if whole else b"", files
+        )
+        for name, size, content in zip(names, sizes, contents, strict=True):
+            digest.update(name + b"\0" + str(size).encode() + b"\0" + content)
+            task.advance()
+    return digest.hexdigest()
+
+
+def _reading(path: Path, read: Callable[[Path], Read]) -> Read:
+    try:
+        return read(path)
+    except OSError as error:
+        raise UserError(f"image {shown(path)} cannot be read: {error.strerror}") from None
+
+
+_DOWNLOAD = {"download": True}
+
+SOURCES: dict[str, Callable[[DataConfig, str, Progress], Source]] = {
+    "digits": _digits,
+    "folder": _folder,
+    "cifar10": _torchvision("CIFAR10", [{"train": True, **_DOWNLOAD}], {"train": False, **_DOWNLOAD}),
+    "cifar100": _torchvision("CIFAR100", [{"train": True, **_DOWNLOAD}], {"train": False, **_DOWNLOAD}),
+    "stl10": _torchvision("STL10", [{"split": "train+unlabeled", **_DOWNLOAD}], {"split": "test", **_DOWNLOAD}),
+    "flowers102": _torchvision(
+        "Flowers102", [{"split": "train", **_DOWNLOAD}, {"split": "val", **_DOWNLOAD}], {"split": "test", **_DOWNLOAD}
+    ),
+    "food101": _torchvision("Food101", [{"split": "train", **_DOWNLOAD}], {"split": "test", **_DOWNLOAD}),
+    "imagenet": _torchvision("ImageNet", [{"split": "train"}], {"split": "val"}),
+}

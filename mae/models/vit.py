@@ -1,0 +1,203 @@
+"""The masked autoencoder of section 3, top to bottom in the order data flows.
+
+Parameters carry the official release's names (`patch_embed.proj`, `blocks.0.attn.qkv`, `decoder_blocks` ...); see
+`official_state` and `load_official_state`. Shapes in comments: B images, N patches, K visible, M = N - K hidden,
+D encoder width, E decoder width, P = patch height * patch width * channels.
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mae.config.tree import Config, TransformerConfig
+
+Size = tuple[int, int]
+_LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)
+
+
+def patchify(images: Tensor, patch: Size) -> Tensor:
+    """Cut (B, C, H, W) images into (B, N, P) patches: row by row, and within a patch height, width, channel."""
+    batch, channels, height, width = images.shape
+    rows, columns = height // patch[0], width // patch[1]
+    pieces = images.reshape(batch, channels, rows, patch[0], columns, patch[1])
+    return pieces.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)
+
+
+def unpatchify(patches: Tensor, patch: Size, grid: Size) -> Tensor:
+    """Put (B, N, P) patches back together as (B, C, H, W) images; the inverse of `patchify`."""
+    batch = patches.shape[0]
+    pieces = patches.reshape(batch, *grid, *patch, -1)
+    return pieces.permute(0, 5, 1, 3, 2, 4).reshape(batch, -1, grid[0] * patch[0], grid[1] * patch[1])
+
+
+def gather_tokens(tokens: Tensor, indexes: Tensor) -> Tensor:
+    """Return tokens (B, N, D) at indexes (B, K) as (B, K, D)."""
+    return tokens.gather(1, indexes[..., None].expand(-1, -1, tokens.shape[2]))
+
+
+def sincos_positions(dim: int, grid: Size) -> Tensor:
+    """Return fixed 2-D sin-cos positions (1, 1 + N, dim); the class token's is zero.
+
+    The first half of the channels encodes the column, the second the row, each as sines then cosines with
+    frequencies from 1 down to 1/10000: the channel order of the official release.
+    """
+    frequencies = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    row, column = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    parts = []
+    for position in (column, row):
+        angles = position.flatten()[:, None].double() * frequencies
+        parts += [angles.sin(), angles.cos()]
+    positions = torch.cat(parts, dim=1).float()
+    return torch.cat([torch.zeros(1, dim), positions])[None]
+
+
+class Encoder(nn.Module):
+    """A ViT that reads visible patches only, or all of them (section 3, "MAE encoder")."""
+
+    pos_embed: Tensor
+
+    def __init__(self, config: TransformerConfig, image_size: Size, patch: Size, channels: int, mask_tokens: bool):
+        super().__init__()
+        self.patch = patch
+        self.patch_embed = PatchEmbed(image_size, patch, channels, config.dim)  # type: ignore[arg-type]
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
+        if mask_tokens:  # Table 1c; not the decoder's `mask_token`, which has another width
+            self.encoder_mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
+        grid = image_size[0] // patch[0], image_size[1] // patch[1]
+        self.register_buffer("pos_embed", sincos_positions(config.dim, grid))
+        self.blocks = _blocks(config)
+        self.norm = _LayerNorm(config.dim)
+        self.apply(_initialise)
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(config.dim, -1))
+        for token in (self.cls_token, getattr(self, "encoder_mask_token", None)):
+            if token is not None:
+                nn.init.normal_(token, std=0.02)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return normalised tokens (B, 1 + N, D) of whole images (B, C, H, W), class token first; nothing is hidden."""
+        tokens = self._embed(patchify(images, self.patch)) + self.pos_embed[:, 1:]
+        return self._transform(tokens)
+
+    def forward_visible(self, patches: Tensor, visible: Tensor) -> Tensor:
+        """Return tokens (B, 1 + K, D) of the patches (B, N, P) at `visible` (B, K) indexes; only those are embedded."""
+        tokens = self._embed(gather_tokens(patches, visible))  # (B, K, D)
+        tokens = tokens + gather_tokens(self.pos_embed[:, 1:].expand(len(tokens), -1, -1), visible)
+        return self._transform(tokens)
+
+    def forward_with_mask_tokens(self, patches: Tensor, order: Tensor, kept: int) -> Tensor:
+        """Return tokens (B, 1 + N, D) in `order` (B, N), mask tokens past the first `kept` (Table 1c)."""
+        visible = self._embed(gather_tokens(patches, order[:, :kept]))
+        hidden = self.encoder_mask_token.expand(len(order), order.shape[1] - kept, -1)
+        tokens = torch.cat([visible, hidden.to(visible.dtype)], dim=1)  # (B, N, D)
+        tokens = tokens + gather_tokens(self.pos_embed[:, 1:].expand(len(tokens), -1, -1), order)
+        return self._transform(tokens)
+
+    def _embed(self, patches: Tensor) -> Tensor:
+        """(B, n, P) to (B, n, D): the convolution's kernel as a matrix over (height, width, channel)."""
+        weight = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(patches, weight, self.patch_embed.proj.bias)
+
+    def _transform(self, tokens: Tensor) -> Tensor:
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        tokens = torch.cat([first.to(tokens.dtype), tokens], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
+
+class Decoder(nn.Module):
+    """The light decoder of pretraining (section 3, "MAE decoder")."""
+
+    decoder_pos_embed: Tensor
+
+    def __init__(self, config: TransformerConfig, encoder_dim: int, grid: Size, outputs: int):
+        super().__init__()
+        self.decoder_embed = nn.Linear(encoder_dim, config.dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
+        self.register_buffer("decoder_pos_embed", sincos_positions(config.dim, grid))
+        self.decoder_blocks = _blocks(config)
+        self.decoder_norm = _LayerNorm(config.dim)
+        self.decoder_pred = nn.Linear(config.dim, outputs)
+        self.apply(_initialise)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, encoded: Tensor, order: Tensor, read_from: int) -> Tensor:
+        """Return predictions (B, N - read_from, outputs) for the patches of `order` (B, N) from `read_from` on.
+
+        `encoded` is (B, 1 + n, D): the class token and the first n patches of `order`; mask tokens fill the rest.
+        Tokens stay in `order`, each with its own position: attention does not mind, and nothing is moved back.
+        """
+        tokens = self.decoder_embed(encoded)  # (B, 1 + n, E)
+        missing = order.shape[1] + 1 - tokens.shape[1]
+        tokens = torch.cat([tokens, self.mask_token.expand(len(tokens), missing, -1).to(tokens.dtype)], dim=1)
+        positions = gather_tokens(self.decoder_pos_embed[:, 1:].expand(len(tokens), -1, -1), order)
+        first = self.decoder_pos_embed[:, :1].expand(len(tokens), -1, -1)
+        tokens = tokens + torch.cat([first, positions], dim=1)  # (B, 1 + N, E)
+        for block in self.decoder_blocks:
+            tokens = block(tokens)
+        return self.decoder_pred(self.decoder_norm(tokens[:, 1 + read_from :]))
+
+
+class MaskedAutoencoder(nn.Module):
+    """Encoder and decoder around one masking (Fig. 1)."""
+
+    def __init__(self, config: Config, outputs: int):
+        super().__init__()
+        data, model = config.data, config.model
+        self.patch, self.kept = model.patch_size, config.kept_patches
+        self.mask_tokens = model.encoder_mask_tokens
+        self.encoder = Encoder(model.encoder, data.image_size, self.patch, data.channels, self.mask_tokens)
+        self.decoder = Decoder(model.decoder, model.encoder.dim, config.grid, outputs)
+
+    def forward(self, patches: Tensor, order: Tensor, hidden_only: bool = True) -> Tensor:
+        """Predict from patches (B, N, P) of which the first `kept` of `order` (B, N) are visible.
+
+        Returns predictions in `order`: (B, M, outputs) for the hidden patches, or all (B, N, outputs).
+        """
+        if self.mask_tokens:
+            encoded = self.encoder.forward_with_mask_tokens(patches, order, self.kept)
+        else:
+            encoded = self.encoder.forward_visible(patches, order[:, : self.kept])
+        return self.decoder(encoded, order, read_from=self.kept if hidden_only else 0)
+
+
+def build_encoder(config: Config) -> Encoder:
+    """Return the encoder alone, untrained."""
+    data, model = config.data, config.model
+    return Encoder(model.encoder, data.image_size, model.patch_size, data.channels, model.encoder_mask_tokens)
+
+
+def official_state(model: MaskedAutoencoder) -> dict[str, Tensor]:
+    """Return all weights under the official release's flat names."""
+    return {**model.encoder.state_dict(), **model.decoder.state_dict()}
+
+
+def load_official_state(model: MaskedAutoencoder, state: dict[str, Tensor]) -> None:
+    """Load flat official names into both parts; `RuntimeError` on a missing, unexpected or misshapen one."""
+    own = model.decoder.state_dict().keys()
+    model.decoder.load_state_dict({name: value for name, value in state.items() if name in own})
+    model.encoder.load_state_dict({name: value for name, value in state.items() if name not in own})
+
+
+def _blocks(config: TransformerConfig) -> nn.ModuleList:
+    make = partial(Block, config.dim, config.heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=_LayerNorm)
+    return nn.ModuleList(make() for _ in range(config.depth))
+
+
+def _initialise(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases, as the official release starts."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Return the number of trained parameters."""
+    return sum(math.prod(parameter.shape) for parameter in module.parameters() if parameter.requires_grad)

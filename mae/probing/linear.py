@@ -1,0 +1,195 @@
+"""Linear probes on frozen features, batch norm without affine before the classifier (appendix A.1, Table 10)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from timm.optim import Lars
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mae.config.tree import LinearProbeConfig
+from mae.runtime.progress import Task
+from mae.runtime.rng import generator
+from mae.training.schedule import lr_at, peak_lr
+
+Views = Callable[[int], Tensor]
+"""The training features (n, D) of an epoch: the same each time, or of newly augmented images."""
+
+WEAKEST, STRONGEST = 1e-10, 10.0
+"""Penalties are tried beyond the ends of the grid as far as this."""
+
+
+def standardise(train: Tensor, *others: Tensor) -> list[Tensor]:
+    """Return every (n, D) less the training mean over its deviation: batch norm without affine, over the whole set."""
+    mean, std = train.mean(dim=0), (train.var(dim=0, unbiased=False) + 1e-6).sqrt()
+    return [(features - mean).div_(std) for features in (train, *others)]  # raw pixels of many images fill the memory
+
+
+def principal_axes(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the variances (D,) of features (n, D) of mean 0 along their principal axes, and these (D, D), columns."""
+    variances, axes = torch.linalg.eigh(features.T @ features / len(features))
+    return variances.clamp(min=0), axes
+
+
+def fit_logistic(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    penalty: float,
+    principal: tuple[Tensor, Tensor],
+    task: Task,
+    start: Tensor | None = None,
+) -> Tensor:
+    """Return weights (classes, D + 1), bias last, of multinomial logistic regression by L-BFGS, from `start` or zero.
+
+    Minimises mean cross-entropy + penalty / 2 * |weights|^2, the bias not penalised, on features (n, D).
+
+    The search runs along the `principal` axes of the features, each in units of its curvature. The minimum is the same;
+    without this, neighbouring pixels, which are nearly equal, cost hundreds of steps more.
+    """
+    variances, axes = principal
+    weights = torch.zeros(classes, features.shape[1] + 1, device=features.device) if start is None else start
+    # Cross-entropy curves by p (1 - p) of a class's probability times the variance; p = 1 / classes at first.
+    curvature = variances * (classes - 1) / classes**2 + penalty
+    units = (curvature + 1e-6 * curvature.max()).rsqrt()
+    return _minimise(weights, features, labels, penalty, axes, units, task)
+
+
+def _minimise(
+    weights: Tensor, features: Tensor, labels: Tensor, penalty: float, axes: Tensor, units: Tensor, task: Task
+) -> Tensor:
+    """Return the weights of least loss, from `weights` on; steps are along `axes` (D, D, columns) in `units` (D,)."""
+    place = torch.cat([weights[:, :-1] @ axes / units, weights[:, -1:]], dim=1).requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [place], max_iter=300, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+    )
+
+    def here() -> Tensor:
+        return torch.cat([place[:, :-1] * units @ axes.T, place[:, -1:]], dim=1)
+
+    def closure() -> Tensor:
+        task.advance(0)  # a fit on raw pixels takes a minute, and whoever wants to stop it waits
+        optimizer.zero_grad()
+        weights = here()
+        loss = F.cross_entropy(scores(weights, features), labels) + penalty / 2 * weights[:, :-1].square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return here().detach()
+
+
+def scores(weights: Tensor, features: Tensor) -> Tensor:
+    """Return logits (n, classes) of features (n, D) under weights (classes, D + 1)."""
+    return F.linear(features, weights[:, :-1], weights[:, -1])
+
+
+def choose_penalty(penalties: Sequence[float], accuracy_of: Callable[[float], float]) -> tuple[float, float]:
+    """Return the penalty of the best accuracy, of equal ones the first tried, and that accuracy.
+
+    Tries from the strongest on, until two in a row are no better than the best. Where an end of the grid is best, it
+    goes on beyond that end by factors of 10 until that is no better. A single penalty is no grid and has no ends.
+    """
+    tried: dict[float, float] = {}
+
+    def best() -> float:
+        return max(tried, key=lambda penalty: tried[penalty])
+
+    grid = sorted(set(penalties), reverse=True)  # strongest first: each fit starts from a simpler one
+    for penalty in grid:
+        tried[penalty] = accuracy_of(penalty)
+        if list(tried).index(best()) == len(tried) - 3:
+            break
+    while len(grid) > 1 and best() == min(tried) and (weaker := best() / 10) >= WEAKEST:
+        tried[weaker] = accuracy_of(weaker)
+    while len(grid) > 1 and best() == max(tried) and (stronger := best() * 10) <= STRONGEST:
+        tried[stronger] = accuracy_of(stronger)
+    return best(), tried[best()]
+
+
+def lbfgs_predict(
+    train: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    classes: int,
+    config: LinearProbeConfig,
+    holdout: tuple[Tensor, Tensor],
+    task: Task,
+) -> tuple[Tensor, dict[str, float]]:
+    """Return predicted classes (m,) and the penalty chosen; test images have no say in it.
+
+    `holdout` has the indexes of the part of train that is held out, and of the rest. Penalties are fitted on the rest
+    and judged on the part held out; the best is fitted on all of train.
+    """
+    penalty, accuracy, weights = _best_fit(train, labels, classes, config, holdout, task)
+    train, test = standardise(train, test)
+    weights = fit_logistic(train, labels, classes, penalty, principal_axes(train), task, weights)
+    return scores(weights, test).argmax(1), {"penalty": penalty, "holdout_top1": 100 * accuracy}
+
+
+def _best_fit(
+    train: Tensor, labels: Tensor, classes: int, config: LinearProbeConfig, holdout: tuple[Tensor, Tensor], task: Task
+) -> tuple[float, float, Tensor]:
+    """Return the best penalty, its accuracy on the held-out part, and its weights."""
+    held, rest = holdout
+    fit, judge = standardise(train[rest], train[held])
+    principal = principal_axes(fit)
+    weights: dict[float, Tensor] = {}
+
+    def accuracy_of(penalty: float) -> float:
+        start = next(reversed(weights.values()), None)
+        weights[penalty] = fit_logistic(fit, labels[rest], classes, penalty, principal, task, start)
+        task.advance(int(penalty in config.penalties))  # how many are tried beyond the grid is not known before
+        return (scores(weights[penalty], judge).argmax(1) == labels[held]).float().mean().item()
+
+    penalty, accuracy = choose_penalty(config.penalties, accuracy_of)
+    return penalty, accuracy, weights[penalty]
+
+
+def lars_predict(
+    views: Views, labels: Tensor, test: Tensor, classes: int, config: LinearProbeConfig, seed: int, task: Task
+) -> tuple[Tensor, dict[str, float]]:
+    """Return predicted classes (m,) after the paper's protocol: batch norm without affine, a linear layer, LARS."""
+    width = test.shape[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier = nn.Linear(width, classes)
+        nn.init.trunc_normal_(classifier.weight, std=0.01)
+        nn.init.zeros_(classifier.bias)
+    head = nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), classifier).to(test.device)
+    fit_lars(head, views, labels, config, seed, task)
+    with torch.inference_mode():
+        return head.eval()(test).argmax(1), {}
+
+
+def fit_lars(head: nn.Module, views: Views, labels: Tensor, config: LinearProbeConfig, seed: int, task: Task) -> None:
+    """Train `head` in place on the features (n, D) of each epoch: LARS, linear warm-up, cosine decay (Table 10)."""
+    optimizer = lars(head)
+    size = min(config.lars_batch_size, len(labels))
+    steps, peak = len(labels) // size, peak_lr(config.lars_base_lr, size)
+    for epoch in range(config.lars_epochs):
+        features = views(epoch)
+        order = torch.randperm(len(labels), generator=generator(seed, "probe order", epoch))
+        for step in range(steps):
+            chosen = order[step * size : (step + 1) * size]
+            for group in optimizer.param_groups:
+                group["lr"] = lr_at(epoch + step / steps, peak, config.lars_warmup, config.lars_epochs)
+            optimizer.zero_grad()
+            F.cross_entropy(head(features[chosen]), labels[chosen]).backward()
+            optimizer.step()
+        task.advance()
+
+
+def lars(module: nn.Module) -> Lars:
+    """Return LARS as the official release has it: momentum 0.9, no weight decay, trust ratio 0.001 (You et al., 2017).
+
+    A matrix moves in proportion to its norm, whatever that of its gradient; biases and norms (vectors) move by plain
+    gradients with momentum.
+    """
+    parameters = list(module.parameters())
+    groups = [
+        # timm adapts the rate of groups with weight decay only, unless it is told to.
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "always_adapt": True},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "always_adapt": False},
+    ]
+    return Lars(groups, lr=0.0, momentum=0.9, weight_decay=0.0, trust_coeff=0.001, eps=0.0)

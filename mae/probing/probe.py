@@ -1,0 +1,177 @@
+"""Probes: what a frozen encoder knows, beside the untrained encoder and raw pixels under the same probe."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import binomtest
+from torch import Tensor, nn
+
+from mae.config.fingerprint import pretrain_fingerprint, probe_name, untrained_fingerprint
+from mae.config.tree import Config, ProbeConfig, ProbeKind
+from mae.data.augmentation import augment, normalise
+from mae.data.dataset import ImageData
+from mae.models.vit import build_encoder
+from mae.probing.features import BATCH, extract, pool, raw_pixels
+from mae.probing.knn import knn_predict
+from mae.probing.linear import lars_predict, lbfgs_predict
+from mae.runs.directory import Busy, RunDirectory
+from mae.runtime.progress import Progress
+from mae.runtime.rng import generator
+
+CONFIDENCE = 0.95
+
+BUSY_SECONDS = 0.5
+"""Time between two looks at a baseline that another process is probing."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is probed: an encoder, or None for raw pixels; `fingerprint` identifies it.
+
+    `features` are kept by split once they are known: all probes of a subject share them.
+    """
+
+    name: str
+    fingerprint: str
+    encoder: nn.Module | None
+    features: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all probes of a run have in common."""
+
+    config: Config
+    data: ImageData
+    device: torch.device
+    progress: Progress
+
+
+def subjects(config: Config, data: ImageData, encoder: nn.Module) -> list[Subject]:
+    """Return the pretrained encoder and its two baselines."""
+    torch.manual_seed(config.train.seed)
+    return [
+        Subject("pretrained", pretrain_fingerprint(config, data.digest), encoder),
+        Subject("untrained", untrained_fingerprint(config, data.digest), build_encoder(config)),
+        Subject("pixels", untrained_fingerprint(_no_model(config), data.digest) + "-pixels", None),
+    ]
+
+
+def probe(kind: ProbeKind, subject: Subject, setup: Setup) -> dict[str, Any]:
+    """Probe one subject; return top-1 on all test images in percent with its interval, and the choices made.
+
+    A probe that holds training images out has `holdout_top1` too, the accuracy on these, which a search may select by.
+    """
+    config, data = setup.config, setup.data
+    labelled = (data.train.labels >= 0).nonzero()[:, 0]
+    labels = data.train.labels[labelled].to(setup.device)
+    train = _features(subject, "train", labelled, setup)
+    test = _features(subject, "test", torch.arange(len(data.test.labels)), setup)
+    classes, linear, knn = len(data.classes), config.probe.linear, config.probe.knn
+    chosen: dict[str, float] = {}
+    if kind == "knn":
+        held, rest = holdout(len(train), config.probe)
+        voted = knn_predict(train[rest], labels[rest], train[held], knn.k, knn.temperature, classes)
+        chosen = {"holdout_top1": 100 * (voted == labels[held]).float().mean().item()}
+        predicted = knn_predict(train, labels, test, knn.k, knn.temperature, classes)
+    elif linear.solver == "lbfgs":
+        with setup.progress.task(f"linear probe, {subject.name}", len(linear.penalties) + 1) as task:
+            split = holdout(len(train), config.probe)
+            predicted, chosen = lbfgs_predict(train, labels, test, classes, linear, split, task)
+    else:
+
+        def views(epoch: int) -> Tensor:
+            if subject.encoder is None or not linear.lars_augment:
+                return train
+            return _augmented_features(subject.encoder, labelled, epoch, setup)
+
+        with setup.progress.task(f"linear probe, {subject.name}", linear.lars_epochs) as task:
+            predicted, chosen = lars_predict(views, labels, test, classes, linear, config.probe.seed, task)
+    correct = predicted.cpu() == data.test.labels
+    low, high = wilson_interval(int(correct.sum()), len(correct))
+    return {"top1": 100 * correct.float().mean().item(), "low": low, "high": high, **chosen}
+
+
+def holdout(count: int, config: ProbeConfig) -> tuple[Tensor, Tensor]:
+    """Return the indexes of the training images that are held out, of `count`, and of the rest, both shuffled."""
+    order = torch.randperm(count, generator=generator(config.seed, "probe holdout"))
+    held = max(1, round(count * config.holdout_fraction))
+    return order[:held], order[held:]
+
+
+def wilson_interval(correct: int, count: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of an accuracy, in percent, over test images; at 0 and 100 % too it has a width."""
+    low, high = binomtest(correct, count).proportion_ci(CONFIDENCE, method="wilson")
+    return 100 * float(low), 100 * float(high)
+
+
+def baseline(kind: ProbeKind, subject: Subject, setup: Setup, runs_dir: Path) -> dict[str, Any]:
+    """Probe a baseline, or return what another run with the same one has found or is about to find."""
+    name = probe_name(setup.config, kind, subject.fingerprint)
+    shelf = RunDirectory(runs_dir / "baselines" / name)
+    if (found := shelf.result()) is not None:
+        return dict(found)
+    try:
+        with shelf.locked():
+            if (found := shelf.result()) is None:
+                found = probe(kind, subject, setup)
+                shelf.write_json("result.json", found)
+            return dict(found)
+    except Busy:
+        with setup.progress.task(f"another run's {kind} probe, {subject.name}", 1) as task:
+            while shelf.is_locked():
+                task.advance(0)
+                time.sleep(BUSY_SECONDS)
+    return baseline(kind, subject, setup, runs_dir)
+
+
+def probe_all(kind: ProbeKind, probed: list[Subject], setup: Setup, runs_dir: Path) -> dict[str, float]:
+    """Probe what `subjects` returned; return flat metrics such as `knn/top1`, `knn/pixels_top1`."""
+    pretrained, *baselines = probed
+    metrics = {f"{kind}/{name}": value for name, value in probe(kind, pretrained, setup).items()}
+    for subject in baselines:
+        for name, value in baseline(kind, subject, setup, runs_dir).items():
+            metrics[f"{kind}/{subject.name}_{name}"] = value
+    return metrics
+
+
+def _no_model(config: Config) -> Config:
+    """The pixels' probe does not depend on the encoder or the seed."""
+    return config.model_copy(update={"model": Config().model, "train": config.train.model_copy(update={"seed": 0})})
+
+
+def _features(subject: Subject, split: str, indexes: Tensor, setup: Setup) -> Tensor:
+    """Return features (n, D) on the device of the images at `indexes` (n,) of the split `train` or `test`."""
+    if split not in subject.features:
+        config, data, device = setup.config, setup.data, setup.device
+        images = data.train.images if split == "train" else data.test.images
+        with setup.progress.task(f"features of {split} images, {subject.name}", len(indexes)) as task:
+            if subject.encoder is None:
+                features = raw_pixels(images, indexes, config.data, data, task)
+            else:
+                encoder = subject.encoder.to(device)
+                features = extract(encoder, images, indexes, config.data, data, config.probe.features, device, task)
+        subject.features[split] = features.to(device)
+    return subject.features[split]
+
+
+@torch.inference_mode()
+def _augmented_features(encoder: nn.Module, indexes: Tensor, epoch: int, setup: Setup) -> Tensor:
+    """Return features (n, D) of random resized crops, mirrored or not, new ones each epoch, as the paper's probe has.
+
+    They are the probe's own, whatever the augmentation of the pretraining was.
+    """
+    config, data = setup.config, setup.data
+    linear = config.probe.linear
+    own = {"augmentation": "random_resized_crop", "crop_scale": linear.lars_crop_scale, "flip": linear.lars_flip}
+    cropped = config.data.model_copy(update=own)
+    encoder.eval()
+    parts = []
+    for number, batch in enumerate(data.train.images.batches(indexes.split(BATCH))):
+        draws = generator(config.probe.seed, f"probe augmentation {epoch}", number)
+        views = normalise(augment(batch.to(setup.device), cropped, draws), data)
+        parts.append(pool(encoder(views), config.probe.features).float())
+    return torch.cat(parts).clone()

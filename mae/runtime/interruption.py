@@ -1,0 +1,98 @@
+"""Being asked to stop: SIGINT, SIGTERM and Slurm's USR1 let a run save and end; a second signal ends it at once.
+
+Under torchrun one request reaches a process several times, from the scheduler and from torchrun; there the second
+changes nothing, and torchrun ends a process that takes too long.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from mae.runtime.progress import Progress, Task
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Interrupted(Exception):
+    """Work stopped on request, with everything saved. `exit_code` is 130 for Ctrl-C, else 143."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}; the same command continues")
+        self.exit_code = 130 if number == signal.SIGINT else 143
+
+
+class Pruned(Interrupted):
+    """A search has stopped the work, with everything saved: others do better. Asked for again, it continues."""
+
+    def __init__(self, reason: str):
+        Exception.__init__(self, reason)
+        self.exit_code = 143
+
+
+class StopRequest:
+    """Remembers the first signal; whoever works looks at it between steps."""
+
+    def __init__(self, second_ends: bool = True) -> None:
+        self.number, self.second_ends = 0, second_ends
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        if self.number and self.second_ends:
+            os._exit(130 if number == signal.SIGINT else 143)
+        self.number = self.number or number
+
+    def evaluated(self, epoch: int, accuracy: float) -> int:
+        """Hear of an online evaluation after `epoch` epochs, k-NN top-1 in percent; return what to stop with, or 0."""
+        return 0
+
+    def interruption(self, number: int) -> Interrupted:
+        """Return what to raise once everything is saved, having been asked to stop with `number`."""
+        return Interrupted(number)
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has come."""
+        if self.number:
+            raise self.interruption(self.number)
+
+
+@contextmanager
+def stop_on_signals(second_ends: bool = True) -> Iterator[StopRequest]:
+    """Turn signals into a `StopRequest` within the block; main thread only."""
+    request = StopRequest(second_ends)
+    before = {number: signal.signal(number, request.receive) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class StoppableProgress:
+    """Passes progress on, and ends a task with `Interrupted` at its next step once a stop was asked for."""
+
+    progress: Progress
+    stop: StopRequest
+
+    def say(self, message: str) -> None:
+        self.progress.say(message)
+
+    def warn(self, message: str) -> None:
+        self.progress.warn(message)
+
+    @contextmanager
+    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
+        with self.progress.task(description, total, done) as task:
+            yield _StoppableTask(task, self.stop)
+
+
+@dataclass(frozen=True)
+class _StoppableTask:
+    task: Task
+    stop: StopRequest
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.stop.check()
+        self.task.advance(amount, note)

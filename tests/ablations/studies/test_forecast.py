@@ -1,0 +1,184 @@
+"""What a dry run tells: arithmetic on a made-up clock, and what measuring processes answer."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ablations.execution.crew import Place
+from ablations.execution.forked_calls import call_at
+from ablations.execution.job import Job
+from ablations.studies import forecast as forecasting
+from ablations.studies.forecast import Counts, ends, fit_line, forecast, job_seconds, makespan
+from ablations.studies.paper import STUDIES
+from ablations.studies.plan import make_plan
+from ablations.studies.speeds import FitSpeed, Size, Speed, seconds_per_image
+from mae.config.resolve import build
+from mae.config.tree import Config
+from mae.errors import RunError
+from mae.runtime.progress import Silent
+
+HERE = Place(Path("runs"), "cpu", 1)
+FITS = FitSpeed(0.0, 0.0, 0.0)
+
+
+class Machine:
+    """A clock, and work that takes `per_call + per_image * n` seconds of it, more when `delay` says so."""
+
+    def __init__(self, per_image: float, per_call: float = 0.0, delay: Callable[[], float] = lambda: 0.0) -> None:
+        self.now, self.per_image, self.per_call, self.delay = 0.0, per_image, per_call, delay
+        self.counts: list[int] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def work(self, count: int) -> None:
+        self.counts.append(count)
+        self.now += self.per_call + self.per_image * count + self.delay()
+
+
+def job(config: Config, kinds: Any = ("linear", "knn")) -> Job:
+    return Job("a job", config, "f" * 12, kinds)
+
+
+def test_between_its_ends_time_is_a_line_over_flops() -> None:
+    line = fit_line([(30.0, 2.0), (10.0, 1.0)])
+    assert [line.at(flops) for flops in (10.0, 20.0, 30.0)] == [1.0, 1.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("points", "fixed", "slope"),
+    [
+        ([(10.0, 3.0), (30.0, 1.0)], 2.0, 0.0),  # more work cannot take less time
+        ([(10.0, 1.0), (30.0, 6.0)], 0.0, 0.15),  # nor more of it than its FLOPs
+        ([(10.0, 1.0), (10.0, 3.0)], 2.0, 0.0),
+        ([(10.0, 1.0)], 1.0, 0.0),
+    ],
+)
+def test_measured_ends_that_cannot_be_meet_in_the_middle(
+    points: list[tuple[float, float]], fixed: float, slope: float
+) -> None:
+    line = fit_line(points)
+    assert (line.fixed, line.slope) == pytest.approx((fixed, slope))
+
+
+def test_a_whole_batch_is_measured_where_time_allows() -> None:
+    machine = Machine(per_image=1e-4, per_call=0.01)
+    assert seconds_per_image(machine.work, 32, 2.0, machine) == pytest.approx(1e-4 + 0.01 / 32)
+    assert machine.now < 2.2
+
+
+def test_a_batch_too_large_for_the_time_is_measured_in_part() -> None:
+    machine = Machine(per_image=0.01)
+    assert seconds_per_image(machine.work, 4096, 4.0, machine) == pytest.approx(0.01)
+    assert machine.now < 5
+    assert max(machine.counts) < 4096
+
+
+def test_work_that_takes_longer_than_there_is_time_is_done_three_times() -> None:
+    machine = Machine(per_image=60.0)
+    seconds_per_image(machine.work, 32, 2.0, machine)
+    assert machine.counts == [2, 2, 2]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_on_a_machine_that_comes_and_goes_ten_trainings_are_within_a_factor_of_two(seed: int) -> None:
+    draws = random.Random(seed)
+
+    def delay() -> float:  # others work here: half of the steps wait for a turn, some for long
+        return draws.choice([0.0, 0.0, 0.02, 0.04]) + (3.0 if draws.random() < 0.005 else 0.0)
+
+    flops = [float(value) for value in range(10, 101, 10)]
+    measured = {}
+    for end in (flops[0], flops[-1]):
+        machine = Machine(per_image=end * 2e-5, per_call=0.005, delay=delay)
+        measured[end] = seconds_per_image(machine.work, 32, 3.0, machine)
+    line = fit_line(list(measured.items()))
+    truth = [value * 2e-5 + (0.005 + 0.015) / 32 for value in flops]  # standstills are not expected
+    assert all(0.5 < line.at(value) / true < 2 for value, true in zip(flops, truth, strict=True))
+
+
+def test_a_standstill_does_not_count() -> None:
+    waits = iter([0.0] * 20 + [30.0] + [0.0] * 1000)
+    machine = Machine(per_image=0.001, delay=lambda: next(waits))
+    assert seconds_per_image(machine.work, 32, 40.0, machine) == pytest.approx(0.001)
+
+
+def test_of_each_family_the_cheapest_and_the_dearest_are_measured() -> None:
+    small, middle, large = (build({"mask.ratio": ratio}) for ratio in (0.9, 0.5, 0.1))
+    batches = build({"train.batch_size": 64})
+    alike = build({"mask.ratio": 0.9, "mask.sampling": "grid"})
+    assert ends({middle: 2.0, large: 3.0, batches: 2.0, small: 1.0, alike: 1.0}) == [small, large, batches]
+    assert ends({small: 1.0, alike: 1.0}) == [small]
+
+
+def test_a_job_is_its_start_its_steps_its_evaluations_and_its_features() -> None:
+    config = build({"train.epochs": 25, "run.knn_every": 10, "train.batch_size": 32})
+    done: set[Any] = set(forecasting.baselines(job(config)))
+    seconds = job_seconds(job(config), Counts(100, 20, 10, 3.0), Speed(1.0, 0.1, 2.0), FITS, done)
+    assert seconds == pytest.approx(2 * (3 + 2) + 25 * 96 + 3 * 100 * 0.1 + 120 * 0.1)
+
+
+def test_images_that_are_decoded_at_each_use_come_no_faster() -> None:
+    counts = Counts(96, 20, 10, 0.0, decoding=7.0)
+    config = build({"train.epochs": 2, "run.knn_every": 0})
+    assert job_seconds(job(config, ()), counts, Speed(1.0, 0.1, 0.0), FITS, set()) == 2 * 96 * 7
+
+
+def test_a_baseline_is_paid_for_once() -> None:
+    first, second = (job(build({"mask.ratio": ratio})) for ratio in (0.5, 0.75))
+    other_seed = job(build({"train.seed": 1}))
+    done: set[Any] = set()
+    speed, counts = Speed(0.0, 1.0, 0.0), Counts(100, 20, 10, 0.0)
+    costs = [job_seconds(each, counts, speed, FitSpeed(1.0, 0.0, 0.0), done) for each in (first, second, other_seed)]
+    one = 120 + forecasting.EVALUATIONS
+    assert [cost - 4 * 100 for cost in costs] == [3 * one - 120, one, 2 * one]  # pixels have no features to compute
+
+
+def test_workers_take_the_next_job_when_they_are_free() -> None:
+    assert makespan([3.0, 1.0, 1.0, 3.0], 1) == 8
+    assert makespan([3.0, 1.0, 1.0, 3.0], 2) == 5
+    assert makespan([], 2) == 0
+
+
+def test_a_study_is_forecast_from_two_of_its_trainings_measured_at_every_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def answer(where: list[Place], function: Any, configs: list[Config], *more: Any) -> list[Any]:
+        if not more:
+            return [[Size(1e9 * config.kept_patches, 1e9, 8) for config in configs]]
+        asked.append((len(where), [config.mask.ratio for config in configs]))
+        speeds = [Speed(config.kept_patches / 1000, 0.0, 0.0) for config in configs]
+        return [(speeds, FITS), ([Speed(3 * each.step, 0.0, 0.0) for each in speeds], FITS)]
+
+    monkeypatch.setattr(forecasting, "call_at", answer)
+    monkeypatch.setattr(forecasting, "count", lambda *arguments: Counts(32, 8, 10, 0.0))
+    base = build({"train.epochs": 1})
+    jobs = make_plan(STUDIES["mask-ratio"], base, 2, lambda data: "digest", Path("runs")).jobs
+    costs = forecast(jobs, [], [HERE, HERE], Silent())
+    assert asked == [(2, [0.9, 0.1])]
+    assert [cost.seconds for cost in costs] == pytest.approx([job.config.kept_patches * 32 * 2 / 1000 for job in jobs])
+
+
+def threads(device: torch.device) -> tuple[str, int]:
+    return device.type, torch.get_num_threads()
+
+
+def test_calls_have_the_device_and_threads_of_workers() -> None:
+    assert call_at([Place(Path("runs"), "cpu", 8)], threads) == [("cpu", 1)]  # OMP_NUM_THREADS
+
+
+def fail(device: torch.device, how: str) -> None:
+    if how == "dies":
+        os._exit(9)
+    raise MemoryError("no memory\nfor that")
+
+
+@pytest.mark.parametrize(("how", "reason"), [("dies", "its process died"), ("raises", "MemoryError: no memory$")])
+def test_a_call_that_fails_says_why(how: str, reason: str) -> None:
+    with pytest.raises(RunError, match=f"measuring failed: {reason}"):
+        call_at([HERE], fail, how)

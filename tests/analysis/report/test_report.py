@@ -1,0 +1,116 @@
+import re
+from ctypes.util import find_library
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis.report.report import Report, make_report, write_report
+from analysis.results.curves import read_curves
+from mae.config.resolve import build, flatten
+from mae.errors import UserError
+from tests.helpers.study_factory import MASK_RATIO, study_frame_of
+
+FORMATS = ("html", "md", "tex", "pdf")
+
+
+def no_pictures(frame: pd.DataFrame) -> Any:
+    return None, {}
+
+
+def made(frame: pd.DataFrame) -> Report:
+    return make_report(frame, read_curves(frame[:0], Path()), no_pictures)
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    other = study_frame_of({"pixels": [None, 61.0], "PCA": [60.0, 61.0]}, name="target", axis="", default="pixels")
+    return made(pd.concat([study_frame_of(MASK_RATIO), other], ignore_index=True))
+
+
+@pytest.fixture(scope="module")
+def html(report: Report, tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(report, file, "html")
+    return file.read_text()
+
+
+def test_a_page_is_one_file_that_needs_no_network(html: str) -> None:
+    assert html.count("data:image/png;base64,") == 4  # overview, cost, two studies
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#)", html)
+    assert "@import" not in html
+    assert "url(" not in html
+
+
+def test_a_page_has_findings_tables_and_what_the_numbers_depend_on(html: str) -> None:
+    for text in ("The paper says (Fig. 5): Linear accuracy rises", "agrees", "<td>0.75 *</td>", "mae-cli x", "abc123"):
+        assert text in html
+    assert f"digits, SHA-256 {'d' * 64}" in html
+    assert "1 of 4 trainings failed (NaN): not in any mean" in html
+
+
+def test_bases_have_parts_of_their_own_and_that_is_said() -> None:
+    frame = pd.concat([study_frame_of(MASK_RATIO), study_frame_of(MASK_RATIO, "mask-ratio-2", base="cifar10-tiny")])
+    report = made(frame)
+    assert [base.title for base in report.bases] == ["digits seed=0 on digits", "cifar10-tiny on digits"]
+    assert [len(base.studies) for base in report.bases] == [1, 1]
+
+
+def test_results_of_different_probes_have_parts_of_their_own() -> None:
+    config = flatten(build({"probe.linear.solver": "lars"}).model_dump(mode="json"))
+    report = made(pd.concat([study_frame_of(MASK_RATIO), study_frame_of(MASK_RATIO, "mask-ratio-2", config=config)]))
+    assert [base.title for base in report.bases] == [
+        "digits seed=0 on digits",
+        "digits seed=0 probe.linear.solver=lars on digits",
+    ]
+
+
+def test_cells_that_are_probed_in_different_ways_stay_in_one_table() -> None:
+    report = made(study_frame_of({"5": [60.0], "20": [70.0]}, axis="probe.knn.k", default="20"))
+    assert [base.title for base in report.bases] == ["digits seed=0 on digits"]
+    assert report.bases[0].studies[0].table["cell"].tolist() == ["5", "20 *"]
+
+
+@pytest.mark.parametrize("kind", ["md", "tex"])
+def test_other_formats_have_their_figures_beside_them(kind: Any, report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path / f"all.{kind}", kind)
+    text = (tmp_path / f"all.{kind}").read_text()
+    files = re.findall(r"all_figures/[\w.-]+\.(?:png|pdf)", text)
+    assert len(files) == 4
+    assert all((tmp_path / file).exists() for file in files)
+    assert "agrees" in text
+
+
+def test_latex_is_balanced(report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path / "all.tex", "tex")
+    text = (tmp_path / "all.tex").read_text()
+    assert text.isascii()
+    opened, closed = re.findall(r"\\begin\{(\w+)", text), re.findall(r"\\end\{(\w+)", text)
+    assert sorted(opened) == sorted(closed)
+    assert text.count("{") == text.count("}")
+
+
+def test_pdf_is_written(report: Report, tmp_path: Path) -> None:
+    if find_library("pango-1.0") is None:
+        pytest.skip("WeasyPrint's library Pango is missing")
+    write_report(report, tmp_path / "all.pdf", "pdf")
+    assert (tmp_path / "all.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_missing_folder_is_said(report: Report, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no folder"):
+        write_report(report, tmp_path / "nowhere" / "all.html", "html")
+
+
+def test_studies_without_a_linear_probe_have_no_overview(tmp_path: Path) -> None:
+    more: dict[str, Any] = {"probes": ("knn",)}
+    report = made(pd.concat([study_frame_of(MASK_RATIO, **more), study_frame_of(MASK_RATIO, "second", **more)]))
+    write_report(report, tmp_path / "report.html", "html")
+    assert [picture.name for picture in report.bases[0].pictures] == ["cost"]
+
+
+def test_a_study_without_results_has_its_table_and_no_figure() -> None:
+    study = made(study_frame_of({"0.75": [None, None]})).bases[0].studies[0]
+    assert study.pictures == []
+    assert study.table["k-NN"].tolist() == ["-"]

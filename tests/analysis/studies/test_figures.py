@@ -1,0 +1,158 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.results.curves import POINTS, read_curves
+from analysis.results.loading import from_runs
+from analysis.studies.figures import cost_figure, loss_figure, overview_figure, reconstruction_figure, study_figure
+from analysis.studies.tables import summarise
+from mae.runs.directory import RunDirectory
+from tests.helpers.study_factory import MASK_RATIO, fingerprint, study_frame_of, write_study
+
+PAPER = {cell: {"linear": value} for cell, value in (("0.5", 69.9), ("0.75", 73.5), ("0.9", 66.1))}
+
+
+def test_a_curve_has_a_panel_per_probe_and_the_papers_on_a_grey_scale() -> None:
+    figure = study_figure(study_frame_of(MASK_RATIO, paper=PAPER))
+    figure.draw_without_rendering()
+    assert [panel.get_title() for panel in figure.axes[:2]] == ["linear probe", "k-NN probe"]
+    assert [panel.get_ylabel() for panel in figure.axes] == ["test top-1, %"] * 2 + ["the paper's"]
+    paper = figure.axes[2].lines[0]  # beside the linear probe alone: the paper has no other
+    assert paper.get_ydata().tolist() == [69.9, 73.5, 66.1]
+
+
+def test_a_bar_leaves_out_the_defaults_line_exactly_where_the_cell_is_told_apart() -> None:
+    frame = study_frame_of({"a": [60.0, 61.2, 62.0], "b": [70.0, 71.0, 72.3], "c": [60.4, 61.0, 62.1]}, axis="",
+                           default="a", probes=("linear",))  # fmt: skip
+    panel = study_figure(frame).axes[0]
+    default = sum([60.0, 61.2, 62.0]) / 3
+    assert any(list(line.get_xdata()) == pytest.approx([default, default]) for line in panel.lines)
+    bars = {line.get_ydata()[0]: line.get_xdata() for line in panel.lines if "interval" in str(line.get_label())}
+    told = {row["order"]: row["verdict"] != "within noise" for row in summarise(frame).to_dict("records")}
+    assert {order: not low <= default <= high for order, (low, high) in bars.items()} == {1: told[1], 2: told[2]}
+    assert told == {0: True, 1: True, 2: False}
+
+
+def test_every_mark_is_explained_once() -> None:
+    figure = study_figure(study_frame_of(MASK_RATIO, paper=PAPER))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(labels) == sorted(set(labels))
+    assert {
+        "run of one seed",
+        "mean of a cell",
+        "mean of the default, ringed",
+    } <= set(labels)
+
+
+def test_baselines_are_lines_or_a_dash_per_cell_where_cells_differ() -> None:
+    frame = study_frame_of({"a": [50.0, 51.2], "b": [46.0, 45.1]}, axis="", default="a", probes=("linear",))
+    frame["untrained"], frame["pixels"] = 44.0, frame["order"] + 45.0
+    labels = {str(line.get_label()): list(line.get_xdata()) for line in study_figure(frame).axes[0].lines}
+    assert labels["untrained encoder"] == [44.0, 44.0]
+    assert labels["raw pixels of the cell"] == [45.0, 46.0]
+
+
+def test_every_seed_is_a_dot_and_the_mean_is_drawn() -> None:
+    panel = study_figure(study_frame_of(MASK_RATIO, probes=("linear",))).axes[0]
+    drawn = [line.get_ydata() for line in panel.lines]
+    assert sorted(drawn[0]) == sorted(value for values in MASK_RATIO.values() for value in values)
+    assert list(drawn[-1]) == [61.0, 71.0, 65.0]
+
+
+def test_a_failed_run_is_not_drawn() -> None:
+    panel = study_figure(study_frame_of({**MASK_RATIO, "0.9": [66.0, None]}, probes=("linear",))).axes[0]
+    assert len(panel.lines[0].get_ydata()) == 7
+
+
+def test_cells_without_an_axis_are_rows() -> None:
+    panel = study_figure(study_frame_of({"a": [1.0, 2.0], "b": [3.0]}, axis="", default="a")).axes[0]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["a", "b"]
+    assert panel.get_xlabel() == "test top-1, %"
+
+
+def test_a_schedule_has_a_logarithmic_axis_with_its_own_values() -> None:
+    frame = study_frame_of({"25": [1.0], "100": [2.0]}, axis="train.epochs", log_axis=True, default="100")
+    panel = study_figure(frame).axes[0]
+    assert panel.get_xscale() == "log"
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["25", "100"]
+
+
+def test_an_unprobed_study_shows_speed_ups() -> None:
+    frame = study_frame_of({"a": [1.0], "b": [1.0]}, axis="", default="a", probes=(), seconds={"b": 5.0})
+    assert study_figure(frame).axes[0].get_xlabel() == "speed-up of pretraining"
+
+
+def test_nothing_finished_gives_no_panel() -> None:
+    frame = study_frame_of({"0.75": [None]})
+    for draw in (study_figure, overview_figure, cost_figure):
+        assert draw(frame).axes == []
+
+
+def test_the_overview_has_a_panel_per_study() -> None:
+    studies = [
+        study_frame_of(MASK_RATIO),
+        study_frame_of({"a": [1.0]}, name="target", axis="", default="a", source="1d"),
+    ]
+    figure = overview_figure(pd.concat(studies))
+    assert [panel.get_title() for panel in figure.axes] == ["Fig. 5  mask-ratio", "1d  target"]
+
+
+def test_costs_are_drawn_against_accuracy_with_the_front_named() -> None:
+    frame = study_frame_of(MASK_RATIO, probes=("linear",))
+    frame["tflop"] = frame["order"] + 1.0
+    panel = cost_figure(frame).axes[0]
+    assert [text.get_text() for text in panel.texts] == ["mask-ratio: 0.5", "mask-ratio: 0.75"]
+
+
+def test_a_cell_that_is_probed_in_another_way_is_on_no_front() -> None:
+    more: dict[str, Any] = {"axis": "probe.knn.k", "default": "20", "probes": ("knn",)}
+    frame = study_frame_of({"5": [60.0], "20": [70.0]}, name="k", **more)
+    panel = cost_figure(pd.concat([frame, study_frame_of(MASK_RATIO, probes=("knn",))])).axes[0]
+    drawn = [len(points.get_offsets()) for points in panel.collections]
+    assert drawn == [1, 3]
+    assert cost_figure(frame[frame["cell"] == "5"]).axes == []
+
+
+def test_a_speed_up_without_a_reference_of_the_same_device_is_not_drawn() -> None:
+    frame = study_frame_of({"a": [1.0], "b": [1.0, 1.0], "c": [1.0]}, axis="", default="a", probes=())
+    frame.loc[(frame["cell"] == "c") | (frame["seed"] == 1), "device"] = "another"
+    panel = study_figure(frame).axes[0]
+    assert [list(line.get_xdata()) for line in panel.lines if line.get_marker() == "D"] == [[1.0], [1.0]]
+
+
+def test_losses_come_from_run_directories(tmp_path: Path) -> None:
+    runs = tmp_path
+    write_study(runs, MASK_RATIO)
+    curves = read_curves(from_runs(runs, print), runs)
+    assert curves.groupby(["cell", "seed"]).size().tolist() == [3] * 9
+    panel = loss_figure(curves).axes[0]
+    assert len(panel.lines) == 9
+    assert panel.get_xlabel() == "optimiser step"
+
+
+def test_a_long_curve_is_thinned_but_keeps_its_end(tmp_path: Path) -> None:
+    runs = tmp_path
+    write_study(runs, {"0.75": [1.0]})
+    run = RunDirectory(runs / fingerprint("mask-ratio", "0.75", 0))
+    for step in range(101, 3 * POINTS):
+        run.append_metrics(step, {"train/loss": 1.0})
+    steps = read_curves(from_runs(runs, print), runs)["step"].tolist()
+    assert len(steps) <= POINTS + 1
+    assert steps[-1] == 3 * POINTS - 1
+
+
+def test_reconstructions_stand_under_their_cells() -> None:
+    images = np.zeros((2, 4, 4, 1))
+    figure = reconstruction_figure(images, {"0.5": (images, images), "0.9": (images, images)})
+    assert [panel.get_title() for panel in figure.axes[:3]] == ["original", "0.5", "0.9"]
+    assert sum(bool(panel.images) for panel in figure.axes) == 2 + 2 * 2 * 2
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf"])
+def test_figures_can_be_saved(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"figure.{suffix}"
+    study_figure(study_frame_of(MASK_RATIO, paper=PAPER)).savefig(path)
+    assert path.stat().st_size > 5000

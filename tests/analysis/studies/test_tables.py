@@ -1,0 +1,200 @@
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis.statistics.comparisons import TESTS, Test
+from analysis.studies.files import write_study
+from analysis.studies.remarks import remarks
+from analysis.studies.table_formats import to_html, to_latex, to_markdown
+from analysis.studies.tables import agreement, baselines, caveats, display, heading, speedups, summarise
+from mae.config.resolve import build, flatten
+from mae.runs.directory import RunDirectory
+from tests.helpers.study_factory import Accuracies, study_frame_of
+
+ACCURACIES = {
+    "0.5": [60.0, 61.0, 62.0],
+    "0.75": [70.0, 71.0, 72.0],
+    "0.8": [70.5, 72.5, 71.0],
+    "0.9": [66.0, 65.0, 64.0],
+}
+PAPER = {"0.5": 69.9, "0.75": 73.5, "0.8": 71.8, "0.9": 66.1}
+
+
+def make_study(accuracies: Accuracies) -> pd.DataFrame:
+    paper = {cell: {"linear": PAPER[cell]} for cell in accuracies}
+    return study_frame_of(accuracies, probes=("knn",), paper=paper)
+
+
+def cell_of(summary: pd.DataFrame, name: str) -> dict[str, Any]:
+    return dict(summary[summary["cell"] == name].iloc[0])
+
+
+def test_a_clear_difference_is_marked_and_noise_is_not() -> None:
+    summary = summarise(make_study(ACCURACIES))
+    verdicts = {row["cell"]: row["verdict"] for row in summary.to_dict("records")}
+    assert verdicts == {"0.5": "lower", "0.75": "default", "0.8": "within noise", "0.9": "lower"}
+
+
+def test_one_seed_gets_the_interval_over_test_images_and_no_verdict() -> None:
+    summary = summarise(make_study({cell: values[:1] for cell, values in ACCURACIES.items()}))
+    row = cell_of(summary, "0.9")
+    assert (row["mean"], row["low"], row["high"], row["verdict"]) == (66.0, 65.0, 67.0, "n/a")
+    assert row["difference"] == -4.0
+
+
+def test_equal_seeds_are_said_instead_of_an_interval_of_no_width() -> None:
+    shown = display(summarise(make_study({"0.75": [70.0, 72.0], "0.9": [60.0, 60.0]})))
+    assert shown["k-NN"][1] == "60.0 (2 equal seeds)"
+
+
+def test_two_cells_equal_to_the_base_are_one_reference() -> None:
+    frame = make_study(ACCURACIES)
+    twin = frame[frame["is_default"]].assign(cell="twin", order=9)
+    alone, doubled = (cell_of(summarise(each), "0.9") for each in (frame, pd.concat([frame, twin])))
+    assert (doubled["difference"], doubled["p"]) == (alone["difference"], alone["p"])
+
+
+def of_patches(seeds: int = 2) -> pd.DataFrame:
+    """Two architectures, whose untrained encoders differ; raw pixels are the same."""
+    frame = study_frame_of({"0.75": [70.0] * seeds, "0.9": [60.0] * seeds})
+    frame.loc[frame["cell"] == "0.75", "untrained"] = 56.9
+    frame.loc[frame["cell"] == "0.9", "untrained"] = 88.0 + frame["seed"]
+    return frame
+
+
+def test_a_baseline_that_differs_between_cells_is_a_column() -> None:
+    summary = summarise(of_patches())
+    shown = display(summary)
+    assert shown["linear untrained"].tolist() == shown["k-NN untrained"].tolist() == ["56.9", "88.5"]
+    assert "linear pixels" not in shown
+    assert baselines(summary) == ["linear: raw pixels 30.0", "k-NN: raw pixels 30.0"]
+
+
+def test_a_baseline_that_cells_share_is_told_once_also_where_a_seed_has_failed() -> None:
+    frame = make_study({"0.75": [70.0, 71.0], "0.9": [66.0, None]})
+    frame["untrained"] += frame["seed"]
+    assert "k-NN untrained" not in display(summarise(frame))
+    assert baselines(summarise(frame)) == ["k-NN: untrained encoder 40.5, raw pixels 30.0"]
+
+
+def test_cells_without_a_seed_in_common_do_not_share_a_baseline() -> None:
+    frame = of_patches()
+    frame = frame[(frame["cell"] == "0.75") == (frame["seed"] == 0)]
+    assert display(summarise(frame))["linear untrained"].tolist() == ["56.9", "89.0"]
+
+
+def test_a_failed_run_is_told_and_not_averaged() -> None:
+    summary = summarise(make_study(ACCURACIES | {"0.9": [66.0, None, 64.0]}))
+    row = cell_of(summary, "0.9")
+    assert (row["mean"], row["runs"], row["failed"]) == (65.0, 2, 1)
+    assert display(summary).iloc[-1]["failed"] == "1: NaN"
+
+
+def test_a_cell_without_any_result_has_a_row() -> None:
+    shown = display(summarise(make_study(ACCURACIES | {"0.9": [None]})))
+    assert shown.iloc[-1]["k-NN"] == "-"
+
+
+def test_a_study_without_any_result_has_a_table() -> None:
+    assert len(display(summarise(make_study({"0.75": [None], "0.9": [None]})))) == 2
+
+
+def test_rank_agreement_compares_with_the_paper() -> None:
+    summary = summarise(make_study(ACCURACIES))
+    assert "Spearman 0.60" in agreement(summary)[0]  # measured order 0.5, 0.9, 0.75, 0.8; paper 0.9, 0.5, 0.8, 0.75
+
+
+def test_the_default_is_marked() -> None:
+    shown = display(summarise(make_study(ACCURACIES)))
+    assert shown["cell"].tolist() == ["0.5", "0.75 *", "0.8", "0.9"]
+
+
+def test_files_of_every_format_are_written(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "study")
+    write_study(directory, make_study(ACCURACIES), tmp_path)
+    names = {file.name for file in directory.path.iterdir()}
+    tables = {f"table.{suffix}" for suffix in ("csv", "md", "tex", "html")}
+    assert names == {"results.csv", "curves.csv", "figure.png", "figure.pdf"} | tables
+
+
+def test_latex_has_rules_and_no_sign_that_it_cannot_set() -> None:
+    shown = display(summarise(make_study(ACCURACIES))).assign(cell="normalized_pixels & 50 %")
+    latex = to_latex(shown, "a_b")
+    assert r"\toprule" in latex
+    assert r"normalized\_pixels \& 50 \%" in latex
+    assert r"\caption{a\_b}" in latex
+    assert latex.isascii()
+
+
+def test_markdown_and_html_escape_what_would_break_them() -> None:
+    table = pd.DataFrame({"cell": ["a|b <c>"]})
+    assert r"a\|b" in to_markdown(table)
+    assert "a|b &lt;c&gt;" in to_html(table)
+
+
+def test_unfinished_trainings_are_counted_with_their_reasons() -> None:
+    assert caveats(make_study({"0.75": [1.0, 2.0], "0.9": [None, 1.0]})) == [
+        "1 of 4 trainings failed (NaN): not in any mean"
+    ]
+
+
+def test_one_seed_is_said() -> None:
+    assert caveats(make_study({"0.75": [1.0], "0.9": [1.0]})) == ["one seed: no test, no difference counts"]
+
+
+def test_versions_of_the_code_are_named() -> None:
+    frame = make_study(ACCURACIES)
+    frame.loc[0, "commit"] = "def456"
+    assert caveats(frame) == ["trained by 2 versions of the code: def456, abc123"]
+
+
+def elsewhere(frame: pd.DataFrame, cell: str, seed: int | None = None) -> pd.DataFrame:
+    """Return a frame of which a cell, or one seed of it, was trained in a third of the time on another device."""
+    moved = (frame["cell"] == cell) & (frame["seed"] == seed if seed is not None else True)
+    frame.loc[moved, ["device", "threads"]] = ["a GPU", "8"]
+    frame.loc[moved, "seconds"] /= 3
+    return frame
+
+
+def test_times_of_different_devices_are_not_compared_and_the_cells_are_named() -> None:
+    frame = elsewhere(make_study(ACCURACIES), "0.9")
+    assert display(summarise(frame))["time"].tolist() == ["1.00", "1.00", "1.00", ""]
+    assert caveats(frame)[-1].startswith(
+        "time and memory were measured under different conditions: a processor, 2 threads (0.5; 0.75; 0.8), "
+        "a GPU, 8 threads (0.9)."
+    )
+
+
+def test_times_of_one_device_are_compared_where_others_were_used_too() -> None:
+    frame = make_study(ACCURACIES)
+    for cell in ("0.75", "0.9"):
+        frame = elsewhere(frame, cell, seed=2)
+    assert cell_of(summarise(frame), "0.9")["time"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_speed_up_needs_a_reference_of_the_same_device() -> None:
+    frame = study_frame_of({"slow": [1.0], "fast": [1.0]}, axis="", default="slow", probes=())
+    assert speedups(elsewhere(frame, "fast")).isna().tolist() == [False, True]
+
+
+def test_the_heading_names_probe_settings_that_are_not_the_defaults() -> None:
+    config = flatten(build({"probe.features": "class_token"}).model_dump(mode="json"))
+    assert "digits seed=0 probe.features=class_token on digits)" in heading(study_frame_of(ACCURACIES, config=config))
+
+
+def test_speed_is_relative_to_the_cell_the_paper_calls_1() -> None:
+    frame = study_frame_of(
+        {"slow": [1.0], "fast": [1.0]}, axis="", default="fast", probes=(), seconds={"slow": 30.0, "fast": 10.0},
+        paper={"slow": {"speedup": 1.0}, "fast": {"speedup": 2.8}},
+    )  # fmt: skip
+    assert speedups(frame).tolist() == [1.0, 3.0]
+
+
+@pytest.mark.parametrize("test", TESTS)
+def test_the_test_that_was_asked_for_is_the_one_that_judges_and_is_told(test: Test) -> None:
+    frame = make_study(ACCURACIES)
+    assert set(summarise(frame, test)["test"]) == {test}
+    told = " ".join(remarks(frame, test))
+    assert ("within seeds" in told, "Welch" in told) == (test == "paired", test == "welch")

@@ -1,0 +1,148 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mae.config.fingerprint import pretrain_fingerprint, probe_fingerprint
+from mae.config.presets import PRESETS
+from mae.config.resolve import build, config_fields, flatten, name_run, resolve, to_toml
+from mae.config.tree import Config, ProbeKind
+from mae.errors import UserError
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_stored_config_resolves_to_itself(preset: str, tmp_path: Path) -> None:
+    config = resolve(preset)
+    (tmp_path / "config.toml").write_text(to_toml(config))
+    assert resolve(file=tmp_path / "config.toml") == config
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("[mask]\nratio = 0.5\n[train]\nseed = 3\n")
+    config = resolve("cifar10-tiny", tmp_path / "c.toml", ["mask.ratio=0.25"])
+    assert (config.mask.ratio, config.train.seed, config.data.channels) == (0.25, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ("mask.ratoi=0.5", ["mask.ratoi", "mask.ratio"]),
+        ("ratio=0.5", ["'ratio'", "mask.ratio"]),
+        ("mask.ratio=1.5", ["mask.ratio=1.5", "less than 1"]),
+        ("mask.ratio=0.99", ["mask.ratio=0.99", "keeps 0 of 16"]),
+        ("mask.ratio=0.01", ["mask.ratio=0.01", "keeps 16 of 16"]),
+        ("model.patch_size=3", ["model.patch_size=3", "divisor"]),
+        ("model.encoder.heads=5", ["model.encoder.heads=5", "divisor of dim=64"]),
+        ("model.encoder.depth=0", ["model.encoder.depth=0", "1"]),
+        ("train.epochs=true", ["train.epochs=True", "integer"]),
+        ("train.warmup_epochs=200", ["train.warmup_epochs=200", "at most epochs=40"]),
+        ("train.base_lr=nan", ["train.base_lr=nan", "finite"]),
+        ("mask=1", ["mask is a table", "mask.ratio"]),
+        ("loss.visible_weight=0.2", ["loss.visible_weight", "loss.region=weighted"]),
+        ("probe.linear.lars_flip=false", ["probe.linear.lars_flip", "probe.linear.solver=lars"]),
+        ("probe.linear.lars_crop_scale=[0.5, 0.2]", ["probe.linear.lars_crop_scale", "low <= high"]),
+        ("mask.ratio", ["dotted.key=value"]),
+    ],
+)
+def test_a_bad_setting_names_key_value_and_rule(setting: str, parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        resolve(settings=[setting])
+    message = str(caught.value)
+    assert all(part in message for part in parts), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("augmentation", ["none", "fixed_crop"])
+def test_a_crop_scale_without_random_crops_is_refused(augmentation: str) -> None:
+    with pytest.raises(
+        UserError, match=r"crop_scale.* acts with data\.augmentation=random_resized_crop or color_jitter"
+    ):
+        resolve(settings=[f"data.augmentation={augmentation}", "data.crop_scale=[0.2, 1.0]"])
+
+
+def test_a_setting_of_a_preset_that_others_leave_without_effect_goes_back_to_its_default() -> None:
+    config = resolve("cifar10-tiny", settings=["data.augmentation=none"])
+    assert config.data.crop_scale == Config().data.crop_scale
+    assert config.data.channels == 3
+
+
+@pytest.mark.parametrize("key", [key for key, _ in config_fields()])
+def test_a_mistyped_key_is_refused_with_the_right_one(key: str) -> None:
+    with pytest.raises(UserError, match="did you mean"):
+        build({key[:-1]: 1})
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0.01, 0.99))
+def test_an_accepted_mask_keeps_and_hides_at_least_one_patch(rows: int, columns: int, ratio: float) -> None:
+    settings = {"data.image_size": [2 * rows, 2 * columns], "mask.ratio": ratio}
+    try:
+        config = build(settings)
+    except UserError:
+        kept = round(rows * columns * (1 - ratio))
+        assert kept in (0, rows * columns)
+    else:
+        assert 1 <= config.kept_patches < config.patches
+
+
+def test_the_name_says_what_differs_from_the_preset() -> None:
+    assert name_run(resolve("cifar10-tiny", settings=["mask.ratio=0.9"])) == "cifar10-tiny mask.ratio=0.9 seed=0"
+
+
+@pytest.mark.parametrize("key", [key for key, _ in config_fields() if key.startswith(("run.", "probe.knn"))])
+def test_what_changes_no_weight_changes_no_fingerprint(key: str) -> None:
+    value = (flatten(Config().model_dump())[key] or 0) * 2 + 1
+    assert pretrain_fingerprint(build({key: value}), "d") == pretrain_fingerprint(Config(), "d")
+
+
+def test_toml_is_valid_and_complete() -> None:
+    keys = flatten(tomllib.loads(to_toml(Config()))).keys()
+    optional = {
+        "data.stored_size",
+        "data.mean",
+        "data.std",
+        "train.clip_norm",
+        "train.warmup_epochs",
+        "probe.linear.lars_warmup_epochs",
+        "run.loader_workers",
+    }
+    assert {key for key, _ in config_fields()} - keys == optional
+
+
+def test_a_table_given_in_part_keeps_the_rest_of_its_defaults() -> None:
+    assert build({"model.decoder.depth": 3}).model.decoder.dim == Config().model.decoder.dim
+
+
+def test_warm_up_follows_the_epochs_unless_it_is_set() -> None:
+    assert build({"train.epochs": 800}).train.warmup == 40
+    assert build({"train.epochs": 800, "train.warmup_epochs": 10.0}).train.warmup == 10
+
+
+def test_the_lars_probe_warms_up_for_a_ninth_of_its_epochs_unless_told_otherwise() -> None:
+    lars = {"probe.linear.solver": "lars"}
+    assert build(lars | {"probe.linear.lars_epochs": 5}).probe.linear.lars_warmup == 5 / 9
+    assert build(lars | {"probe.linear.lars_warmup_epochs": 1.0}).probe.linear.lars_warmup == 1
+
+
+def test_an_equal_warm_up_is_the_same_probe() -> None:
+    implied, said = (
+        build({"probe.linear.solver": "lars"} | more) for more in ({}, {"probe.linear.lars_warmup_epochs": 10.0})
+    )
+    assert probe_fingerprint(implied, "linear", "s") == probe_fingerprint(said, "linear", "s")
+
+
+@pytest.mark.parametrize(
+    ("kind", "solver", "acts"),
+    [("knn", "lbfgs", True), ("knn", "lars", True), ("linear", "lbfgs", True), ("linear", "lars", False)],
+)
+def test_the_share_held_out_identifies_the_probes_that_hold_images_out(
+    kind: ProbeKind, solver: str, acts: bool
+) -> None:
+    tenth, fifth = (build({"probe.linear.solver": solver, "probe.holdout_fraction": share}) for share in (0.1, 0.2))
+    assert (probe_fingerprint(tenth, kind, "s") != probe_fingerprint(fifth, kind, "s")) == acts
+
+
+def test_an_equal_warm_up_is_the_same_run() -> None:
+    implied, said = build({"train.epochs": 40}), build({"train.epochs": 40, "train.warmup_epochs": 2.0})
+    assert pretrain_fingerprint(implied, "d") == pretrain_fingerprint(said, "d")

@@ -1,0 +1,154 @@
+"""Which settings identify a pretraining and a probe: all that can change its numbers, and no others."""
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from mae.config.fingerprint import pretrain_fingerprint, probe_fingerprint, untrained_fingerprint
+from mae.config.resolve import INERT_UNLESS, build, change, config_fields
+from mae.config.tree import Config, ProbeKind
+from mae.errors import UserError
+
+LEFT_OUT = {
+    *("data.source", "data.test_fraction", "data.split_seed"),  # the digest of the data has what they come to
+    *("data.stored_size", "data.std"),  # some values come to the same; cannot be set alone
+}
+KEYS = [key for key, _ in config_fields() if not key.startswith(("run.", "probe.")) and key not in LEFT_OUT]
+
+
+def values(schema: dict[str, Any]) -> list[Any]:
+    """Return values of a JSON-schema node, some of which break its rules."""
+    match schema:
+        case {"anyOf": options}:
+            return [value for option in options for value in values(option)]
+        case {"enum": names}:
+            return list(names)
+        case {"type": "array", "prefixItems": [item, _]}:
+            return [[low, high] for low in values(item) for high in values(item)]
+        case {"type": "array", "items": item}:
+            return [[value] for value in values(item)]
+        case {"type": "integer"}:
+            return [1, 2, 3, 4, 8, 16, 24, 32, 64, 100]
+        case {"type": "number"}:
+            return [0.1, 0.25, 0.5, 0.75, 1.0, 7.5]
+        case {"type": "boolean"}:
+            return [False, True]
+        case {"type": "null"}:
+            return [None]
+    raise AssertionError(f"no values known for {schema}")
+
+
+def variants(key: str) -> list[Config]:
+    """Return all configs that differ in `key` alone, where it acts, in a value that is allowed."""
+    base: dict[str, Any] = {"data.std": [0.2], "data.mean": [0.3]} if key == "data.mean" else {}
+    if key in INERT_UNLESS:
+        other, needed = INERT_UNLESS[key]
+        base[other] = needed[0]
+    found = []
+    for value in values(TypeAdapter(dict(config_fields())[key].annotation).json_schema()):
+        with suppress(UserError):
+            found.append(change(build(base), {key: value}))
+    return found
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_value_of_a_setting_that_changes_numbers_has_a_fingerprint_of_its_own(key: str) -> None:
+    configs = variants(key)
+    assert len(configs) > 1
+    assert len({pretrain_fingerprint(config, "d") for config in configs}) == len(configs)
+
+
+@pytest.mark.parametrize("fingerprint", [pretrain_fingerprint, untrained_fingerprint])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"data.stored_size": 8},
+        {"data.source": "folder:elsewhere"},
+        {"data.test_fraction": 0.3},
+        {"data.split_seed": 1},
+    ],
+)
+def test_what_changes_no_number_changes_no_fingerprint(settings: dict[str, Any], fingerprint: Any) -> None:
+    assert fingerprint(build(settings), "d") == fingerprint(Config(), "d")
+
+
+def test_a_stored_size_other_than_the_image_size_changes_the_fingerprint() -> None:
+    assert pretrain_fingerprint(build({"data.stored_size": 9}), "d") != pretrain_fingerprint(Config(), "d")
+
+
+@pytest.mark.parametrize("augmentation", ["none", "fixed_crop"])
+def test_the_scale_of_crops_that_are_not_made_changes_no_fingerprint(augmentation: str) -> None:
+    configs = [build({"data.augmentation": augmentation}) for _ in range(2)]
+    configs[1] = configs[1].model_copy(update={"data": configs[1].data.model_copy(update={"crop_scale": (0.1, 0.2)})})
+    assert pretrain_fingerprint(configs[0], "d") == pretrain_fingerprint(configs[1], "d")
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({"model.encoder.depth": 3}, False),
+        ({"data.mean": [0.3], "data.std": [0.2]}, False),
+        ({"train.seed": 1}, False),
+        ({"model.decoder.depth": 3}, True),
+        ({"mask.ratio": 0.5, "train.epochs": 7, "loss.region": "all"}, True),
+    ],
+)
+def test_an_untrained_encoder_is_known_by_its_data_its_shape_and_its_seed(settings: dict[str, Any], same: bool) -> None:
+    assert (untrained_fingerprint(build(settings), "d") == untrained_fingerprint(Config(), "d")) == same
+
+
+LARS = {"probe.linear.solver": "lars"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "changed", "same"),
+    [
+        ("knn", {}, {"probe.knn.k": 3}, False),
+        ("knn", {}, {"probe.linear.penalties": [0.5]}, True),
+        ("knn", {}, {"probe.holdout_fraction": 0.4}, False),
+        ("knn", {}, {"probe.features": "both"}, False),
+        ("knn", {}, {"probe.seed": 7}, False),
+        ("knn", {}, {"probe.kinds": ["knn"]}, True),
+        ("knn", {}, {"model.encoder.depth": 3, "train.seed": 3}, True),  # the subject's fingerprint has them
+        ("linear", {}, {"probe.linear.penalties": [0.5]}, False),
+        ("linear", {}, {"probe.holdout_fraction": 0.4}, False),
+        ("linear", {}, {"probe.seed": 7}, False),
+        ("linear", {}, {"probe.knn.k": 3}, True),
+        ("linear", LARS, {"probe.holdout_fraction": 0.4}, True),  # LARS holds no image out
+        ("linear", LARS, {"probe.linear.lars_warmup_epochs": 3.0}, False),
+        ("linear", LARS, {"probe.linear.lars_epochs": 8}, False),
+    ],
+)
+def test_a_probe_is_known_by_what_can_change_its_result(
+    kind: ProbeKind, base: dict[str, Any], changed: dict[str, Any], same: bool
+) -> None:
+    before, after = (probe_fingerprint(build(settings), kind, "0123") for settings in (base, base | changed))
+    assert (before == after) == same
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "fingerprint"),
+    [
+        ("pretrain", {}, "650e5d773f45"),
+        ("untrained", {}, "b13714f5b50b"),
+        ("knn", {}, "dff562b96895"),
+        ("linear", {}, "fa68e0825972"),
+        ("linear", LARS, "7d052b3cccc3"),
+    ],
+)
+def test_fingerprints_are_those_of_earlier_versions(
+    kind: str, settings: dict[str, Any], fingerprint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No result of an earlier version is found where this fails: a new key or default has that price."""
+    monkeypatch.setattr("mae.config.fingerprint.ARITHMETIC", 0)
+    config = build(settings)
+    match kind:
+        case "pretrain":
+            found = pretrain_fingerprint(config, "d")
+        case "untrained":
+            found = untrained_fingerprint(config, "d")
+        case _:
+            found = probe_fingerprint(config, kind, "0123")  # type: ignore[arg-type]
+    assert found == fingerprint

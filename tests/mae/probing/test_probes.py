@@ -1,0 +1,708 @@
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
+from torch.nn import functional as F
+
+from mae.config.fingerprint import pretrain_fingerprint, probe_fingerprint
+from mae.config.resolve import build
+from mae.config.tree import Config, DataConfig, LinearProbeConfig, ProbeConfig, ProbeKind
+from mae.data.augmentation import normalise
+from mae.data.dataset import CachedImages, ImageData, Split
+from mae.models.vit import build_encoder
+from mae.probing.features import extract, pool, raw_pixels
+from mae.probing.knn import knn_predict, online_accuracy
+from mae.probing.linear import (
+    choose_penalty,
+    fit_lars,
+    fit_logistic,
+    lars,
+    lars_predict,
+    lbfgs_predict,
+    principal_axes,
+    standardise,
+)
+from mae.probing.probe import Setup, Subject, baseline, holdout, probe, probe_all, subjects, wilson_interval
+from mae.runs.directory import ONLINE, RunDirectory
+from mae.runtime.interruption import Interrupted, StoppableProgress, StopRequest
+from mae.runtime.progress import Silent
+from mae.training.trainer import pretrain
+from tests.conftest import TINY
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def blobs() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three overlapping classes in 5 dimensions, unevenly scaled."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(600) % 3
+    centres = 1.5 * torch.randn(3, 5, generator=generator)
+    noise = torch.randn(600, 5, generator=generator)
+    return (centres[labels] + noise) * torch.tensor([1.0, 10.0, 0.1, 1.0, 5.0]) + 3, labels
+
+
+class Counting(Silent):
+    """Counts the units it is told of, and how often it is told."""
+
+    def __init__(self) -> None:
+        self.done = self.calls = 0
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.done += amount
+        self.calls += 1
+
+
+def test_logistic_regression_equals_scikit_learns(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
+    (features,), labels = standardise(blobs[0]), blobs[1]
+    principal = principal_axes(features)
+    simpler = fit_logistic(features, labels, 3, 1.0, principal, Silent())
+    ours = fit_logistic(features, labels, 3, 1e-2, principal, Silent(), simpler)
+    theirs = LogisticRegression(C=1 / (1e-2 * 600), tol=1e-8, max_iter=1000).fit(features.numpy(), labels.numpy())
+    assert np.allclose(ours[:, :-1], theirs.coef_, atol=2e-3)
+    # Neither bias is penalised, so that a constant may be added to all.
+    assert np.allclose(ours[:, -1] - ours[:, -1].mean(), theirs.intercept_ - theirs.intercept_.mean(), atol=2e-3)
+
+
+def test_features_that_are_nearly_equal_cost_few_steps() -> None:
+    """As neighbouring pixels are; along the features themselves, the search takes 78 steps."""
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    own = F.one_hot(labels, 3).float() @ torch.randn(3, 20, generator=draws) + torch.randn(300, 20, generator=draws)
+    (features,) = standardise(torch.randn(300, 1, generator=draws) + 0.03 * own)
+    task = Counting()
+    fit_logistic(features, labels, 3, 1e-4, principal_axes(features), task)
+    assert task.calls < 30
+
+
+def test_variances_along_the_principal_axes_are_those_of_the_features() -> None:
+    (features,) = standardise(torch.randn(50, 4) @ torch.randn(4, 4))
+    features = torch.cat([features, features[:, :1]], dim=1)  # along one axis there is nothing
+    variances, axes = principal_axes(features)
+    assert torch.allclose(axes.T @ axes, torch.eye(5), atol=1e-5)
+    assert torch.allclose((features @ axes).var(0, unbiased=False), variances, atol=1e-5)
+    assert variances.min() >= 0
+
+
+def test_a_feature_that_is_always_the_same_is_standardised_to_0() -> None:
+    (features,) = standardise(torch.full((5, 2), 3.0))
+    assert torch.equal(features, torch.zeros(5, 2))
+
+
+def test_standardised_training_features_have_mean_0_and_deviation_1(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
+    train, shifted = standardise(blobs[0], blobs[0] + blobs[0].std(0, unbiased=False))
+    assert torch.allclose(train.std(0, unbiased=False), torch.ones(5), atol=1e-3)
+    assert torch.allclose(shifted.mean(0), torch.ones(5), atol=1e-3)
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "lars"])
+def test_linear_probes_find_a_linear_rule(solver: str, blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
+    features, labels = blobs
+    train, test = features[:400], features[400:]
+    config = LinearProbeConfig(lars_batch_size=100, lars_epochs=30, lars_base_lr=50.0)
+    if solver == "lbfgs":
+        predicted, _ = lbfgs_predict(train, labels[:400], test, 3, config, holdout(400, ProbeConfig()), Silent())
+    else:
+        predicted, _ = lars_predict(lambda epoch: train, labels[:400], test, 3, config, 0, Silent())
+    best = LogisticRegression().fit(standardise(train)[0].numpy(), labels[:400].numpy())
+    reference = best.score(standardise(train, test)[1].numpy(), labels[400:].numpy())
+    assert (predicted == labels[400:]).float().mean() > reference - 0.05
+
+
+def test_lars_takes_the_published_steps() -> None:
+    """You et al., 2017, algorithm 1, without weight decay; vectors as in the official release's `util/lars.py`."""
+    draws = torch.Generator().manual_seed(0)
+    layer = nn.Linear(4, 3, dtype=torch.float64)
+    expected = {"weight": layer.weight.detach().clone(), "bias": layer.bias.detach().clone()}
+    momentum = {name: torch.zeros_like(value) for name, value in expected.items()}
+    optimizer = lars(layer)
+    for rate in (0.0, 2.0, 5.0, 1.0, 0.5):
+        for name, parameter in layer.named_parameters():
+            gradient = torch.randn(parameter.shape, generator=draws, dtype=torch.float64)
+            trust = 0.001 * expected[name].norm() / gradient.norm() if name == "weight" else 1.0
+            momentum[name] = 0.9 * momentum[name] + trust * gradient
+            expected[name] = expected[name] - rate * momentum[name]
+            parameter.grad = gradient
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        for name, parameter in layer.named_parameters():
+            assert torch.allclose(parameter, expected[name], rtol=1e-12, atol=0), (rate, name)
+
+
+def test_the_lars_probe_moves_its_weights_by_a_thousandth_of_the_learning_rate(
+    blobs: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    features, labels = blobs
+    head = nn.Sequential(nn.BatchNorm1d(5, affine=False), nn.Linear(5, 3))
+    before = head[1].weight.detach().clone()
+    config = LinearProbeConfig(lars_epochs=1, lars_warmup_epochs=0.0, lars_base_lr=0.1)  # one step
+    fit_lars(head, lambda epoch: features, labels, config, 0, Silent())
+    moved = (head[1].weight - before).norm() / before.norm()
+    assert moved.item() == pytest.approx(0.001 * 0.1 * 600 / 256, rel=1e-3)
+
+
+class Batches(nn.Module):
+    """A linear layer that keeps which features it was shown, by their first column."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, classes)
+        self.shown: list[list[int]] = []
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        self.shown.append(features[:, 0].int().tolist())
+        return self.layer(features)
+
+
+def test_lars_goes_over_all_whole_batches_in_another_order_each_epoch_and_by_the_seed() -> None:
+    features, labels = torch.arange(11.0)[:, None].expand(-1, 3), torch.arange(11) % 2
+    config = LinearProbeConfig(lars_epochs=2, lars_batch_size=4)
+    shown = []
+    for seed in (0, 0, 1):
+        head, task, epochs = Batches(3, 2), Counting(), []
+
+        def views(epoch: int, epochs: list[int] = epochs) -> torch.Tensor:
+            epochs.append(epoch)
+            return features
+
+        fit_lars(head, views, labels, config, seed, task)
+        assert (epochs, task.done) == ([0, 1], 2)
+        shown.append(head.shown)
+    first = shown[0]
+    assert [len(batch) for batch in first] == [4, 4, 4, 4]  # of 11, three are left over
+    assert all(len({*first[at], *first[at + 1]}) == 8 for at in (0, 2))
+    assert first[:2] != first[2:]
+    assert shown[1] == first
+    assert shown[2] != first
+
+
+def test_lars_follows_warm_up_and_cosine_within_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table 10: linear from 0 over the warm-up, then half a cosine to 0; at its peak the base rate * batch / 256."""
+    rates: list[float] = []
+
+    class Kept(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            rates.append(self.param_groups[0]["lr"])
+            assert all(parameter.grad is not None for parameter in self.param_groups[0]["params"])
+
+    monkeypatch.setattr("mae.probing.linear.lars", lambda head: Kept(head.parameters()))
+    features, labels = torch.randn(8, 3), torch.arange(8) % 2
+    config = LinearProbeConfig(lars_epochs=3, lars_warmup_epochs=1.0, lars_batch_size=4, lars_base_lr=64.0)
+    fit_lars(nn.Linear(3, 2), lambda epoch: features, labels, config, 0, Silent())
+    assert rates == pytest.approx([0.0, 0.5, *(0.5 * (1 + math.cos(math.pi * part)) for part in (0, 0.25, 0.5, 0.75))])
+
+
+def test_the_lars_probe_leaves_the_draws_of_others_alone(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
+    features, labels = blobs
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    lars_predict(lambda epoch: features, labels, features, 3, LinearProbeConfig(lars_epochs=1), 0, Silent())
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_lars_probe_begins_near_0_by_its_seed(
+    blobs: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The official release: weights of a deviation of 0.01, batch norm without affine and with an epsilon of 1e-6."""
+    heads: list[Any] = []
+    monkeypatch.setattr("mae.probing.linear.fit_lars", lambda head, *others: heads.append(head.train()))
+    wide = torch.randn(8, 4000)
+    for seed in (0, 0, 1):
+        lars_predict(lambda epoch: wide, blobs[1][:8], wide, 3, LinearProbeConfig(), seed, Silent())
+    norm, classifier = heads[0]
+    assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert classifier.weight.shape == (3, 4000)
+    assert torch.equal(classifier.bias, torch.zeros(3))
+    assert (norm.affine, norm.eps) == (False, 1e-6)
+    assert torch.equal(classifier.weight, heads[1][1].weight)
+    assert not torch.equal(classifier.weight, heads[2][1].weight)
+    assert not norm.training  # images are judged by the statistics of training, whichever others are beside them
+
+
+class Watched(nn.Module):
+    """Keeps every image that it is shown; its tokens are the pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.append(images)
+        return images.flatten(1)[:, None].expand(-1, 2, -1)
+
+
+def views_of_lars(digits: ImageData, settings: dict[str, Any]) -> torch.Tensor:
+    """Return the training images (n, 1, 8, 8) that the LARS probe saw in its single epoch, as 0 to 1."""
+    encoder = Watched()
+    config = build({"probe.linear.solver": "lars", "probe.linear.lars_epochs": 1} | settings)
+    known = {"train": torch.randn(len(digits.train.labels), 64), "test": torch.randn(len(digits.test.labels), 64)}
+    probe("linear", Subject("pretrained", "0123", encoder, known), Setup(config, digits, CPU, Silent()))
+    return torch.cat(encoder.seen) * digits.std[0] + digits.mean[0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"data.augmentation": "none"},
+        {"data.augmentation": "color_jitter", "data.crop_scale": (0.9, 1.0)},
+        {"data.flip": True},
+    ],
+)
+def test_the_lars_probe_augments_in_its_own_way_whatever_the_pretraining_did(
+    settings: dict[str, Any], digits: ImageData
+) -> None:
+    assert torch.equal(views_of_lars(digits, settings), views_of_lars(digits, {}))
+
+
+@pytest.mark.parametrize(("flip", "share"), [(True, 0.5), (False, 0.0)])
+def test_the_lars_probe_mirrors_every_other_image_unless_told_not_to(
+    flip: bool, share: float, digits: ImageData
+) -> None:
+    whole = {"probe.linear.lars_crop_scale": (1.0, 1.0), "probe.linear.lars_flip": flip}
+    views, images = views_of_lars(digits, whole), digits.train.images.pixels.float() / 255
+    mirrored = torch.isclose(views, images.flip(3), atol=1e-5).flatten(1).all(1)
+    assert torch.allclose(views[~mirrored], images[~mirrored], atol=1e-5)
+    assert mirrored.float().mean().item() == pytest.approx(share, abs=0.05)
+
+
+def test_the_defaults_of_the_lars_probe_are_the_papers() -> None:
+    """Table 10; crops and flips as in the official release's `main_linprobe.py`."""
+    linear = LinearProbeConfig()
+    assert (linear.lars_epochs, linear.lars_warmup, linear.lars_batch_size, linear.lars_base_lr) == (90, 10, 16384, 0.1)
+    assert (linear.lars_augment, linear.lars_crop_scale, linear.lars_flip) == (True, (0.08, 1.0), True)
+
+
+def test_the_knn_probe_is_measured_on_training_images_that_are_no_references(tiny: Config, digits: ImageData) -> None:
+    labels, noise = digits.train.labels, torch.Generator().manual_seed(0)
+    config = build(TINY | {"probe.knn.k": 1, "probe.holdout_fraction": 0.25})
+    held, _ = holdout(len(labels), config.probe)
+    wrong, seen = held[: len(held) // 3], labels.clone()
+    seen[wrong] = (seen[wrong] + 1) % 10
+    # As references they would find themselves, and every other image the class that it seems to be of.
+    train = F.one_hot(seen, 10) + 1e-3 * torch.randn(len(labels), 10, generator=noise)
+    subject = Subject("pretrained", "0123", None, {"train": train, "test": F.one_hot(digits.test.labels, 10).float()})
+    found = probe("knn", subject, Setup(config, digits, CPU, Silent()))
+    assert found["holdout_top1"] == pytest.approx(100 * (1 - len(wrong) / len(held)))
+
+
+LARS = {"solver": "lars", "lars_epochs": 10, "lars_batch_size": 100, "lars_base_lr": 50.0}
+PROBES: dict[str, tuple[ProbeKind, dict[str, Any]]] = {
+    "knn": ("knn", {}),
+    "lbfgs": ("linear", {"probe.linear.penalties": (0.01, 0.1)}),
+    "lars": ("linear", {f"probe.linear.{key}": value for key, value in LARS.items()}),
+}
+CHOSEN = {"knn": {"holdout_top1": 100.0}, "lbfgs": {"holdout_top1": 100.0, "penalty": 0.1}, "lars": {}}
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_probe_tells_the_share_of_test_images_that_it_gets_right_with_its_interval(
+    name: str, digits: ImageData
+) -> None:
+    kind, settings = PROBES[name]
+    seen = digits.test.labels.clone()
+    seen[:80] = (seen[:80] + 1) % 10
+    noise = torch.randn(len(digits.train.labels), 10)
+    train = F.one_hot(digits.train.labels, 10) + 1e-2 * noise
+    subject = Subject("pixels", "0123", None, {"train": train, "test": F.one_hot(seen, 10).float()})
+    found = probe(kind, subject, Setup(build(TINY | settings), digits, CPU, Silent()))
+    right, count = len(seen) - 80, len(seen)
+    low, high = wilson_interval(right, count)
+    assert found == pytest.approx({"top1": 100 * right / count, "low": low, "high": high} | CHOSEN[name])
+
+
+@pytest.mark.parametrize("encoded", [True, False])
+def test_features_are_of_the_labelled_training_images_and_of_all_test_images(
+    encoded: bool, tiny: Config, digits: ImageData
+) -> None:
+    labels = torch.where(torch.arange(len(digits.train.labels)) % 3 == 0, -1, digits.train.labels)
+    data = replace(digits, train=replace(digits.train, labels=labels))
+    encoder = build_encoder(tiny) if encoded else None
+    subject = Subject("untrained", "0123", encoder)
+    probe("knn", subject, Setup(tiny, data, CPU, Silent()))
+    for split, chosen in (("train", (labels >= 0).nonzero()[:, 0]), ("test", torch.arange(len(data.test.labels)))):
+        images = normalise(getattr(data, split).images.pixels[chosen].float() / 255, data)
+        expected = images.flatten(1) if encoder is None else encoder(images)[:, 1:].mean(1)
+        assert torch.allclose(subject.features[split], expected, atol=1e-4)
+
+
+class Recorded(Silent):
+    """Keeps how much was to be done in each task, and how much was done."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, tuple[int, Counting]] = {}
+
+    @contextmanager
+    def task(self, description: str, total: int, done: int = 0) -> Iterator[Counting]:
+        self.tasks[description] = (total, Counting())
+        yield self.tasks[description][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("knn", {"features of train images, pixels": 1437, "features of test images, pixels": 360}),
+        ("lars", {"linear probe, pixels": 10}),
+        ("lbfgs", {"linear probe, pixels": 3}),
+    ],
+)
+def test_the_progress_of_a_probe_is_in_images_epochs_or_fits(
+    name: str, expected: dict[str, int], digits: ImageData
+) -> None:
+    kind, settings = PROBES[name]
+    known = {"train": torch.randn(1437, 4), "test": torch.randn(360, 4)} if kind == "linear" else {}
+    progress = Recorded()
+    probe(kind, Subject("pixels", "0123", None, known), Setup(build(TINY | settings), digits, CPU, progress))
+    assert {description: total for description, (total, _) in progress.tasks.items()} == expected
+    done = {description: task.done for description, (_, task) in progress.tasks.items()}
+    assert done == {description: total - (name == "lbfgs") for description, total in expected.items()}  # less the last
+
+
+def test_images_held_out_are_a_share_of_at_least_one_and_drawn_by_the_probes_seed() -> None:
+    config = ProbeConfig(holdout_fraction=0.25)
+    held, rest = holdout(40, config)
+    assert len(held) == 10
+    assert sorted([*held.tolist(), *rest.tolist()]) == list(range(40))
+    assert torch.equal(held, holdout(40, config)[0])
+    assert not torch.equal(held, holdout(40, ProbeConfig(holdout_fraction=0.25, seed=1))[0])
+    assert [len(part) for part in holdout(3, ProbeConfig(holdout_fraction=0.1))] == [1, 2]
+
+
+def test_the_images_that_probes_hold_out_and_a_run_is_watched_by_are_those_of_earlier_versions(
+    digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others change results: `mae.fingerprint.ARITHMETIC` is raised with them."""
+    assert holdout(10, ProbeConfig(holdout_fraction=0.3))[0].tolist() == [0, 3, 2]
+    monkeypatch.setattr("mae.probing.knn.extract", lambda encoder, images, chosen, *others: chosen[:, None].float())
+    voted: list[list[float]] = []
+
+    def vote(references: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, *others: Any) -> torch.Tensor:
+        voted.append(torch.cat([queries, references])[:, 0].tolist())
+        return torch.zeros(len(queries))
+
+    monkeypatch.setattr("mae.probing.knn.knn_predict", vote)
+    data = replace(digits, train=replace(digits.train, labels=torch.zeros(10)))
+    online_accuracy(nn.Identity(), build(TINY).data, data, CPU)
+    assert voted == [[0, 7, 2, 3, 8, 6, 9, 4, 1, 5]]
+
+
+def test_the_lars_probe_augments_anew_each_epoch_and_by_its_seed(digits: ImageData) -> None:
+    count = len(digits.train.labels)
+    views = views_of_lars(digits, {"probe.linear.lars_epochs": 2})
+    assert not torch.equal(views[:count], views[count:])
+    assert torch.equal(views[:count], views_of_lars(digits, {}))
+    assert not torch.equal(views[:count], views_of_lars(digits, {"probe.seed": 1}))
+
+
+def test_the_lars_probe_takes_features_once_where_it_is_not_to_augment(digits: ImageData) -> None:
+    encoder = Watched()
+    known = {"train": torch.randn(len(digits.train.labels), 4), "test": torch.randn(len(digits.test.labels), 4)}
+    config = build({"probe.linear.solver": "lars", "probe.linear.lars_epochs": 1, "probe.linear.lars_augment": False})
+    probe("linear", Subject("pretrained", "0123", encoder, known), Setup(config, digits, CPU, Silent()))
+    assert encoder.seen == []
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "grid", "chosen"),
+    [
+        ({1e-1: 1, 1e-2: 2, 1e-3: 3, 1e-4: 4, 1e-5: 3}, (1e-3, 1e-2, 1e-1), 1e-4),  # beyond the weak end
+        ({1e-3: 1, 1e-2: 1, 1e-1: 2, 1e0: 3, 1e1: 2}, (1e-3, 1e-2, 1e-1), 1e0),  # beyond the strong end
+        ({1e-1: 1, 1e-2: 2, 1e-3: 2, 1e-4: 9}, (1e-3, 1e-2, 1e-1), 1e-2),  # inside: no more are tried
+        ({1e-1: 3, 1e-2: 2, 1e-3: 2, 1e-4: 9, 1e0: 1}, (1e-4, 1e-3, 1e-2, 1e-1), 1e-1),  # two in a row no better
+        ({1e-3: 1}, (1e-3,), 1e-3),  # a single one is no grid
+    ],
+)
+def test_penalties_are_tried_beyond_the_end_that_is_best(
+    accuracies: dict[float, float], grid: tuple[float, ...], chosen: float
+) -> None:
+    def accuracy_of(penalty: float) -> float:
+        return next(value for known, value in accuracies.items() if math.isclose(known, penalty))
+
+    assert choose_penalty(grid, accuracy_of) == (pytest.approx(chosen), accuracy_of(chosen))
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "tried"),
+    [
+        ([1, 2, 2, 2], [1e-1, 1e-2, 1e-3, 1e-4]),  # two in a row are no better than the second
+        ([2, 1, 1, 9], [1e-1, 1e-2, 1e-3, 1.0]),  # ... than the first, which is an end
+        ([1, 1, 1, 9], [1e-1, 1e-2, 1e-3, 1.0]),
+        ([1, 3, 2, 4, 1], [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]),  # one that is no better stops nothing
+    ],
+)
+def test_penalties_are_tried_from_the_strongest_until_two_in_a_row_are_no_better(
+    accuracies: list[float], tried: list[float]
+) -> None:
+    asked: list[float] = []
+
+    def accuracy_of(penalty: float) -> float:
+        asked.append(penalty)
+        assert len(asked) < 20
+        return accuracies[len(asked) - 1] if len(asked) <= len(accuracies) else 0
+
+    choose_penalty((1e-3, 1e-4, 1e-1, 1e-2, 1e-1), accuracy_of)
+    assert asked[: len(tried)] == pytest.approx(tried)
+
+
+@pytest.mark.parametrize(("sign", "end"), [(-1, 1e-10), (1, 10.0)])
+def test_penalties_that_never_get_worse_have_an_end(sign: int, end: float) -> None:
+    asked: list[float] = []
+
+    def accuracy_of(penalty: float) -> float:
+        asked.append(penalty)
+        assert len(asked) < 20
+        return sign * penalty
+
+    assert choose_penalty((1e-2, 1e-1), accuracy_of)[0] == pytest.approx(end)
+
+
+def test_the_linear_probe_takes_a_penalty_beyond_its_grid(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
+    features, labels = blobs
+    config, split = LinearProbeConfig(penalties=(3.0, 10.0)), holdout(600, ProbeConfig(holdout_fraction=0.5))
+    _, found = lbfgs_predict(features, labels, features, 3, config, split, Silent())
+    assert found["penalty"] < 1
+
+
+@pytest.mark.parametrize(("share", "held"), [(0.1, 7), (0.3, 21)])
+def test_the_penalty_is_chosen_on_the_share_held_out(
+    share: float, held: int, blobs: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    features, labels = blobs[0][:70], (torch.arange(70) % 3 + (torch.arange(70) % 4 == 0)) % 3  # a quarter are wrong
+    split = holdout(70, ProbeConfig(holdout_fraction=share))
+    _, chosen = lbfgs_predict(features, labels, features, 3, LinearProbeConfig(), split, Silent())
+    right = chosen["holdout_top1"] / 100 * held
+    assert 0 < right < held
+    assert right == pytest.approx(round(right), abs=1e-4)  # an accuracy on so many images
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.005])  # exp(1 / 0.005) is more than a 32-bit float holds
+def test_knn_equals_scikit_learns_weighted_vote(temperature: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    references, queries = (torch.randn(n, 8, generator=generator) for n in (200, 50))
+    labels = torch.arange(200) % 4
+    theirs = KNeighborsClassifier(
+        20, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / temperature)
+    ).fit(references.double().numpy(), labels.numpy())
+    ours = knn_predict(references, labels, queries, 20, temperature, 4)
+    assert ours.tolist() == theirs.predict(queries.double().numpy()).tolist()
+
+
+def online(digits: ImageData, labels: torch.Tensor, shown: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """Return the online accuracy on noisy training images (n, 1, 8, 8) in which the column `shown` is bright, and the
+    images that the encoder saw."""
+    draws = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 80, (len(labels), 1, 8, 8), generator=draws, dtype=torch.uint8)
+    pixels[torch.arange(len(labels)), 0, :, shown] = 250
+    encoder = Watched()
+    data = replace(digits, train=Split(CachedImages(pixels), labels))
+    return online_accuracy(encoder, build(TINY).data, data, CPU), torch.cat(encoder.seen)
+
+
+def test_the_online_accuracy_is_in_percent_and_finds_what_the_encoder_tells_apart(digits: ImageData) -> None:
+    labels = torch.arange(60) % 4
+    assert online(digits, labels, labels)[0] == 100
+    assert online(digits, labels, labels * 0)[0] < 70  # images tell nothing; as references, all would know themselves
+
+
+def test_the_online_accuracy_is_of_a_fifth_of_the_labelled_images_and_never_of_more_than_its_limits(
+    digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = torch.arange(90) % 3 - 1  # a third is not labelled
+    accuracy, seen = online(digits, labels, torch.randint(0, 2, (90,)))
+    assert len(seen) == 60
+    assert accuracy * 12 / 100 == pytest.approx(round(accuracy * 12 / 100), abs=1e-4)
+    monkeypatch.setattr("mae.probing.knn.REFERENCES", 30)
+    monkeypatch.setattr("mae.probing.knn.QUERIES", 7)
+    accuracy, seen = online(digits, labels, torch.randint(0, 2, (90,)))
+    assert len(seen) == 37
+    assert accuracy * 7 / 100 == pytest.approx(round(accuracy * 7 / 100), abs=1e-4)
+
+
+def test_the_online_accuracy_is_of_the_same_images_in_every_run(
+    digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mae.probing.knn.REFERENCES", 20)
+    labels = torch.arange(60) % 4
+    seen = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        seen.append(online(digits, labels, labels)[1])
+    assert torch.equal(*seen)
+
+
+def test_the_online_accuracy_does_not_depend_on_how_a_run_is_probed(digits: ImageData, tmp_path: Path) -> None:
+    curves = []
+    for name, probed in (("as is", {}), ("other", {"probe.features": "both", "probe.knn.k": 400})):
+        run = RunDirectory(tmp_path / name)
+        config = build(TINY | {"train.epochs": 1, "run.picture_every": 0} | probed)
+        pretrain(config, digits, run, CPU, Silent(), StopRequest())
+        curves.append([point["metrics"].get(ONLINE) for point in run.read_metrics()])
+    assert curves[0] == curves[1]
+    assert curves[0][-1] is not None
+
+
+def test_knn_with_more_neighbours_than_references_asks_them_all() -> None:
+    assert knn_predict(torch.eye(2), torch.tensor([0, 1]), torch.eye(2), 20, 0.07, 2).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("correct", "count", "interval"),
+    [(81, 263, (25.53, 36.62)), (15, 148, (6.24, 16.05)), (0, 20, (0, 16.11)), (1, 29, (0.61, 17.18))],
+)
+def test_the_interval_is_wilsons(correct: int, count: int, interval: tuple[float, float]) -> None:
+    """Newcombe, 1998, table I, method 3; and mirrored, where all but so many are correct."""
+    low, high = interval
+    assert wilson_interval(correct, count) == pytest.approx((low, high), abs=0.006)
+    assert wilson_interval(count - correct, count) == pytest.approx((100 - high, 100 - low), abs=0.006)
+
+
+def test_features_are_of_whole_unaugmented_images(tiny: Config, digits: ImageData) -> None:
+    encoder, index = build_encoder(tiny), torch.tensor([5, 2])
+    features = extract(encoder, digits.test.images, index, tiny.data, digits, "both", CPU, Silent())
+    images = normalise(digits.test.images.pixels[index].float() / 255, digits)
+    assert torch.allclose(features, pool(encoder(images), "both"), atol=1e-5)
+    assert features.shape == (2, 32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("class_token", [[1.0]]), ("patch_mean", [[3.0]]), ("both", [[1.0, 3.0]])]
+)
+def test_a_class_token_and_a_patch_mean_are_read_where_they_are(kind: str, expected: list[list[float]]) -> None:
+    tokens = torch.tensor([[[1.0], [2.0], [4.0]]])
+    assert pool(tokens, kind).tolist() == expected
+
+
+def test_every_channel_is_normalised_by_its_own_mean_and_deviation(digits: ImageData) -> None:
+    data = replace(digits, mean=(0.25, 0.5, 0.0), std=(0.5, 0.25, 2.0))
+    normalised = normalise(torch.full((1, 3, 2, 2), 0.5), data)
+    assert normalised[0, :, 0, 0].tolist() == [0.5, 0.0, 0.25]
+    assert normalised.shape == (1, 3, 2, 2)
+
+
+@pytest.mark.parametrize("kind", ["class_token", "patch_mean", "both"])
+def test_features_keep_no_other_token_in_memory(kind: str) -> None:
+    features = pool(torch.zeros(4, 100, 8), kind)
+    assert features.untyped_storage().nbytes() == features.nbytes
+
+
+def test_raw_pixels_of_small_images_are_all_of_them_in_the_order_asked_for(tiny: Config, digits: ImageData) -> None:
+    indexes, task = torch.arange(300).flip(0), Counting()
+    raw = raw_pixels(digits.train.images, indexes, tiny.data, digits, task)
+    expected = normalise(digits.train.images.pixels[indexes].float() / 255, digits).flatten(1)
+    assert torch.allclose(raw, expected, atol=1e-6)
+    assert task.done == 300
+
+
+@pytest.mark.parametrize(("size", "kept"), [((64, 8), 32 * 8), ((8, 64), 8 * 32), ((33, 33), 32 * 32)])
+def test_only_sides_longer_than_32_are_averaged_down(size: tuple[int, int], kept: int, digits: ImageData) -> None:
+    images = CachedImages(torch.zeros(1, 1, *size, dtype=torch.uint8))
+    config = DataConfig(image_size=size, mean=(0.0,), std=(1.0,))
+    assert raw_pixels(images, torch.tensor([0]), config, digits, Silent()).shape == (1, kept)
+
+
+def test_raw_pixels_of_large_images_are_averaged_down(digits: ImageData) -> None:
+    pixels = torch.arange(64 * 64).remainder(251).to(torch.uint8).view(1, 1, 64, 64)
+    config = DataConfig(image_size=(64, 64), mean=(0.0,), std=(1.0,))
+    raw = raw_pixels(
+        CachedImages(pixels), torch.tensor([0]), config, replace(digits, mean=(0.0,), std=(1.0,)), Silent()
+    )
+    quarters = pixels.float().view(32, 2, 32, 2).mean(dim=(1, 3)) / 255
+    assert torch.allclose(raw, quarters.view(1, -1), atol=1e-6)
+
+
+def test_probing_changes_no_weight(tiny: Config, digits: ImageData, tmp_path: Path) -> None:
+    encoder = build_encoder(tiny)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    extract(encoder, digits.test.images, torch.arange(10), tiny.data, digits, "class_token", CPU, Silent())
+    assert all(before[name].equal(value) for name, value in encoder.state_dict().items())
+    assert encoder.training
+
+
+def test_the_pretrained_encoder_is_probed_beside_an_untrained_one_and_raw_pixels(digits: ImageData) -> None:
+    config = build(TINY | {"train.seed": 5})
+    encoder = build_encoder(config)
+    pretrained, untrained, pixels = subjects(config, digits, encoder)
+    assert [pretrained.name, untrained.name, pixels.name] == ["pretrained", "untrained", "pixels"]
+    assert (pretrained.encoder, pixels.encoder) == (encoder, None)
+    assert pretrained.fingerprint == pretrain_fingerprint(config, digits.digest)
+    torch.manual_seed(5)
+    assert untrained.encoder is not None
+    for ours, theirs in zip(untrained.encoder.parameters(), build_encoder(config).parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "digest", "same"),
+    [
+        ({}, "other", [False, False, False]),
+        ({"mask.ratio": 0.5}, "d", [False, True, True]),
+        ({"train.seed": 1}, "d", [False, False, True]),
+        ({"model.encoder.depth": 1}, "d", [False, False, True]),
+        ({"model.decoder.depth": 2}, "d", [False, True, True]),
+    ],
+)
+def test_runs_share_the_baselines_that_are_the_same_for_them(
+    settings: dict[str, Any], digest: str, same: list[bool], digits: ImageData
+) -> None:
+    """Of the pretrained encoder, the untrained one and raw pixels."""
+    encoder = nn.Identity()
+    first = subjects(build(TINY), replace(digits, digest="d"), encoder)
+    other = subjects(build(TINY | settings), replace(digits, digest=digest), encoder)
+    assert [a.fingerprint == b.fingerprint for a, b in zip(first, other, strict=True)] == same
+    assert len({each.fingerprint for each in first}) == 3
+
+
+def test_the_metrics_of_a_probe_are_the_encoders_and_those_of_its_baselines(
+    tiny: Config, digits: ImageData, tmp_path: Path
+) -> None:
+    setup = Setup(tiny, digits, CPU, Silent())
+    pretrained = Subject("pretrained", "01", None)
+    baselines = [Subject("untrained", "02", build_encoder(tiny)), Subject("pixels", "03", None)]
+    expected = {f"knn/{name}": value for name, value in probe("knn", pretrained, setup).items()}
+    for subject in baselines:
+        for name, value in probe("knn", subject, setup).items():
+            expected[f"knn/{subject.name}_{name}"] = value
+    assert probe_all("knn", [pretrained, *baselines], setup, tmp_path) == expected
+    assert set(expected) >= {"knn/top1", "knn/low", "knn/high", "knn/holdout_top1", "knn/pixels_top1"}
+    assert sorted(path.name for path in (tmp_path / "baselines").iterdir()) == sorted(
+        f"knn-{probe_fingerprint(tiny, 'knn', name)}" for name in ("02", "03")
+    )
+    for file in tmp_path.glob("baselines/*/result.json"):
+        assert "holdout_top1" in file.read_text()
+        file.write_text('{"top1": 12.5}')
+    again = probe_all("knn", [pretrained, *baselines], setup, tmp_path)  # what is known is not probed again
+    assert (again["knn/top1"], again["knn/pixels_top1"]) == (expected["knn/top1"], 12.5)
+
+
+def test_a_baseline_that_another_run_is_probing_is_waited_for(tiny: Config, digits: ImageData, tmp_path: Path) -> None:
+    setup, pixels = Setup(tiny, digits, CPU, Silent()), Subject("pixels", "0123", None)
+    shelf = RunDirectory(tmp_path / "baselines" / f"knn-{probe_fingerprint(tiny, 'knn', '0123')}")
+    found: list[dict[str, float]] = []
+    waiting = threading.Thread(target=lambda: found.append(baseline("knn", pixels, setup, tmp_path)))
+    with shelf.locked():
+        waiting.start()
+        waiting.join(0.2)
+        shelf.write_json("result.json", {"top1": 12.5})
+    waiting.join()
+    assert found == [{"top1": 12.5}]
+
+
+@pytest.mark.parametrize("kind", ["linear", "knn"])
+def test_a_probe_stops_when_asked_to(kind: ProbeKind, tiny: Config, digits: ImageData) -> None:
+    stop = StopRequest()
+    stop.number = signal.SIGTERM
+    setup = Setup(tiny, digits, CPU, StoppableProgress(Silent(), stop))
+    with pytest.raises(Interrupted):
+        probe(kind, Subject("pixels", "0123", None), setup)

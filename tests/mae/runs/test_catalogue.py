@@ -1,0 +1,149 @@
+"""The commands that look at results: report, export, compare, runs, ui."""
+
+import json
+import urllib.parse
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli import app
+from mae.config.resolve import build, to_toml
+from mae.config.tree import Config
+from mae.runs.directory import RunDirectory
+from mae.tracking.store import default_uri
+from mae.tracking.studies import deliver_study, study_pages
+from tests.conftest import TINY
+from tests.helpers.study_factory import write_study
+
+runner = CliRunner()
+BEST, LAST = "a0a0a0a0a0a0", "b0b0b0b0b0b0"
+
+
+def run(*arguments: str, runs_dir: Path) -> dict[str, object]:
+    result = runner.invoke(app, [*arguments, "--runs-dir", str(runs_dir), "--json"])
+    assert result.exit_code == 0, result.output
+    parsed = json.loads(result.stdout.splitlines()[-1])
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study, delivered to a store, and two of its runs under fingerprints, one with another mask ratio."""
+    folder = tmp_path_factory.mktemp("runs")
+    study = write_study(folder, {"0.75": [70.0, 71.0], "0.9": [60.0, None]})
+    for name, old, config in (
+        (BEST, "mask-ratio-0.75-1", Config()),
+        (LAST, "mask-ratio-0.9-1", build({"mask.ratio": 0.9})),
+    ):
+        text = (study.path / "study.json").read_text().replace(old, name)
+        (study.path / "study.json").write_text(text)
+        directory = RunDirectory((folder / old).rename(folder / name))
+        directory.write_text("config.toml", to_toml(config))
+    deliver_study(study, default_uri(folder), folder)
+    return folder
+
+
+def test_export_and_report_read_runs_mlflow_and_files_alike(runs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "results.parquet"
+    assert run("export", str(file), runs_dir=runs)["rows"] == 8
+    verdicts = [
+        run("report", "--to", str(tmp_path / "report.md"), "--format", "md", *source, runs_dir=runs)["verdicts"]
+        for source in ([], ["--mlflow"], ["--results", str(file)])
+    ]
+    assert verdicts[0] == verdicts[1] == verdicts[2]
+    assert next(iter(verdicts[0].values()))["1"] == "undecided"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report"],
+        ["report", "--mlflow"],
+        ["report", "--results", "missing.csv"],
+        ["export", "results.csv"],
+        ["compare", "abc123"],
+        ["runs", "mask.ratoi=1"],
+        ["runs", "mask.ratio"],
+        ["runs", "--sort", "knn/top2"],
+        ["ui", "--study", "mask-ratio"],
+    ],
+)
+def test_a_users_mistake_exits_2_with_one_line(arguments: list[str], runs_dir: Path) -> None:
+    result = runner.invoke(app, [*arguments, "--runs-dir", str(runs_dir)])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_export_refuses_other_formats(runs: Path, tmp_path: Path) -> None:
+    result = runner.invoke(app, ["export", str(tmp_path / "a.xlsx"), "--runs-dir", str(runs)])
+    assert result.exit_code == 2
+    assert ".csv or .parquet" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["mask.ratio=0.9"], [LAST]),
+        (["status=failed"], [LAST]),
+        (["knn/top1=66.0"], [BEST]),
+        (["mask.ratio=0.75", "status=failed"], []),
+        (["--sort", "knn/top1", "--limit", "1"], [BEST]),
+        (["--sort", "mask.ratio", "--limit", "1"], [LAST]),
+    ],
+)
+def test_runs_are_filtered_sorted_and_limited(arguments: list[str], expected: list[str], runs: Path) -> None:
+    rows = run("runs", *arguments, runs_dir=runs)["runs"]
+    assert [row["run"] for row in rows] == expected  # type: ignore[attr-defined]
+
+
+def test_runs_without_the_metric_come_last(runs: Path) -> None:
+    rows = run("runs", "--sort", "linear/top1", runs_dir=runs)["runs"]
+    values = [row["metrics"].get("linear/top1") for row in rows]  # type: ignore[attr-defined]
+    assert values == [71.0, 70.0, 60.0, None]
+
+
+def test_runs_of_another_version_are_named(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "record.json").write_text('{"version": 0}')
+    result = runner.invoke(app, ["runs", "--runs-dir", str(tmp_path)])
+    assert "old was written by another version" in " ".join(result.stdout.split())
+
+
+def test_compare_shows_what_differs_and_what_came_out(runs: Path) -> None:
+    compared = run("compare", BEST[:3], LAST, runs_dir=runs)["compared"]
+    assert isinstance(compared, dict)
+    best, last = compared[BEST], compared[LAST]
+    assert (best["mask.ratio"], last["mask.ratio"]) == ("0.75", "0.9")
+    assert (best["knn/top1"], last["knn/top1"]) == ("66", "")
+    assert (best["cost/seconds"], last["status"]) == ("11", "failed")
+    assert not any(key.startswith("train.") for key in best)
+
+
+def test_a_run_is_not_compared_with_itself(runs: Path) -> None:
+    result = runner.invoke(app, ["compare", BEST, BEST[:4], "--runs-dir", str(runs)])
+    assert result.exit_code == 2
+    assert "two different runs" in result.stderr
+
+
+def test_the_link_to_a_study_names_all_its_trials(runs: Path) -> None:
+    page, _ = study_pages(default_uri(runs), "mask-ratio")
+    assert page.startswith("#/compare-runs?")
+    query = urllib.parse.parse_qs(page.split("?")[1])
+    assert len(json.loads(query["runs"][0])) == 4
+    assert query["workflowType"] == ["machine_learning"]
+    assert " " not in page
+    assert '"' not in page
+
+
+def test_a_study_that_was_run_is_reported_with_its_losses_and_reconstructions(runs_dir: Path, tmp_path: Path) -> None:
+    settings = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+    study = ["ablate", "--axis", "mask.ratio=0.5,0.75", "--probe", "knn", "--tracking-uri", "none", *settings]
+    run(*study, runs_dir=runs_dir)
+    run("report", "--format", "md", "--to", str(tmp_path / "report.md"), runs_dir=runs_dir)
+    figures = {file.name.split("-", 2)[-1] for file in (tmp_path / "report_figures").iterdir()}
+    assert {"loss.png", "images.png"} <= figures
+    facts = (tmp_path / "report.md").read_text().split("## Where the numbers come from")[1]
+    assert "- trainings: `2 finished of 2`" in facts

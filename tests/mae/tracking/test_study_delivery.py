@@ -1,0 +1,183 @@
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from analysis.results.loading import from_mlflow
+from mae.runs.directory import Record, RunDirectory
+from mae.runs.study_record import CellRecord, StudyRecord, TrialRecord
+from mae.tracking.store import default_uri, open_store
+from mae.tracking.studies import deliver_study, study_experiment
+from tests.mae.tracking.test_tracking import make_run
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for the module: a fresh one costs seconds."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def study(tmp_path: Path, request: pytest.FixtureRequest) -> RunDirectory:
+    return make_study(tmp_path, f"study-{request.node.name}"[:60])
+
+
+def make_study(runs_dir: Path, name: str) -> RunDirectory:
+    """Two cells of one seed: the first has ended, the second has not begun."""
+    finish(runs_dir, "a0", 70.0)
+    cells = [CellRecord(name=cell, overrides={}) for cell in ("a", "b")]
+    trials = [TrialRecord(cell=cell, seed=0, fingerprint=f"{cell}0", probes={"knn": "knn-1"}) for cell in ("a", "b")]
+    record = StudyRecord(
+        name=name, question="", source="", axis="", log_axis=False, base="digits",
+        config={}, data={}, cells=cells, trials=trials,
+    )  # fmt: skip
+    directory = RunDirectory(runs_dir / "studies" / name)
+    directory.write_text("study.json", record.model_dump_json())
+    return directory
+
+
+def finish(runs_dir: Path, name: str, accuracy: float) -> None:
+    run = make_run(runs_dir / name)
+    probe = RunDirectory(run.path / "probes" / "knn-1")
+    probe.path.mkdir(parents=True)
+    probe.write_record(Record(stage="probe", name="p", fingerprint="1", status="finished", parent=name))
+    probe.write_json("result.json", {"metrics": {"knn/top1": accuracy}})
+
+
+def delivered(study: RunDirectory, store: Path) -> tuple[Any, list[Any]]:
+    """Deliver; return the parent and its children."""
+    uri, runs_dir = default_uri(store), study.path.parent.parent
+    deliver_study(study, uri, runs_dir)
+    client = MlflowClient(uri)
+    name = StudyRecord.model_validate_json((study.path / "study.json").read_bytes()).name
+    experiment = client.get_experiment_by_name(study_experiment(name))
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert len(parents) == 1
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
+    return parents[0], sorted(children, key=lambda run: str(run.data.tags["cell"]))
+
+
+class Cut:
+    """A client that gets no answer to a call, though it has arrived, once the names of its calls so far say so."""
+
+    def __init__(self, client: Any, ends: Callable[[list[str]], bool]) -> None:
+        self.client, self.ends = client, ends
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            answer = getattr(self.client, name)(*arguments, **more)
+            self.calls.append(name)
+            if self.ends(self.calls):
+                raise TimeoutError
+            return answer
+
+        return call
+
+
+def cut_off(study: RunDirectory, store: Path, ends: Callable[[list[str]], bool]) -> bool:
+    """Deliver through a `Cut`; say whether it was cut off."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mae.tracking.store.open_store", lambda uri: Cut(open_store(uri), ends))
+        try:
+            deliver_study(study, default_uri(store), study.path.parent.parent)
+        except TimeoutError:
+            return True
+    return False
+
+
+def status_in_mlflow(study: RunDirectory, store: Path) -> list[str]:
+    """Return what a report from MLflow says of cell a."""
+    frame = from_mlflow(default_uri(store))
+    return [*frame[(frame["study_id"] == study.path.name) & (frame["cell"] == "a")]["status"]]
+
+
+def test_an_ended_trial_is_a_child_with_curves_results_and_tags(study: RunDirectory, store: Path) -> None:
+    _, children = delivered(study, store)
+    assert [run.data.tags["cell"] for run in children] == ["a"]
+    assert children[0].data.metrics["knn/top1"] == 70.0
+    assert children[0].data.params["mask.ratio"] == "0.75"
+    points = MlflowClient(default_uri(store)).get_metric_history(children[0].info.run_id, "train/loss")
+    assert [point.step for point in points] == [1, 2, 3]
+
+
+def test_the_parent_runs_while_the_study_does_and_then_tells_how_it_ended(study: RunDirectory, store: Path) -> None:
+    with study.joined():
+        assert delivered(study, store)[0].info.status == "RUNNING"
+    assert delivered(study, store)[0].info.status == "KILLED"  # cell b is missing, and nobody is at it
+    finish(study.path.parent.parent, "b0", 60.0)
+    assert delivered(study, store)[0].info.status == "FINISHED"
+
+
+def test_trials_that_end_later_join_the_same_parent(study: RunDirectory, store: Path) -> None:
+    first, _ = delivered(study, store)
+    finish(study.path.parent.parent, "b0", 60.0)
+    second, children = delivered(study, store)
+    assert second.info.run_id == first.info.run_id
+    assert [run.data.metrics["knn/top1"] for run in children] == [70.0, 60.0]
+
+
+def test_nothing_is_owed_after_a_delivery(study: RunDirectory, store: Path) -> None:
+    delivered(study, store)
+    assert not deliver_study(study, default_uri(store), study.path.parent.parent)
+
+
+def test_a_delivery_cut_off_at_any_call_is_made_good_by_the_next(tmp_path: Path, store: Path) -> None:
+    client = MlflowClient(default_uri(store))
+    for last in itertools.count(1):
+        study = make_study(tmp_path / str(last), f"cut-{last}")
+        if not cut_off(study, store, lambda calls, last=last: len(calls) == last):  # type: ignore[misc]
+            break
+        parent, (child,) = delivered(study, store)
+        assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"study.json"}
+        assert (parent.info.status, child.info.status) == ("KILLED", "FINISHED")
+        assert (child.data.metrics["knn/top1"], child.data.params["mask.ratio"]) == (70.0, "0.75")
+        for name, steps in {"train/loss": [1, 2, 3], "knn/top1": [0], "cost/steps": [0]}.items():
+            assert [point.step for point in client.get_metric_history(child.info.run_id, name)] == steps
+        assert not deliver_study(study, default_uri(store), study.path.parent.parent)
+    assert last > 10
+
+
+def test_a_trial_that_was_probed_again_after_a_delivery_was_cut_off_is_there_once(
+    study: RunDirectory, store: Path
+) -> None:
+    assert cut_off(study, store, lambda calls: calls.count("create_run") == 2)
+    probe = RunDirectory(study.path.parent.parent / "a0" / "probes" / "knn-1")
+    probe.write_json("result.json", {"metrics": {"knn/top1": 75.0}})
+    assert [run.data.metrics["knn/top1"] for run in delivered(study, store)[1]] == [75.0]
+
+
+def test_a_report_never_takes_a_trial_that_has_not_arrived_whole_for_a_failed_one(
+    study: RunDirectory, store: Path
+) -> None:
+    cut_off(study, store, lambda calls: calls.count("create_run") == 1)
+    delivered(make_study(study.path.parent.parent / "another", f"{study.path.name}-another"), store)
+    assert status_in_mlflow(study, store) == []
+    cut_off(study, store, lambda calls: calls.count("create_run") == 1)
+    assert status_in_mlflow(study, store) == ["missing"]
+    delivered(study, store)
+    probe = RunDirectory(study.path.parent.parent / "a0" / "probes" / "knn-1")
+    probe.write_json("result.json", {"metrics": {"knn/top1": 75.0}})
+    assert cut_off(study, store, lambda calls: calls.count("create_run") == 1)  # the run before is still there
+    assert status_in_mlflow(study, store) == ["finished"]
+
+
+def test_a_study_that_looks_as_before_is_delivered_if_a_delivery_in_between_was_cut_off(
+    study: RunDirectory, store: Path
+) -> None:
+    delivered(study, store)
+    with study.joined():
+        assert cut_off(study, store, lambda calls: calls[-1] == "update_run")
+    assert delivered(study, store)[0].info.status == "KILLED"
+
+
+def test_tables_and_figures_are_artifacts_of_the_parent(study: RunDirectory, store: Path) -> None:
+    study.write_text("table.md", "| a |")
+    parent, _ = delivered(study, store)
+    names = {file.path for file in MlflowClient(default_uri(store)).list_artifacts(parent.info.run_id)}
+    assert names == {"study.json", "table.md"}
