@@ -1,7 +1,7 @@
 """One training step of ours against Hugging Face's ViTMAEForPreTraining: images/s and peak memory.
 
 The same sizes, mask ratio, AdamW, weight decay, clip norm off, and uint8 images in, which both normalise. Ours is
-`Pretraining.step` without crops, so it includes drawing the masks, the gradient norm and the check for finite numbers,
+`Trainer.step` without crops, so it includes drawing the masks, the gradient norm and the check for finite numbers,
 which Hugging Face's loop here leaves out. Needs `pip install 'mae-cli[benchmarks]'`.
 
 Each side lives in a process of its own, for its own peak memory, and they take turns.
@@ -21,8 +21,9 @@ from torch import Tensor
 from mae.config.resolve import build, preset_overrides
 from mae.config.tree import Config
 from mae.data.dataset import CachedImages, ImageData, Split
+from mae.pretext.base import Batch
 from mae.runtime.system_metrics import system_metrics
-from mae.training.trainer import Pretraining
+from mae.training.trainer import Trainer
 
 SIZES = {"cifar10-tiny": 256, "imagenet-vit-b": 8}
 """Preset and its batch size on a CPU."""
@@ -32,8 +33,9 @@ Step = Callable[[int], object]
 
 def ours(config: Config, images: Tensor, device: torch.device) -> Step:
     data = _as_data(config, images)
-    work = Pretraining(config, data, device)
-    return lambda index: work.step(images, index)
+    work = Trainer(config, data, device)
+    batch = Batch(images, torch.arange(len(images)), data.train.labels)
+    return lambda index: work.step(batch, index)
 
 
 def hugging_face(config: Config, images: Tensor, device: torch.device) -> Step:

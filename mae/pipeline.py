@@ -17,23 +17,24 @@ import torch
 from mae.config.fingerprint import pretrain_fingerprint, probe_name
 from mae.config.resolve import differences, name_run, resolve, to_toml
 from mae.config.tree import Config, ProbeKind
-from mae.data.augmentation import centre
 from mae.data.dataset import ImageData, load_data
-from mae.data.facts import DataFacts, facts_of
+from mae.data.facts import facts_of
 from mae.data.image_files import decode
 from mae.errors import RunError, SettingsError, UserError
-from mae.models.vit import build_encoder
-from mae.pretext.masked_autoencoder import MaskedReconstruction, saved_objective
-from mae.pretext.reconstruction import draw_grid, shown_images
+from mae.pretext.base import Pretext
+from mae.pretext.pictures import draw, shown_images
+from mae.pretext.tasks import saved_pretext
+from mae.probing.knn import online_accuracy
 from mae.probing.probe import Setup, probe_all, subjects
-from mae.runs.directory import DECODER, ENCODER, Busy, Record, RunDirectory
+from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory
 from mae.runs.weights import read_weights
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import Interrupted, Pruned, StoppableProgress, StopRequest
 from mae.runtime.progress import Progress
 from mae.tracking.background import tracked
 from mae.training import checkpoints
-from mae.training.trainer import pretrain, steps_per_epoch
+from mae.training.loop import pretrain
+from mae.training.trainer import steps_per_epoch
 
 CONDITIONS = ("device_name", "processes", "threads")
 """What the time and memory of a stage depend on besides its settings."""
@@ -107,7 +108,7 @@ def run_pretraining(config: Config, work: Workplace, planned: str | None = None)
         where = f"{work.device}" if processes.count == 1 else f"{processes.count} processes, {work.device.type}"
         work.progress.say(f"{fingerprint}: {record.name}, on {where}")
         with _stage(run, record, config, work) if processes.leads else _explained(), processes.failures_told():
-            result = pretrain(config, data, run, work.device, work.progress, work.stop, processes)
+            result = pretrain(config, data, run, work.device, work.progress, work.stop, online_accuracy, processes)
             if processes.leads:
                 run.write_json("result.json", result)
                 checkpoints.remove(run.checkpoints)
@@ -139,9 +140,9 @@ def run_probes(run: RunDirectory, config: Config, work: Workplace) -> dict[str, 
     places = {kind: probe_directory(run, config, kind) for kind in config.probe.kinds}
     missing = [kind for kind, place in places.items() if place.result() is None]
     if missing:
-        data, encoder = load_encoder(run, config, work)
+        data = images_of(run, config, work)
         setup = Setup(config, data, work.device, StoppableProgress(work.progress, work.stop))
-        probed = subjects(config, data, encoder)
+        probed = subjects(config, data, load_pretext(run, config, work.device))
     for kind in missing:
         place = places[kind]
         name = f"{kind} of {name_run(config)}"
@@ -156,14 +157,6 @@ def run_probes(run: RunDirectory, config: Config, work: Workplace) -> dict[str, 
 def probe_directory(run: RunDirectory, config: Config, kind: ProbeKind) -> RunDirectory:
     """Return where a probe of `run` is kept."""
     return run.probe(probe_name(config, kind, run.path.name))
-
-
-def load_encoder(run: RunDirectory, config: Config, work: Workplace) -> tuple[ImageData, torch.nn.Module]:
-    """Return the data and the trained encoder of a finished pretraining; `UserError` if it is not finished."""
-    data = images_of(run, config, work)
-    encoder = build_encoder(config)
-    encoder.load_state_dict(read_weights(run.path / ENCODER))
-    return data, encoder.to(work.device)
 
 
 def _finished(run: RunDirectory) -> Record:
@@ -195,25 +188,25 @@ def stored_config(run: RunDirectory, settings: tuple[str, ...], changeable: tupl
     return config
 
 
-def load_objective(run: RunDirectory, config: Config, device: torch.device) -> tuple[DataFacts, MaskedReconstruction]:
-    """Return the whole trained autoencoder of a finished pretraining, and what it has to know of its data.
+def load_pretext(run: RunDirectory, config: Config, device: torch.device) -> Pretext:
+    """Return the trained pretext task of a finished run, the encoder in it.
 
     The run's folder is enough for it; `UserError` if it is not finished or lacks something.
     """
     _finished(run)
-    facts = facts_of(run)
-    objective = saved_objective(config, read_weights(run.path / ENCODER), read_weights(run.path / DECODER))
-    return facts, objective.to(device)
+    facts, encoder = facts_of(run), read_weights(run.path / ENCODER)
+    state = {f"encoder.{name}": value for name, value in encoder.items()} | read_weights(run.path / PRETEXT)
+    return saved_pretext(config, facts, state).to(device)
 
 
 def draw_reconstructions(run: RunDirectory, config: Config, files: list[Path], to: Path, work: Workplace) -> None:
     """Write a PNG of image files, or of the first test images, as a finished run reconstructs them under `config`."""
-    facts, objective = load_objective(run, config, work.device)
+    pretext = load_pretext(run, config, work.device)
     images = [torch.tensor(decode(file, config.data.stored, config.data.channels)) for file in files]
     if not to.parent.is_dir():
         raise UserError(f"--to {to}: there is no folder {to.parent}")
     chosen = torch.stack(images) if images else _test_images(run, config, work)
-    draw_grid(objective, centre(chosen, config.data), facts, to, work.device)
+    draw(pretext, chosen, to)
 
 
 def _test_images(run: RunDirectory, config: Config, work: Workplace) -> torch.Tensor:

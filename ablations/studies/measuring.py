@@ -1,6 +1,5 @@
 """How large and how fast trainings are, on made-up images: what they show costs no time. Runs where workers run."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -9,20 +8,20 @@ import torch
 from ablations.studies.speeds import FitSpeed, Size, Speed, seconds_per_image
 from mae.config.tree import Config
 from mae.data.dataset import CachedImages, ImageData, Split
-from mae.models.vit import MaskedAutoencoder, parameter_count
-from mae.pretext.flops import encoder_flops, training_flops
+from mae.pretext.base import Batch
+from mae.pretext.tasks import new_pretext
 from mae.probing.features import BATCH, extract
 from mae.probing.linear import fit_logistic, principal_axes
 from mae.runtime.progress import Silent
-from mae.training.trainer import Pretraining
+from mae.training.trainer import Trainer
 
 
 def size_of(config: Config) -> Size:
     """Return what a training takes on any machine."""
     with torch.device("meta"):
-        model = MaskedAutoencoder(config, math.prod(config.model.patch_size) * config.data.channels)
-    kept = 4 * parameter_count(model)  # float32; checkpoints are gone by then
-    return Size(training_flops(config), encoder_flops(config), kept)
+        costs = new_pretext(config, _made_up(config)).cost()
+    kept = 4 * int(costs["parameters"])  # float32; checkpoints are gone by then
+    return Size(1e9 * costs["gflops_per_image"], 1e9 * costs["gflops_encoder"], kept)
 
 
 def speed_of(config: Config, device: torch.device, seconds: float) -> Speed:
@@ -30,19 +29,20 @@ def speed_of(config: Config, device: torch.device, seconds: float) -> Speed:
     images = _made_up(config)
     train = config.train.model_copy(update={"compile": False})  # compiling alone takes longer than all this
     began = time.monotonic()
-    work = Pretraining(config.model_copy(update={"train": train}), images, device)
+    work = Trainer(config.model_copy(update={"train": train}), images, device)
     build = time.monotonic() - began
 
     def step(count: int) -> None:
         """Take a step on `count` images in one piece, and wait for the device."""
         piece = train.model_copy(update={"batch_size": count, "micro_batches": 1})
         work.config = config.model_copy(update={"train": piece})
-        batch = next(iter(work.data.train.images.batches([torch.arange(count)])))
-        work.step(batch, 0)[0].item()
+        chosen = torch.arange(count)
+        batch = Batch(next(iter(work.data.train.images.batches([chosen]))), chosen, work.data.train.labels[chosen])
+        work.step(batch, 0).losses["loss"].item()
 
     def encode(count: int) -> None:
-        chosen, kind = torch.arange(count), config.probe.features
-        extract(work.objective.encoder, work.data.train.images, chosen, config.data, images, kind, device, Silent())
+        kind = config.probe.features
+        extract(work.pretext, work.data.train.images, torch.arange(count), kind, device, Silent())
 
     return Speed(
         seconds_per_image(step, train.batch_size // train.micro_batches, 0.7 * seconds, time.monotonic),

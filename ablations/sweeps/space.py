@@ -14,7 +14,7 @@ from optuna.trial import Trial
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mae.config.presets import Overrides
-from mae.config.resolve import INERT_UNLESS, change, flatten, nearest
+from mae.config.resolve import ACTS_WHEN, change, flatten, nearest
 from mae.config.tree import Config
 from mae.errors import UserError
 
@@ -171,13 +171,13 @@ def check_space(space: Space, base: Config, fixed: Sequence[str] = ()) -> None:
 
 def _check_acts(parameter: Parameter, base: Config, by_key: Mapping[str, Parameter]) -> None:
     """Refuse a key without effect: most of its trials would be the same training."""
-    other, needed = INERT_UNLESS.get(parameter.key, ("", ()))
-    allowed = parameter.when.get(other)
-    if other in by_key and (allowed is None or not set(allowed) <= set(needed)):
-        raise UserError(
-            f"space: {parameter.key} acts with {other}={' or '.join(needed)} only; "
-            f'give it when = {{"{other}" = "{needed[0]}"}}'
-        )
+    for other, needed in ACTS_WHEN.get(parameter.key, {}).items():
+        allowed = parameter.when.get(other)
+        if other in by_key and (allowed is None or not set(allowed) <= set(needed)):
+            raise UserError(
+                f"space: {parameter.key} acts with {other}={' or '.join(needed)} only; "
+                f'give it when = {{"{other}" = "{needed[0]}"}}'
+            )
 
 
 def _conditions(parameter: Parameter, by_key: Mapping[str, Parameter]) -> Overrides:

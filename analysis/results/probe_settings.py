@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, get_args
 
-from mae.config.resolve import INERT_UNLESS, flatten
+from mae.config.resolve import acts, flatten
 from mae.config.tree import Config, ProbeKind
 
 Values = Mapping[str, Any]
@@ -30,10 +30,8 @@ def _changed(values: Values, reference: Values) -> dict[str, Any]:
     """Return the probe settings that act under `values` and are others in `reference`."""
     changed = {}
     for key, value in values.items():
-        other, needed = INERT_UNLESS.get(key, ("", ()))
-        acts = not other or values.get(other) in needed
         plain = list(value) if isinstance(value, tuple) else value
-        if key.startswith("probe.") and key != "probe.kinds" and acts and plain != reference.get(key):
+        if key.startswith("probe.") and key != "probe.kinds" and acts(key, values) and plain != reference.get(key):
             changed[key] = plain
     return changed
 

@@ -9,8 +9,9 @@ import torch
 from analysis.studies.figures import Pictures
 from mae.data.augmentation import centre
 from mae.errors import RunError, UserError
-from mae.pipeline import Workplace, images_of, load_objective, stored_config
-from mae.pretext.reconstruction import reconstruct, shown_images
+from mae.pipeline import Workplace, images_of, load_pretext, stored_config
+from mae.pretext.masked_autoencoder import MaskedAutoencoder
+from mae.pretext.pictures import shown_images
 from mae.runs.directory import RunDirectory
 from mae.runtime.interruption import StopRequest
 from mae.runtime.progress import Silent
@@ -33,13 +34,15 @@ def reconstruct_cells(frame: pd.DataFrame, runs_dir: Path) -> tuple[np.ndarray, 
         run = RunDirectory(runs_dir / str(trials["run"].iloc[0]))
         try:
             config = stored_config(run, (), ())
-            facts, objective = load_objective(run, config, work.device)
+            pretext = load_pretext(run, config, work.device)
             images = centre(shown_images(images_of(run, config, work))[:IMAGES], config.data)
         except (RunError, UserError):
             continue
-        order = objective.sample(generator(config.train.seed, "picture"), len(images))
+        if not isinstance(pretext, MaskedAutoencoder):
+            continue
+        mask = pretext.mask(pretext.draw(len(images), generator(config.train.seed, "picture")))
         originals = _channels_last(images)
-        masked, completed = reconstruct(objective, images, order, facts)
+        masked, completed = pretext.reconstruct(images, mask)
         cells[str(cell)] = (_channels_last(masked), _channels_last(completed))
     return originals, cells
 

@@ -4,16 +4,23 @@ import hashlib
 import json
 from typing import Any
 
-from mae.config.resolve import flatten, inert_keys
+from mae.config.resolve import config_fields, flatten, inert_keys
 from mae.config.tree import Config, ProbeKind
 
-ARITHMETIC = 2
+ARITHMETIC = 3
 """Raised when a change of the code changes results, so that old results are not taken for new ones."""
 
 IN_DIGEST = {"data.source", "data.test_fraction", "data.split_seed"}
 """Keys that say which images: the digest of the data has what they come to. The last two act on some sources only."""
 
-PRETRAIN_SECTIONS = ("data", "model", "mask", "target", "loss", "train")
+PRETRAIN_SECTIONS = ("data", "model", "pretext", "mask", "target", "loss", "train")
+
+BEFORE = {
+    key: field.json_schema_extra["before"]
+    for key, field in config_fields()
+    if isinstance(field.json_schema_extra, dict) and "before" in field.json_schema_extra
+}
+"""Keys that came later, with the value that means "as before": at that value they are in no fingerprint."""
 
 
 def pretrain_fingerprint(config: Config, data_digest: str) -> str:
@@ -48,6 +55,7 @@ def probe_name(config: Config, kind: ProbeKind, subject: str) -> str:
 def _settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
     left_out = inert_keys(config) | IN_DIGEST
     flat = flatten(config.model_dump(mode="json")) | {"data.stored_size": config.data.stored}
+    left_out |= {key for key, value in BEFORE.items() if flat[key] == value}
     return {key: value for key, value in flat.items() if key.split(".")[0] in sections and key not in left_out}
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mae.config.resolve import config_fields, flatten
+from mae.config.resolve import ACTS_WHEN, config_fields, flatten, told
 from mae.config.tree import Config
 
 _BOUNDS = {
@@ -23,7 +23,10 @@ def schema() -> list[dict[str, Any]]:
         node = tree
         for name in key.split("."):
             node = _resolve(node, tree)["properties"][name]
-        rows.append({"key": key, "type": _say(node), "default": defaults[key], "description": field.description})
+        meaning = field.description or ""
+        if key in ACTS_WHEN:
+            meaning += f"; acts with {told(ACTS_WHEN[key])}"
+        rows.append({"key": key, "type": _say(node), "default": defaults[key], "description": meaning})
     return rows
 
 

@@ -2,9 +2,10 @@
 
 import difflib
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -110,36 +111,49 @@ def name_run(config: Config) -> str:
     return " ".join([nearest, *parts, f"seed={config.train.seed}"])
 
 
-INERT_UNLESS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "data.crop_scale": ("data.augmentation", ("random_resized_crop", "color_jitter")),
-    "target.pca_variance": ("target.kind", ("pca",)),
-    "loss.visible_weight": ("loss.region", ("weighted",)),
-    "probe.linear.penalties": ("probe.linear.solver", ("lbfgs",)),
-    "probe.linear.lars_epochs": ("probe.linear.solver", ("lars",)),
-    "probe.linear.lars_batch_size": ("probe.linear.solver", ("lars",)),
-    "probe.linear.lars_base_lr": ("probe.linear.solver", ("lars",)),
-    "probe.linear.lars_warmup_epochs": ("probe.linear.solver", ("lars",)),
-    "probe.linear.lars_augment": ("probe.linear.solver", ("lars",)),
-    "probe.linear.lars_crop_scale": ("probe.linear.solver", ("lars",)),
-    "probe.linear.lars_flip": ("probe.linear.solver", ("lars",)),
-}
-"""Keys that act only under certain values of another key: (the other key, the values)."""
+Conditions = Mapping[str, tuple[Any, ...]]
+"""Values of other keys, all of which a key needs in order to act."""
+
+
+def _conditions(
+    model: type[BaseModel], prefix: str = "", above: Conditions = MappingProxyType({})
+) -> Iterator[tuple[str, Conditions]]:
+    """Yield (dotted key, conditions) for every setting that does not always act, as the tree says at its fields."""
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        own: Conditions = {**above, **cast(Conditions, extra.get("acts", {}))}
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _conditions(annotation, f"{prefix}{name}.", own)
+        elif own:
+            yield prefix + name, own
+
+
+ACTS_WHEN: dict[str, Conditions] = dict(_conditions(Config))
+
+
+def acts(key: str, values: Mapping[str, Any]) -> bool:
+    """Say whether a key changes anything under values of all keys."""
+    return all(values.get(other) in needed for other, needed in ACTS_WHEN.get(key, {}).items())
 
 
 def inert_keys(config: Config) -> set[str]:
     """Return the keys that change nothing under this config's other values."""
     values = flatten(config.model_dump())
-    return {key for key, (other, needed) in INERT_UNLESS.items() if values[other] not in needed}
+    return {key for key in ACTS_WHEN if not acts(key, values)}
 
 
 def _refuse_inert(config: Config, overrides: Overrides) -> None:
     """A setting with no effect is a misunderstanding; one equal to the default comes from a stored config."""
-    changed = differences(config, Config())
+    changed, values = differences(config, Config()), flatten(config.model_dump())
     for key in sorted(inert_keys(config) & overrides.keys() & changed.keys()):
-        other, needed = INERT_UNLESS[key]
-        raise UserError(
-            f"{key}={overrides[key]} has no effect: it acts with {other}={' or '.join(needed)} only; set that too"
-        )
+        missing = {other: needed for other, needed in ACTS_WHEN[key].items() if values[other] not in needed}
+        raise UserError(f"{key}={overrides[key]} has no effect: it acts with {told(missing)} only; set that too")
+
+
+def told(conditions: Conditions) -> str:
+    """Return conditions in words: `target.kind=pca and pretext.kind=mae`."""
+    return " and ".join(f"{other}={' or '.join(map(str, needed))}" for other, needed in conditions.items())
 
 
 def _file_overrides(file: Path) -> Overrides:

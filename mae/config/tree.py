@@ -5,6 +5,7 @@ variants for known data sets in `mae.config.presets`, what identifies a run in `
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -30,6 +31,15 @@ PerChannel = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
 Width = Annotated[int, Field(ge=4, multiple_of=4)]  # the 2-D sin-cos code splits a width into four equal parts
 
 
+MAE = {"pretext.kind": ("mae",)}
+LARS = {"probe.linear.solver": ("lars",)}
+
+
+def _acts(when: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Say under which values of other keys a key, or a section's keys, act: under others they change nothing."""
+    return {"acts": when}
+
+
 class Section(BaseModel):
     """One table of the config: frozen, strict about types, closed to unknown keys."""
 
@@ -52,8 +62,8 @@ class DataConfig(Section):
     )
     crop_scale: Range = Field(
         (0.5, 1.0),
-        description="share of the image's area a crop covers, low and high, 0 to 1; acts with random_resized_crop and "
-        "color_jitter",
+        description="share of the image's area a crop covers, low and high, 0 to 1",
+        json_schema_extra=_acts({"data.augmentation": ("random_resized_crop", "color_jitter")}),
     )
     flip: bool = Field(False, description="mirror left-right with probability one half")
     mean: PerChannel | None = Field(None, description="per channel, of pixels in 0..1; measured on train if unset")
@@ -105,11 +115,21 @@ class ModelConfig(Section):
     patch_size: Size = Field((2, 2), description="height and width of a patch, pixels; divides image_size")
     encoder: TransformerConfig = Field(TransformerConfig(), description="the ViT that is kept")
     decoder: TransformerConfig = Field(
-        TransformerConfig(dim=32, depth=2), description="the decoder used in pretraining only (Table 1a, 1b)"
+        TransformerConfig(dim=32, depth=2),
+        description="the decoder used in pretraining only (Table 1a, 1b)",
+        json_schema_extra=_acts(MAE),
     )
     encoder_mask_tokens: bool = Field(
-        False, description="give the encoder mask tokens for the hidden patches instead of leaving them out (Table 1c)"
+        False,
+        description="give the encoder mask tokens for the hidden patches instead of leaving them out (Table 1c)",
+        json_schema_extra=_acts(MAE),
     )
+
+
+class PretextConfig(Section):
+    """What the encoder is pretrained on."""
+
+    kind: Literal["mae", "rotation"] = Field("mae", description="the pretext task", json_schema_extra={"before": "mae"})
 
 
 class MaskConfig(Section):
@@ -130,7 +150,11 @@ class TargetConfig(Section):
 
     kind: Literal["pixels", "normalized_pixels", "pca"] = Field("pixels", description="the reconstruction target")
     pca_variance: float = Field(
-        0.99, gt=0, le=1, description="share of the patches' variance the PCA target keeps; acts with kind=pca"
+        0.99,
+        gt=0,
+        le=1,
+        description="share of the patches' variance the PCA target keeps",
+        json_schema_extra=_acts({"target.kind": ("pca",)}),
     )
 
 
@@ -139,7 +163,11 @@ class LossConfig(Section):
 
     region: Literal["masked", "all", "weighted"] = Field("masked", description="patches the loss reads")
     visible_weight: float = Field(
-        0.5, ge=0, le=1, description="weight of a visible patch, a masked one having 1; acts with region=weighted"
+        0.5,
+        ge=0,
+        le=1,
+        description="weight of a visible patch, a masked one having 1",
+        json_schema_extra=_acts({"loss.region": ("weighted",)}),
     )
 
     @property
@@ -187,26 +215,42 @@ class LinearProbeConfig(Section):
         (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
         min_length=1,
         description="L2 penalties tried on the held-out part of train; where an end of several is best, more are tried "
-        "beyond it by factors of 10, one alone is taken as it is; acts with solver=lbfgs",
+        "beyond it by factors of 10, one alone is taken as it is",
+        json_schema_extra=_acts({"probe.linear.solver": ("lbfgs",)}),
     )
-    lars_epochs: Positive = Field(90, description="acts with solver=lars, as every lars_ key (Table 10 of the paper)")
-    lars_batch_size: Positive = Field(16384, description="at most; the training set if it is smaller")
+    lars_epochs: Positive = Field(
+        90, description="passes over the training images (Table 10)", json_schema_extra=_acts(LARS)
+    )
+    lars_batch_size: Positive = Field(
+        16384, description="at most; the training set if it is smaller", json_schema_extra=_acts(LARS)
+    )
     lars_base_lr: float = Field(
         0.1,
         gt=0,
         description="learning rate per 256 images; LARS moves the weights by about lars_epochs * lars_base_lr * "
         "images / 51200 of their norm: 225 on ImageNet, but 0.25 on the digits, which need 5.0",
+        json_schema_extra=_acts(LARS),
     )
     lars_warmup_epochs: float | None = Field(
-        None, ge=0, description="epochs of linear warm-up; a ninth of lars_epochs (the paper: 10 of 90) if unset"
+        None,
+        ge=0,
+        description="epochs of linear warm-up; a ninth of lars_epochs (the paper: 10 of 90) if unset",
+        json_schema_extra=_acts(LARS),
     )
-    lars_augment: bool = Field(True, description="random resized crops, features anew each epoch; else features once")
+    lars_augment: bool = Field(
+        True,
+        description="random resized crops, features anew each epoch; else features once",
+        json_schema_extra=_acts(LARS),
+    )
     lars_crop_scale: Range = Field(
-        (0.08, 1.0), description="share of the image's area a crop covers, low and high, 0 to 1; with lars_augment"
+        (0.08, 1.0),
+        description="share of the image's area a crop covers, low and high, 0 to 1; with lars_augment",
+        json_schema_extra=_acts(LARS),
     )
     lars_flip: bool = Field(
         True,
         description="mirror left-right with probability one half; with lars_augment; mirrored digits make no sense",
+        json_schema_extra=_acts(LARS),
     )
 
     @property
@@ -284,9 +328,10 @@ class Config(Section):
 
     data: DataConfig = Field(DataConfig(), description=DataConfig.__doc__)
     model: ModelConfig = Field(ModelConfig(), description=ModelConfig.__doc__)
-    mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__)
-    target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__)
-    loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__)
+    pretext: PretextConfig = Field(PretextConfig(), description=PretextConfig.__doc__)
+    mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__, json_schema_extra=_acts(MAE))
+    target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=_acts(MAE))
+    loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__, json_schema_extra=_acts(MAE))
     train: TrainConfig = Field(TrainConfig(), description=TrainConfig.__doc__)
     probe: ProbeConfig = Field(ProbeConfig(), description=ProbeConfig.__doc__)
     run: RunConfig = Field(RunConfig(), description=RunConfig.__doc__)
@@ -312,7 +357,10 @@ class Config(Section):
         for side, image, patch in zip(("height", "width"), self.data.image_size, self.model.patch_size, strict=True):
             if image % patch:
                 raise ValueError(f"model.patch_size: expected a divisor of data.image_size ({side} {image})")
-        if not 1 <= self.kept_patches < self.patches:
+        height, width = self.data.image_size
+        if self.pretext.kind == "rotation" and height != width:
+            raise ValueError(f"pretext.kind: rotation needs square images, not {height} x {width} (data.image_size)")
+        if self.pretext.kind == "mae" and not 1 <= self.kept_patches < self.patches:
             raise ValueError(
                 f"mask.ratio: keeps {self.kept_patches} of {self.patches} patches; expected at least 1, and 1 hidden"
             )

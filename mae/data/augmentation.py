@@ -6,13 +6,14 @@ Crop, resize and mirror are one linear map per direction: a row matrix (B, H, h)
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mae.config.tree import DataConfig
 from mae.data.facts import Statistics
+from mae.runtime.rng import on_device
 
 ATTEMPTS = 10
 """Crops drawn per image until one fits, as in torchvision's RandomResizedCrop; the centre is the fall-back."""
@@ -21,46 +22,39 @@ JITTER = 0.4
 HUE = 0.1
 """Strength of brightness, contrast and saturation, and of hue in turns: the values MoCo and SimSiam use."""
 
-Boxes = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Top, left, height, width in pixels, each (B,)."""
 
+class Draws(NamedTuple):
+    """What is random in the views of B images, small and on the CPU: `boxes` int64 (B, 4) are top, left, height and
+    width in pixels, `mirrored` is bool (B,), `jitter` is (B, 4) in -1..1, or None without colour jitter."""
 
-@dataclass(frozen=True)
-class Draws:
-    """What is random in the views of B images: boxes, which are mirrored, bool (B,), and colour jitter (B, 4) in -1..1.
-
-    `draws[2:4]` are those of two of them. They are small, so a whole batch can have its draws before it is cut up.
-    """
-
-    boxes: Boxes
+    boxes: Tensor
     mirrored: Tensor
     jitter: Tensor | None
 
-    def __getitem__(self, part: slice) -> "Draws":
-        top, left, height, width = (side[part] for side in self.boxes)
-        jitter = None if self.jitter is None else self.jitter[part]
-        return Draws((top, left, height, width), self.mirrored[part], jitter)
-
 
 def draw(data: DataConfig, count: int, stored: Sequence[int], generator: torch.Generator) -> Draws:
-    """Return the draws of `count` images of `stored` height and width; on the CPU, so that they are the same on every
-    device."""
-    height, width = stored
-    boxes = crop_boxes(data, count, height, width, generator)
+    """Return the draws of `count` images of `stored` height and width: whole numbers, so the same on every device."""
+    boxes = crop_boxes(data, count, stored[0], stored[1], generator)
     mirrored = torch.rand(count, generator=generator) < 0.5 if data.flip else torch.zeros(count, dtype=torch.bool)
     jitter = torch.rand(count, 4, generator=generator) * 2 - 1 if data.augmentation == "color_jitter" else None
     return Draws(boxes, mirrored, jitter)
 
 
 def views(images: Tensor, data: DataConfig, draws: Draws) -> Tensor:
-    """Return (B, C, H, W) float images in 0..1 of the model's size from stored uint8 images (B, C, h, w)."""
-    result = resample(images, draws.boxes, data.image_size, draws.mirrored)
-    return result if draws.jitter is None else color_jitter(result, draws.jitter.to(images.device))
+    """Return (B, C, H, W) float images in 0..1 of the model's size from stored uint8 images (B, C, h, w).
+
+    Images and draws are on one device, where all of the work is done.
+    """
+    if data.augmentation == "none" and not data.flip:
+        return centre(images, data)
+    with torch.autocast(images.device.type, enabled=False):  # pixels are no less exact under mixed precision
+        result = resample(images, draws.boxes, data.image_size, draws.mirrored, _border(data, images.shape[2:]))
+        return result if draws.jitter is None else color_jitter(result, draws.jitter)
 
 
 def augment(images: Tensor, data: DataConfig, generator: torch.Generator) -> Tensor:
     """Return `views` of images (B, C, h, w) with draws of their own."""
-    return views(images, data, draw(data, len(images), images.shape[2:], generator))
+    return views(images, data, on_device(draw(data, len(images), images.shape[2:], generator), images.device))
 
 
 def centre(images: Tensor, data: DataConfig) -> Tensor:
@@ -75,29 +69,32 @@ def normalise(images: Tensor, data: Statistics) -> Tensor:
     return (images - mean) / images.new_tensor(data.std).view(-1, 1, 1)
 
 
-def crop_boxes(data: DataConfig, count: int, height: int, width: int, generator: torch.Generator) -> Boxes:
-    """Return the part of each image that is used: centre, a place for a fixed size, or a random resized crop.
+def crop_boxes(data: DataConfig, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Return the part of each image that is used, int64 (count, 4): centre, a fixed size somewhere, or a random crop.
 
     A fixed crop of an image that is no larger than the model's size first gets a black border of an eighth.
     """
-    size = data.image_size
-    if data.augmentation in ("none", "fixed_crop"):
-        place = torch.rand(count, 2, generator=generator) if data.augmentation == "fixed_crop" else None
-        sides = []
-        for axis, stored in enumerate((height, width)):
-            room = stored - size[axis]
-            start = torch.full((count,), room // 2)
-            if place is not None:
-                border = 0 if room else size[axis] // 8
-                start = (place[:, axis] * (room + 2 * border + 1)).floor().long() - border
-            sides.append(start)
-        return sides[0], sides[1], torch.full((count,), size[0]), torch.full((count,), size[1])
-    return _random_resized_boxes(data.crop_scale, count, height, width, generator)
+    if data.augmentation not in ("none", "fixed_crop"):
+        return _random_resized_boxes(data.crop_scale, count, height, width, generator)
+    size = torch.tensor(data.image_size)
+    room = torch.tensor([height, width]) - size
+    start = (room // 2).expand(count, 2)
+    if data.augmentation == "fixed_crop":
+        border = torch.where(room > 0, 0, size // 8)
+        start = (torch.rand(count, 2, generator=generator) * (room + 2 * border + 1)).long() - border
+    return torch.cat([start, size.expand(count, 2)], dim=1)
+
+
+def _border(data: DataConfig, stored: Sequence[int]) -> int:
+    """Return how far a box may reach past an image of `stored` height and width, pixels."""
+    if data.augmentation != "fixed_crop":
+        return 0
+    return max(0 if side > size else size // 8 for side, size in zip(stored, data.image_size, strict=True))
 
 
 def _random_resized_boxes(
     scale: tuple[float, float], count: int, height: int, width: int, generator: torch.Generator
-) -> Boxes:
+) -> Tensor:
     """Area uniform in `scale`, aspect ratio log-uniform in 3/4 .. 4/3; the first of ten attempts that fits."""
     draws = torch.rand(count, ATTEMPTS, 2, generator=generator)
     place = torch.rand(count, 2, generator=generator)
@@ -109,34 +106,35 @@ def _random_resized_boxes(
     found = fits.any(dim=1)
     box_height = torch.where(found, box_height.gather(1, first)[:, 0], height)
     box_width = torch.where(found, box_width.gather(1, first)[:, 0], width)
-    top = (place[:, 0] * (height - box_height + 1)).floor().long()
-    left = (place[:, 1] * (width - box_width + 1)).floor().long()
-    return top, left, box_height, box_width
+    top = (place[:, 0] * (height - box_height + 1)).long()
+    left = (place[:, 1] * (width - box_width + 1)).long()
+    return torch.stack([top, left, box_height, box_width], dim=1)
 
 
-def resample(images: Tensor, boxes: Boxes, size: tuple[int, int], mirrored: Tensor) -> Tensor:
-    """Cut `boxes` out of uint8 images (B, C, h, w), resize to `size`, mirror where told; float in 0..1."""
-    top, left, height, width = boxes
-    rows = resampling_matrix(top, height, images.shape[2], size[0])
-    columns = resampling_matrix(left, width, images.shape[3], size[1])
+def resample(images: Tensor, boxes: Tensor, size: tuple[int, int], mirrored: Tensor, border: int = 0) -> Tensor:
+    """Cut `boxes` (B, 4) out of uint8 images (B, C, h, w), resize to `size`, mirror where told; float in 0..1.
+
+    Boxes reach past an image by `border` pixels at most.
+    """
+    top, left, height, width = boxes.unbind(dim=1)
+    rows = resampling_matrix(top, height, images.shape[2], size[0], border)
+    columns = resampling_matrix(left, width, images.shape[3], size[1], border)
     columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
-    rows, columns = rows.to(images.device), columns.to(images.device)
     pixels = images.float() / 255
     return (rows[:, None] @ pixels @ columns[:, None].transpose(2, 3)).clamp(0, 1)
 
 
-def resampling_matrix(start: Tensor, length: Tensor, stored: int, size: int) -> Tensor:
+def resampling_matrix(start: Tensor, length: Tensor, stored: int, size: int, border: int = 0) -> Tensor:
     """Return (B, size, stored) weights that cut start .. start + length and resize it: anti-aliased bicubic.
 
-    Pixels outside the box weigh nothing, as if the crop had been made first; a box that reaches past the image
-    finds black there.
+    Pixels outside the box weigh nothing, as if the crop had been made first; a box that reaches past the image, by
+    `border` pixels at most, finds black there.
     """
-    border = max(0, -int(start.min()), int((start + length).max()) - stored)  # where boxes reach past the image
     start, length = start.float()[:, None, None], length.float()[:, None, None]
     scale = length / size
     support = scale.clamp(min=1)  # a shrinking kernel widens, which is the anti-aliasing
-    centre_of = start + (torch.arange(size)[None, :, None] + 0.5) * scale
-    pixel = torch.arange(-border, stored + border)[None, None, :]
+    centre_of = start + (torch.arange(size, device=start.device)[None, :, None] + 0.5) * scale
+    pixel = torch.arange(-border, stored + border, device=start.device)[None, None, :]
     inside = (pixel >= start) & (pixel < start + length)
     weights = _cubic((pixel + 0.5 - centre_of) / support) * inside
     weights = weights / weights.sum(dim=2, keepdim=True)

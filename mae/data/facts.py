@@ -26,6 +26,7 @@ class DataFacts(BaseModel):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...]
+    train_images: int
 
 
 def facts_of(run: RunDirectory) -> DataFacts:

@@ -1,11 +1,9 @@
-"""The masked autoencoder of section 3, top to bottom in the order data flows.
+"""The encoder that every pretext task pretrains: a ViT, top to bottom in the order data flows, and what it is made of.
 
-Parameters carry the official release's names (`patch_embed.proj`, `blocks.0.attn.qkv`, `decoder_blocks` ...); see
-`official_state` and `load_official_state`. Shapes in comments: B images, N patches, K visible, M = N - K hidden,
-D encoder width, E decoder width, P = patch height * patch width * channels.
+Parameters carry timm's and the official MAE release's names (`patch_embed.proj`, `blocks.0.attn.qkv` ...). Shapes in
+comments: B images, N patches, K visible, D width, P = patch height * patch width * channels.
 """
 
-import math
 from functools import partial
 from typing import Any
 
@@ -18,7 +16,7 @@ from torch.nn import functional as F
 from mae.config.tree import Config, TransformerConfig
 
 Size = tuple[int, int]
-_LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)
+LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)
 
 
 def patchify(images: Tensor, patch: Size) -> Tensor:
@@ -71,9 +69,9 @@ class Encoder(nn.Module):
             self.encoder_mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         grid = image_size[0] // patch[0], image_size[1] // patch[1]
         self.register_buffer("pos_embed", sincos_positions(config.dim, grid))
-        self.blocks = _blocks(config)
-        self.norm = _LayerNorm(config.dim)
-        self.apply(_initialise)
+        self.blocks = blocks(config)
+        self.norm = LayerNorm(config.dim)
+        self.apply(initialise)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(config.dim, -1))
         for token in (self.cls_token, getattr(self, "encoder_mask_token", None)):
             if token is not None:
@@ -111,93 +109,21 @@ class Encoder(nn.Module):
         return self.norm(tokens)
 
 
-class Decoder(nn.Module):
-    """The light decoder of pretraining (section 3, "MAE decoder")."""
-
-    decoder_pos_embed: Tensor
-
-    def __init__(self, config: TransformerConfig, encoder_dim: int, grid: Size, outputs: int):
-        super().__init__()
-        self.decoder_embed = nn.Linear(encoder_dim, config.dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
-        self.register_buffer("decoder_pos_embed", sincos_positions(config.dim, grid))
-        self.decoder_blocks = _blocks(config)
-        self.decoder_norm = _LayerNorm(config.dim)
-        self.decoder_pred = nn.Linear(config.dim, outputs)
-        self.apply(_initialise)
-        nn.init.normal_(self.mask_token, std=0.02)
-
-    def forward(self, encoded: Tensor, order: Tensor, read_from: int) -> Tensor:
-        """Return predictions (B, N - read_from, outputs) for the patches of `order` (B, N) from `read_from` on.
-
-        `encoded` is (B, 1 + n, D): the class token and the first n patches of `order`; mask tokens fill the rest.
-        Tokens stay in `order`, each with its own position: attention does not mind, and nothing is moved back.
-        """
-        tokens = self.decoder_embed(encoded)  # (B, 1 + n, E)
-        missing = order.shape[1] + 1 - tokens.shape[1]
-        tokens = torch.cat([tokens, self.mask_token.expand(len(tokens), missing, -1).to(tokens.dtype)], dim=1)
-        positions = gather_tokens(self.decoder_pos_embed[:, 1:].expand(len(tokens), -1, -1), order)
-        first = self.decoder_pos_embed[:, :1].expand(len(tokens), -1, -1)
-        tokens = tokens + torch.cat([first, positions], dim=1)  # (B, 1 + N, E)
-        for block in self.decoder_blocks:
-            tokens = block(tokens)
-        return self.decoder_pred(self.decoder_norm(tokens[:, 1 + read_from :]))
-
-
-class MaskedAutoencoder(nn.Module):
-    """Encoder and decoder around one masking (Fig. 1)."""
-
-    def __init__(self, config: Config, outputs: int):
-        super().__init__()
-        data, model = config.data, config.model
-        self.patch, self.kept = model.patch_size, config.kept_patches
-        self.mask_tokens = model.encoder_mask_tokens
-        self.encoder = Encoder(model.encoder, data.image_size, self.patch, data.channels, self.mask_tokens)
-        self.decoder = Decoder(model.decoder, model.encoder.dim, config.grid, outputs)
-
-    def forward(self, patches: Tensor, order: Tensor, hidden_only: bool = True) -> Tensor:
-        """Predict from patches (B, N, P) of which the first `kept` of `order` (B, N) are visible.
-
-        Returns predictions in `order`: (B, M, outputs) for the hidden patches, or all (B, N, outputs).
-        """
-        if self.mask_tokens:
-            encoded = self.encoder.forward_with_mask_tokens(patches, order, self.kept)
-        else:
-            encoded = self.encoder.forward_visible(patches, order[:, : self.kept])
-        return self.decoder(encoded, order, read_from=self.kept if hidden_only else 0)
-
-
 def build_encoder(config: Config) -> Encoder:
     """Return the encoder alone, untrained."""
     data, model = config.data, config.model
     return Encoder(model.encoder, data.image_size, model.patch_size, data.channels, model.encoder_mask_tokens)
 
 
-def official_state(model: MaskedAutoencoder) -> dict[str, Tensor]:
-    """Return all weights under the official release's flat names."""
-    return {**model.encoder.state_dict(), **model.decoder.state_dict()}
-
-
-def load_official_state(model: MaskedAutoencoder, state: dict[str, Tensor]) -> None:
-    """Load flat official names into both parts; `RuntimeError` on a missing, unexpected or misshapen one."""
-    own = model.decoder.state_dict().keys()
-    model.decoder.load_state_dict({name: value for name, value in state.items() if name in own})
-    model.encoder.load_state_dict({name: value for name, value in state.items() if name not in own})
-
-
-def _blocks(config: TransformerConfig) -> nn.ModuleList:
-    make = partial(Block, config.dim, config.heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=_LayerNorm)
+def blocks(config: TransformerConfig) -> nn.ModuleList:
+    """Return pre-norm ViT blocks."""
+    make = partial(Block, config.dim, config.heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=LayerNorm)
     return nn.ModuleList(make() for _ in range(config.depth))
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """Xavier-uniform weights and zero biases, as the official release starts."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Return the number of trained parameters."""
-    return sum(math.prod(parameter.shape) for parameter in module.parameters() if parameter.requires_grad)

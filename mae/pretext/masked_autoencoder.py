@@ -1,18 +1,157 @@
-"""The pretext task: masking, target and loss around an autoencoder (section 3; footnote 1).
+"""Masked autoencoding (He et al., 2021): hide patches, encode the rest, predict what was hidden (section 3, Fig. 1).
 
-What pretraining asks of an objective: `encoder`, `loss(images, order)`, and the usual of an `nn.Module`.
+Parameters carry the official release's names. Shapes in comments: B images, N patches, K visible, M = N - K hidden,
+D encoder width, E decoder width, P = patch height * patch width * channels.
 """
 
+from typing import NamedTuple
+
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from mae.config.tree import Config
-from mae.models.vit import MaskedAutoencoder, gather_tokens, load_official_state, patchify
-from mae.pretext.masking import sample_order
-from mae.pretext.targets import Target, saved_target
+from mae.config.tree import Config, TransformerConfig
+from mae.data import augmentation
+from mae.data.augmentation import centre, views
+from mae.models.vit import (
+    Encoder,
+    LayerNorm,
+    Size,
+    blocks,
+    build_encoder,
+    gather_tokens,
+    initialise,
+    patchify,
+    sincos_positions,
+    unpatchify,
+)
+from mae.pretext.base import Batch, Pretext, Surroundings, under
+from mae.pretext.masking import SAMPLERS, Mask
+from mae.pretext.pictures import image_rows
+from mae.pretext.targets import TARGETS, Pixels
+from mae.runtime.rng import branch
 
-TARGET = "target."
-"""What the names of a fitted target's tensors start with, among those of the decoder."""
+FITTED_ON = 2048
+"""Training images whose patches a target is fitted on."""
+
+
+class Draws(NamedTuple):
+    """What is random in a batch: crops, and what `Sampler.order` makes masks of."""
+
+    crops: augmentation.Draws
+    mask: Tensor
+
+
+class Decoder(nn.Module):
+    """The light decoder of pretraining (section 3, "MAE decoder")."""
+
+    decoder_pos_embed: Tensor
+
+    def __init__(self, config: TransformerConfig, encoder_dim: int, grid: Size, outputs: int):
+        super().__init__()
+        self.decoder_embed = nn.Linear(encoder_dim, config.dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
+        self.register_buffer("decoder_pos_embed", sincos_positions(config.dim, grid))
+        self.decoder_blocks = blocks(config)
+        self.decoder_norm = LayerNorm(config.dim)
+        self.decoder_pred = nn.Linear(config.dim, outputs)
+        self.apply(initialise)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, encoded: Tensor, order: Tensor, read_from: int) -> Tensor:
+        """Return predictions (B, N - read_from, outputs) for the patches of `order` (B, N) from `read_from` on.
+
+        `encoded` is (B, 1 + n, D): the class token and the first n patches of `order`; mask tokens fill the rest.
+        Tokens stay in `order`, each with its own position: attention does not mind, and nothing is moved back.
+        """
+        tokens = self.decoder_embed(encoded)  # (B, 1 + n, E)
+        missing = order.shape[1] + 1 - tokens.shape[1]
+        tokens = torch.cat([tokens, self.mask_token.expand(len(tokens), missing, -1).to(tokens.dtype)], dim=1)
+        positions = gather_tokens(self.decoder_pos_embed[:, 1:].expand(len(tokens), -1, -1), order)
+        first = self.decoder_pos_embed[:, :1].expand(len(tokens), -1, -1)
+        tokens = tokens + torch.cat([first, positions], dim=1)  # (B, 1 + N, E)
+        for block in self.decoder_blocks:
+            tokens = block(tokens)
+        return self.decoder_pred(self.decoder_norm(tokens[:, 1 + read_from :]))
+
+
+class MaskedAutoencoder(Pretext):
+    """The asymmetric autoencoder and its loss."""
+
+    encoder: Encoder
+    target: Pixels
+
+    def __init__(self, config: Config, surroundings: Surroundings):
+        super().__init__(config, surroundings)
+        model = config.model
+        self.patch = model.patch_size
+        target, fitted = TARGETS[config.target.kind], under(surroundings.fitted, "target.")
+        self.target = target.saved(config, fitted) if surroundings.fitted else target.fit(config, self._patches_to_fit)
+        self.encoder = build_encoder(config)
+        self.decoder = Decoder(model.decoder, model.encoder.dim, config.grid, self.target.outputs)
+
+    def draw(self, count: int, generator: torch.Generator) -> Draws:
+        config = self.config
+        sampler = SAMPLERS[config.mask.sampling]
+        return Draws(
+            augmentation.draw(config.data, count, config.data.stored, branch(generator, "crops")),
+            sampler.draw(branch(generator, "mask"), count, config.grid, config.kept_patches),
+        )
+
+    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        images = views(batch.images, self.config.data, draws.crops)
+        return {"loss": self.loss(self.look(images), self.mask(draws))}
+
+    def mask(self, draws: Draws) -> Mask:
+        """Return the masks of a batch (B, N)."""
+        config = self.config
+        return Mask(SAMPLERS[config.mask.sampling].order(draws.mask, config.grid), config.kept_patches)
+
+    def loss(self, images: Tensor, mask: Mask) -> Tensor:
+        """Return the loss, a scalar, of normalised images (B, C, H, W)."""
+        patches = patchify(images, self.patch)
+        visible_weight = self.config.loss.weight_of_visible
+        prediction = self.predict(patches, mask, hidden_only=visible_weight == 0)
+        read = mask.order if visible_weight else mask.hidden
+        weights = torch.ones(read.shape[1], device=images.device)
+        if visible_weight:
+            weights[: mask.kept] = visible_weight
+        with torch.autocast(images.device.type, enabled=False):  # a target may multiply matrices, and is no less exact
+            target = self.target(patches)
+        return reconstruction_loss(prediction, gather_tokens(target, read), weights)
+
+    def predict(self, patches: Tensor, mask: Mask, hidden_only: bool = True) -> Tensor:
+        """Return predictions from patches (B, N, P), in the mask's order: (B, M, outputs) of the hidden, or all (B, N,
+        outputs)."""
+        if self.config.model.encoder_mask_tokens:
+            encoded = self.encoder.forward_with_mask_tokens(patches, mask.order, mask.kept)
+        else:
+            encoded = self.encoder.forward_visible(patches, mask.visible)
+        return self.decoder(encoded, mask.order, read_from=mask.kept if hidden_only else 0)
+
+    @torch.inference_mode()
+    def reconstruct(self, images: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
+        """Return (masked, reconstruction), both (B, C, H, W) in 0..1, of images (B, C, H, W) in 0..1.
+
+        Hidden patches are grey in `masked`; in the reconstruction they hold the prediction, beside the visible patches.
+        """
+        grid, patches = self.config.grid, patchify(self.look(images), self.patch)
+        predicted = self.target.pixels(self.predict(patches, mask).float(), gather_tokens(patches, mask.hidden))
+        where = mask.hidden[..., None].expand(-1, -1, patches.shape[2])
+        filled = unpatchify(patches.scatter(1, where, predicted), self.patch, grid)
+        seen = torch.ones_like(mask.order, dtype=images.dtype).scatter(1, mask.hidden, 0.0)
+        seen = unpatchify(seen[..., None].expand_as(patches), self.patch, grid)
+        return images * seen + 0.5 * (1 - seen), (filled * self.std + self.mean).clamp(0, 1)
+
+    def picture(self, images: Tensor, draws: Draws) -> Figure:
+        """Original, masked, reconstruction, one above the other (Fig. 2)."""
+        masked, completed = self.reconstruct(images, self.mask(draws))
+        return image_rows({"original": images, "masked": masked, "reconstruction": completed})
+
+    def _patches_to_fit(self) -> Tensor:
+        """Return normalised patches (n, P) of training images."""
+        images = centre(self.surroundings.sample(FITTED_ON), self.config.data)
+        return patchify(self.look(images), self.patch).flatten(0, 1)
 
 
 def reconstruction_loss(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
@@ -21,49 +160,13 @@ def reconstruction_loss(prediction: Tensor, target: Tensor, weights: Tensor) -> 
     return (per_patch * weights).sum() / (weights.sum() * len(per_patch))
 
 
-class MaskedReconstruction(nn.Module):
-    """MAE as an objective: hides patches, predicts them, compares."""
-
-    def __init__(self, config: Config, target: Target):
-        super().__init__()
-        self.config, self.target = config, target
-        self.model = MaskedAutoencoder(config, target.outputs)
-
-    @property
-    def encoder(self) -> nn.Module:
-        """What is kept after pretraining."""
-        return self.model.encoder
-
-    def decoder_state(self) -> dict[str, Tensor]:
-        """Return what reconstruction needs beside the encoder: the decoder under its official names, and what a target
-        was fitted to under `target.*`."""
-        fitted = {f"{TARGET}{name}": value for name, value in self.target.state_dict().items()}
-        return {**self.model.decoder.state_dict(), **fitted}
-
-    def sample(self, generator: torch.Generator, count: int) -> Tensor:
-        """Return the masks of `count` images as an order of patches (count, N), the visible first."""
-        config = self.config
-        return sample_order(config.mask.sampling, generator, count, config.grid, config.kept_patches)
-
-    def forward(self, images: Tensor, order: Tensor) -> Tensor:
-        """Return the loss, a scalar, of normalised images (B, C, H, W) under masks `order` (B, N)."""
-        patches = patchify(images, self.model.patch)
-        visible_weight = self.config.loss.weight_of_visible
-        hidden_only = visible_weight == 0
-        prediction = self.model(patches, order, hidden_only)
-        read = order[:, self.model.kept :] if hidden_only else order
-        weights = torch.ones(read.shape[1], device=images.device)
-        if not hidden_only:
-            weights[: self.model.kept] = visible_weight
-        with torch.autocast(images.device.type, enabled=False):  # a target may multiply matrices, and is no less exact
-            target = self.target(patches)
-        return reconstruction_loss(prediction, gather_tokens(target, read), weights)
+def official_state(model: MaskedAutoencoder) -> dict[str, Tensor]:
+    """Return all weights under the official release's flat names."""
+    return {**model.encoder.state_dict(), **model.decoder.state_dict()}
 
 
-def saved_objective(config: Config, encoder: dict[str, Tensor], decoder: dict[str, Tensor]) -> MaskedReconstruction:
-    """Return the objective with the weights of a finished run: the encoder's, and what `decoder_state` returned."""
-    fitted = {name.removeprefix(TARGET): value for name, value in decoder.items() if name.startswith(TARGET)}
-    objective = MaskedReconstruction(config, saved_target(config, fitted))
-    weights = {name: value for name, value in decoder.items() if not name.startswith(TARGET)}
-    load_official_state(objective.model, {**encoder, **weights})
-    return objective
+def load_official_state(model: MaskedAutoencoder, state: dict[str, Tensor]) -> None:
+    """Load flat official names into both parts; `RuntimeError` on a missing, unexpected or misshapen one."""
+    own = model.decoder.state_dict().keys()
+    model.decoder.load_state_dict({name: value for name, value in state.items() if name in own})
+    model.encoder.load_state_dict({name: value for name, value in state.items() if name not in own})

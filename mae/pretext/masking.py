@@ -1,32 +1,63 @@
 """Mask samplers: which patches stay visible (section 3 of the paper, "Masking"; Table 1f).
 
-A sampler is a pure function of (generator, count, grid, kept): it returns an order of the patches per image, a
-permutation whose first `kept` entries are the visible patches and the rest the hidden ones. Every image of a batch
-thus keeps the same number of patches. To add a sampler, write one function and enter it in `SAMPLERS`.
+A sampler has two halves. `draw` makes the random numbers of a batch on the CPU, few and whole where rounding could
+tell; `order` makes of them, on any device, an order of patches per image whose first entries stay visible. Every
+image of a batch keeps the same number of patches. To add a sampler, write both and enter it in `SAMPLERS`.
 """
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Sampler = Callable[[torch.Generator, int, tuple[int, int], int], Tensor]
+Grid = tuple[int, int]
+"""Rows and columns of patches."""
 
 BLOCKS = 64
 """Rectangles drawn per image by block sampling; far more than it takes to cover any share of a grid."""
 
 
-def random_order(generator: torch.Generator, count: int, grid: tuple[int, int], kept: int) -> Tensor:
-    """Every set of patches is equally likely. Returns (count, patches) int64."""
-    return torch.rand(count, math.prod(grid), generator=generator).argsort(dim=1)
+class Mask(NamedTuple):
+    """Which patches of B images are visible: `order` (B, N) int64 is a permutation, its first `kept` stay visible."""
+
+    order: Tensor
+    kept: int
+
+    @property
+    def visible(self) -> Tensor:
+        """Indexes (B, kept) of the visible patches."""
+        return self.order[:, : self.kept]
+
+    @property
+    def hidden(self) -> Tensor:
+        """Indexes (B, N - kept) of the hidden patches."""
+        return self.order[:, self.kept :]
 
 
-def block_order(generator: torch.Generator, count: int, grid: tuple[int, int], kept: int) -> Tensor:
-    """Hide large rectangles, as BEiT does, until enough patches are hidden. Returns (count, patches) int64.
+class Sampler(NamedTuple):
+    """Both halves of a sampler: `draw(generator, count, grid, kept)` gives a CPU tensor (count, ...), `order(draws,
+    grid)` the int64 permutations (count, N) on its device."""
+
+    draw: Callable[[torch.Generator, int, Grid, int], Tensor]
+    order: Callable[[Tensor, Grid], Tensor]
+
+
+def _draw_random(generator: torch.Generator, count: int, grid: Grid, kept: int) -> Tensor:
+    return torch.rand(count, math.prod(grid), generator=generator)
+
+
+def _random_order(draws: Tensor, grid: Grid) -> Tensor:
+    """Every set of patches is equally likely."""
+    return draws.argsort(dim=1, stable=True)
+
+
+def _draw_blocks(generator: torch.Generator, count: int, grid: Grid, kept: int) -> Tensor:
+    """Return rectangles: top, left, height, width and whether one is cut off from below, int16 (count, BLOCKS, 5).
 
     A rectangle's area is uniform between a quarter and all of the hidden area, its aspect ratio log-uniform between
-    0.3 and 1/0.3. The last one is cut off row by row, from the top or the bottom, at exactly the hidden count.
+    0.3 and 1/0.3.
     """
     rows, columns = grid
     hidden = rows * columns - kept
@@ -37,36 +68,48 @@ def block_order(generator: torch.Generator, count: int, grid: tuple[int, int], k
     width = (area / aspect).sqrt().round().clamp(1, columns)
     top = (draws[..., 2] * (rows - height + 1)).floor()
     left = (draws[..., 3] * (columns - width + 1)).floor()
+    upwards = (torch.rand(count, 1, generator=generator) < 0.5).expand(count, BLOCKS)
+    return torch.stack([top, left, height, width, upwards], dim=2).short()
 
-    row = torch.arange(rows).view(rows, 1)
-    column = torch.arange(columns).view(1, columns)
-    top, left, height, width = (side[..., None, None] for side in (top, left, height, width))
+
+def _block_order(draws: Tensor, grid: Grid) -> Tensor:
+    """Hide large rectangles, as BEiT does, one after the other.
+
+    The last one is cut off row by row, from the top or the bottom, at exactly the hidden count.
+    """
+    rows, columns = grid
+    row = torch.arange(rows, device=draws.device).view(rows, 1)
+    column = torch.arange(columns, device=draws.device).view(1, columns)
+    top, left, height, width, _ = (side[..., None, None] for side in draws.unbind(dim=2))
     covered = (row >= top) & (row < top + height) & (column >= left) & (column < left + width)
-    covered = covered.flatten(2)  # (count, BLOCKS, patches)
+    covered = covered.flatten(2)  # (count, BLOCKS, N)
     first = torch.where(covered.any(1), covered.int().argmax(1), BLOCKS)  # the rectangle that hides a patch
-    raster = torch.arange(rows * columns)
-    upwards = torch.rand(count, 1, generator=generator) < 0.5
-    within = torch.where(upwards, raster.flip(0), raster)
+    raster = torch.arange(rows * columns, device=draws.device)
+    within = torch.where(draws[:, :1, 4] > 0, raster.flip(0), raster)
     return (first * rows * columns + within).argsort(dim=1, descending=True)
 
 
-def grid_order(generator: torch.Generator, count: int, grid: tuple[int, int], kept: int) -> Tensor:
-    """Keep patches on a regular lattice: one of every 2 x 2 at a ratio of 75 %. Returns (count, patches) int64.
+def _draw_grid(generator: torch.Generator, count: int, grid: Grid, kept: int) -> Tensor:
+    """Return shifts in rows and columns, int64 (count, 2)."""
+    return (torch.rand(count, 2, generator=generator) * torch.tensor(grid)).long()
+
+
+def _grid_order(draws: Tensor, grid: Grid) -> Tensor:
+    """Keep patches on a regular lattice: one of every 2 x 2 at a ratio of 75 %.
 
     Other ratios follow an ordered-dither (Bayer) ranking, which spreads any number of patches evenly. The lattice is
     shifted at random per image, so that every patch is hidden at some time.
     """
     rows, columns = grid
-    rank = _bayer(max(rows, columns))
-    shift = (torch.rand(count, 2, generator=generator) * torch.tensor([rows, columns])).long()
-    row = (torch.arange(rows) + shift[:, :1]) % rows
-    column = (torch.arange(columns) + shift[:, 1:]) % columns
+    rank = _bayer(max(rows, columns), draws.device)
+    row = (torch.arange(rows, device=draws.device) + draws[:, :1]) % rows
+    column = (torch.arange(columns, device=draws.device) + draws[:, 1:]) % columns
     return rank[row[:, :, None], column[:, None, :]].flatten(1).argsort(dim=1)
 
 
-def _bayer(size: int) -> Tensor:
+def _bayer(size: int, device: torch.device) -> Tensor:
     """Return the ordered-dither ranks of a square of at least `size`, a power of two on a side."""
-    rank = torch.zeros(1, 1, dtype=torch.int64)
+    rank = torch.zeros(1, 1, dtype=torch.int64, device=device)
     while rank.shape[0] < size:
         # The finest step decides first: neighbours get ranks a quarter of the square apart.
         rank = torch.cat(
@@ -75,9 +118,8 @@ def _bayer(size: int) -> Tensor:
     return rank
 
 
-SAMPLERS: dict[str, Sampler] = {"random": random_order, "block": block_order, "grid": grid_order}
-
-
-def sample_order(sampling: str, generator: torch.Generator, count: int, grid: tuple[int, int], kept: int) -> Tensor:
-    """Return a (count, patches) int64 permutation per image; its first `kept` columns are the visible patches."""
-    return SAMPLERS[sampling](generator, count, grid, kept)
+SAMPLERS = {
+    "random": Sampler(_draw_random, _random_order),
+    "block": Sampler(_draw_blocks, _block_order),
+    "grid": Sampler(_draw_grid, _grid_order),
+}

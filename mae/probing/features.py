@@ -1,12 +1,13 @@
 """Frozen features: what probes see of an encoder, computed once, nothing hidden, nothing augmented."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mae.config.tree import DataConfig
 from mae.data.augmentation import centre, normalise
 from mae.data.dataset import ImageData, Images
+from mae.pretext.base import Pretext
 from mae.runtime.progress import Task
 
 BATCH = 128
@@ -23,25 +24,16 @@ def pool(tokens: Tensor, kind: str) -> Tensor:
 
 
 @torch.inference_mode()
-def extract(
-    encoder: nn.Module,
-    images: Images,
-    indexes: Tensor,
-    config: DataConfig,
-    data: ImageData,
-    kind: str,
-    device: torch.device,
-    task: Task,
-) -> Tensor:
-    """Return features (n, D) of the images at `indexes` (n,), float32 on the CPU."""
-    was_training = encoder.training
-    encoder.eval()
+def extract(pretext: Pretext, images: Images, indexes: Tensor, kind: str, device: torch.device, task: Task) -> Tensor:
+    """Return features (n, D) that a task's encoder has of the images at `indexes` (n,), float32 on the CPU."""
+    was_training = pretext.training
+    pretext.eval()
     parts = []
     for batch in images.batches(indexes.split(BATCH)):
-        views = normalise(centre(batch.to(device, non_blocking=True), config), data)
-        parts.append(pool(encoder(views), kind).float().cpu())
+        seen = pretext.look(centre(batch.to(device, non_blocking=True), pretext.config.data))
+        parts.append(pool(pretext.encoder(seen), kind).float().cpu())
         task.advance(len(batch))
-    encoder.train(was_training)
+    pretext.train(was_training)
     return torch.cat(parts)
 
 

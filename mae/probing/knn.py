@@ -1,11 +1,11 @@
 """Weighted k-nearest-neighbour vote by cosine similarity on frozen features."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from mae.config.tree import DataConfig
 from mae.data.dataset import ImageData
+from mae.pretext.base import Pretext
 from mae.probing.features import extract
 from mae.runtime.progress import Silent
 from mae.runtime.rng import generator
@@ -40,12 +40,12 @@ def knn_predict(
     return torch.cat(predictions)
 
 
-def online_accuracy(encoder: nn.Module, config: DataConfig, data: ImageData, device: torch.device) -> float:
+def online_accuracy(pretext: Pretext, data: ImageData) -> float:
     """Return k-NN top-1, in percent, on a held-out part of the training images, whatever the probe settings are."""
     labelled = (data.train.labels >= 0).nonzero()[:, 0]
     chosen = labelled[torch.randperm(len(labelled), generator=generator(0, "online k-NN"))[: REFERENCES + QUERIES]]
     queries = min(QUERIES, len(chosen) // 5)
-    features = extract(encoder, data.train.images, chosen, config, data, ONLINE_FEATURES, device, Silent())
+    features = extract(pretext, data.train.images, chosen, ONLINE_FEATURES, pretext.mean.device, Silent())
     labels = data.train.labels[chosen]
     predicted = knn_predict(
         features[queries:], labels[queries:], features[:queries], ONLINE_K, ONLINE_TEMPERATURE, len(data.classes)

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from scipy.stats import binomtest
-from torch import Tensor, nn
+from torch import Tensor
 
 from mae.config.fingerprint import pretrain_fingerprint, probe_name, untrained_fingerprint
 from mae.config.tree import Config, ProbeConfig, ProbeKind
-from mae.data.augmentation import augment, normalise
+from mae.data.augmentation import augment
 from mae.data.dataset import ImageData
-from mae.models.vit import build_encoder
+from mae.pretext.base import Pretext
+from mae.pretext.tasks import new_pretext
 from mae.probing.features import BATCH, extract, pool, raw_pixels
 from mae.probing.knn import knn_predict
 from mae.probing.linear import lars_predict, lbfgs_predict
@@ -29,14 +30,14 @@ BUSY_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Subject:
-    """What is probed: an encoder, or None for raw pixels; `fingerprint` identifies it.
+    """What is probed: the encoder of a pretext task, or, if that is None, raw pixels; `fingerprint` identifies it.
 
     `features` are kept by split once they are known: all probes of a subject share them.
     """
 
     name: str
     fingerprint: str
-    encoder: nn.Module | None
+    pretext: Pretext | None
     features: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -50,12 +51,11 @@ class Setup:
     progress: Progress
 
 
-def subjects(config: Config, data: ImageData, encoder: nn.Module) -> list[Subject]:
+def subjects(config: Config, data: ImageData, pretrained: Pretext) -> list[Subject]:
     """Return the pretrained encoder and its two baselines."""
-    torch.manual_seed(config.train.seed)
     return [
-        Subject("pretrained", pretrain_fingerprint(config, data.digest), encoder),
-        Subject("untrained", untrained_fingerprint(config, data.digest), build_encoder(config)),
+        Subject("pretrained", pretrain_fingerprint(config, data.digest), pretrained),
+        Subject("untrained", untrained_fingerprint(config, data.digest), new_pretext(config, data)),
         Subject("pixels", untrained_fingerprint(_no_model(config), data.digest) + "-pixels", None),
     ]
 
@@ -84,9 +84,9 @@ def probe(kind: ProbeKind, subject: Subject, setup: Setup) -> dict[str, Any]:
     else:
 
         def views(epoch: int) -> Tensor:
-            if subject.encoder is None or not linear.lars_augment:
+            if subject.pretext is None or not linear.lars_augment:
                 return train
-            return _augmented_features(subject.encoder, labelled, epoch, setup)
+            return _augmented_features(subject.pretext, labelled, epoch, setup)
 
         with setup.progress.task(f"linear probe, {subject.name}", linear.lars_epochs) as task:
             predicted, chosen = lars_predict(views, labels, test, classes, linear, config.probe.seed, task)
@@ -149,17 +149,16 @@ def _features(subject: Subject, split: str, indexes: Tensor, setup: Setup) -> Te
         config, data, device = setup.config, setup.data, setup.device
         images = data.train.images if split == "train" else data.test.images
         with setup.progress.task(f"features of {split} images, {subject.name}", len(indexes)) as task:
-            if subject.encoder is None:
+            if subject.pretext is None:
                 features = raw_pixels(images, indexes, config.data, data, task)
             else:
-                encoder = subject.encoder.to(device)
-                features = extract(encoder, images, indexes, config.data, data, config.probe.features, device, task)
+                features = extract(subject.pretext.to(device), images, indexes, config.probe.features, device, task)
         subject.features[split] = features.to(device)
     return subject.features[split]
 
 
 @torch.inference_mode()
-def _augmented_features(encoder: nn.Module, indexes: Tensor, epoch: int, setup: Setup) -> Tensor:
+def _augmented_features(pretext: Pretext, indexes: Tensor, epoch: int, setup: Setup) -> Tensor:
     """Return features (n, D) of random resized crops, mirrored or not, new ones each epoch, as the paper's probe has.
 
     They are the probe's own, whatever the augmentation of the pretraining was.
@@ -168,10 +167,10 @@ def _augmented_features(encoder: nn.Module, indexes: Tensor, epoch: int, setup: 
     linear = config.probe.linear
     own = {"augmentation": "random_resized_crop", "crop_scale": linear.lars_crop_scale, "flip": linear.lars_flip}
     cropped = config.data.model_copy(update=own)
-    encoder.eval()
+    pretext.eval()
     parts = []
     for number, batch in enumerate(data.train.images.batches(indexes.split(BATCH))):
         draws = generator(config.probe.seed, f"probe augmentation {epoch}", number)
-        views = normalise(augment(batch.to(setup.device), cropped, draws), data)
-        parts.append(pool(encoder(views), config.probe.features).float())
+        seen = pretext.look(augment(batch.to(setup.device), cropped, draws))
+        parts.append(pool(pretext.encoder(seen), config.probe.features).float())
     return torch.cat(parts).clone()

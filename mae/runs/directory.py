@@ -8,7 +8,7 @@
         checkpoints/step-00001234.pt     the last two, until the stage is finished
         pictures/*.png
         encoder.safetensors              the result, loadable by timm
-        decoder.safetensors              what else reconstruction needs
+        pretext.safetensors              the rest of the pretext task: the decoder, what a target was fitted to
         result.json                      {"metrics": {...}, ...}; exists only once the stage is finished
         tracking-*.json                  what each tracking server has received so far
         probes/<kind>-<fingerprint>/     the same files for one probe of this pretraining
@@ -39,7 +39,7 @@ class Busy(UserError):
 ONLINE = "online/knn_top1"
 """The point of the curves that tells how good the features are so far: k-NN top-1 on held-out training images, %."""
 
-ENCODER, DECODER = "encoder.safetensors", "decoder.safetensors"
+ENCODER, PRETEXT = "encoder.safetensors", "pretext.safetensors"
 
 Status = Literal["running", "finished", "failed", "killed", "pruned"]
 

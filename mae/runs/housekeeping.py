@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 from mae.errors import UserError
-from mae.runs.directory import DECODER, RunDirectory, is_held, locked_at_once
+from mae.runs.directory import PRETEXT, RunDirectory, is_held, locked_at_once
 
 ORPHAN_SECONDS = 3600.0
 """How long a temporary file has not been written to, at least, if its writer is dead: writers take minutes at most."""
@@ -80,7 +80,7 @@ def _checkpoints(runs_dir: Path) -> Iterator[Removable]:
     """A run of an earlier version of the program has its decoder nowhere else: its checkpoints stay."""
     for folder in sorted(runs_dir.glob("*/checkpoints")):
         run = RunDirectory(folder.parent)
-        kept = all((run.path / name).exists() for name in ("result.json", DECODER))
+        kept = all((run.path / name).exists() for name in ("result.json", PRETEXT))
         if kept and not run.is_locked():
             yield Removable("checkpoints of a finished run", folder, bytes_in(folder), run.path / "lock")
 

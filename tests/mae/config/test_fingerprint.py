@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from mae.config.fingerprint import pretrain_fingerprint, probe_fingerprint, untrained_fingerprint
-from mae.config.resolve import INERT_UNLESS, build, change, config_fields
+from mae.config.resolve import ACTS_WHEN, build, change, config_fields
 from mae.config.tree import Config, ProbeKind
 from mae.errors import UserError
 
@@ -43,9 +43,7 @@ def values(schema: dict[str, Any]) -> list[Any]:
 def variants(key: str) -> list[Config]:
     """Return all configs that differ in `key` alone, where it acts, in a value that is allowed."""
     base: dict[str, Any] = {"data.std": [0.2], "data.mean": [0.3]} if key == "data.mean" else {}
-    if key in INERT_UNLESS:
-        other, needed = INERT_UNLESS[key]
-        base[other] = needed[0]
+    base |= {other: needed[0] for other, needed in ACTS_WHEN.get(key, {}).items()}
     found = []
     for value in values(TypeAdapter(dict(config_fields())[key].annotation).json_schema()):
         with suppress(UserError):

@@ -1,0 +1,121 @@
+"""What a pretext task is: the task that an encoder is pretrained on. One file per task; `mae.pretext.tasks` lists them.
+
+A step is one function of weights, batch and draws. `draw` makes all random numbers of a batch, few and on the CPU, as a
+pure function of its generator; `forward` does all heavy work where the batch is, so that it can be compiled, cut into
+micro-batches and shared by processes: draws are cut like images.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mae.config.tree import Config
+from mae.data.facts import Statistics
+from mae.runtime.rng import on_device
+
+
+class Batch(NamedTuple):
+    """Training images as they are stored, on the device."""
+
+    images: Tensor
+    """uint8 (B, C, h, w)."""
+    indexes: Tensor
+    """int64 (B,): their places in the training set."""
+    labels: Tensor
+    """int64 (B,): their classes, -1 where unknown."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a task may know of the training images when it is built, and what a finished run has fitted.
+
+    `sample(n)` returns at most n of them as they are stored, uint8 (n, C, h, w), the same ones for one seed. `fitted`
+    is the state of a finished run's task: with it, nothing is fitted again, and no image is needed.
+    """
+
+    images: int
+    classes: int
+    statistics: Statistics
+    sample: Callable[[int], Tensor]
+    fitted: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Pretext(nn.Module):
+    """A way to pretrain `encoder`, a ViT that maps images (B, C, H, W) to tokens (B, 1 + N, D), class token first."""
+
+    encoder: nn.Module
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: Config, surroundings: Surroundings):
+        super().__init__()
+        self.config, self.surroundings = config, surroundings
+        for name in ("mean", "std"):  # of a run's data, which its record keeps
+            values = torch.tensor(getattr(surroundings.statistics, name)).view(-1, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+
+    def draw(self, count: int, generator: torch.Generator) -> Any:
+        """Return all random numbers of a batch: a named tuple of small CPU tensors (count, ...)."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, draws: Any) -> dict[str, Tensor]:
+        """Return `loss`, the mean over the batch as a scalar, and further numbers to track by name."""
+        raise NotImplementedError
+
+    def look(self, images: Tensor) -> Tensor:
+        """Return what the encoder takes when it is probed, of images (B, C, H, W) in 0..1: here, normalised pixels."""
+        return (images - self.mean) / self.std
+
+    def after_step(self, step: int, total: int) -> None:
+        """Do what follows an optimiser step: nothing, here."""
+
+    def picture(self, images: Tensor, draws: Any) -> Figure | None:
+        """Return a picture of the task on images (n, C, H, W) in 0..1, for people, or None where there is none."""
+        return None
+
+    def cost(self) -> dict[str, float]:
+        """Return FLOPs per image of a training step without augmentation and of the encoder alone, and parameters.
+
+        Counted by PyTorch on shapes alone: matrix products and attention, a multiply-add as two; optimiser, norms and
+        activations are left out.
+        """
+        twin = self._on_meta()
+        data = twin.config.data
+        draws = on_device(twin.draw(1, torch.Generator().manual_seed(0)), torch.device("meta"))
+        with torch.device("meta"):
+            one = torch.empty(1, dtype=torch.int64)
+            batch = Batch(torch.empty(1, data.channels, *data.stored, dtype=torch.uint8), one, one)
+            image = torch.empty(1, data.channels, *data.image_size)
+        with FlopCounterMode(display=False) as step:
+            twin(batch, draws)["loss"].backward()
+        with FlopCounterMode(display=False) as encoding, torch.no_grad():
+            twin.encoder(image)
+        return {
+            "gflops_per_image": step.get_total_flops() / 1e9,
+            "gflops_encoder": encoding.get_total_flops() / 1e9,
+            "parameters": parameter_count(self),
+            "parameters_encoder": parameter_count(self.encoder),
+        }
+
+    def _on_meta(self) -> "Pretext":
+        """Return the same task without augmentation, and without numbers in its tensors."""
+        plain = self.config.data.model_copy(update={"augmentation": "none", "flip": False})
+        fitted = {name: value.to("meta") for name, value in self.state_dict().items()}
+        with torch.device("meta"):
+            twin = type(self)(self.config.model_copy(update={"data": plain}), replace(self.surroundings, fitted=fitted))
+        return twin.to("meta")
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Return the number of trained parameters."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors of a state whose names start with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

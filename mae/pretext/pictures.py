@@ -1,0 +1,50 @@
+"""Pictures of a pretext task, for people."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mae.data.augmentation import centre
+from mae.data.dataset import ImageData
+from mae.runs.directory import replacing
+from mae.runtime.rng import generator, on_device
+
+if TYPE_CHECKING:
+    from mae.pretext.base import Pretext
+
+SHOWN = 8
+
+
+def shown_images(data: ImageData) -> Tensor:
+    """Return the test images of the pictures, uint8 (n, C, h, w): always the same ones."""
+    chosen = torch.linspace(0, len(data.test.labels) - 1, SHOWN).long()
+    return next(iter(data.test.images.batches([chosen])))
+
+
+@torch.inference_mode()
+def draw(pretext: "Pretext", images: Tensor, path: Path) -> None:
+    """Draw a task on the centres of stored images, uint8 (n, C, h, w), as a PNG; with the same draws every time."""
+    device = pretext.mean.device
+    draws = pretext.draw(len(images), generator(pretext.config.train.seed, "picture"))
+    figure = pretext.picture(centre(images.to(device), pretext.config.data), on_device(draws, device))
+    if figure is not None:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png")
+
+
+def image_rows(rows: Mapping[str, Tensor]) -> Figure:
+    """Return a figure with a titled row per entry, of images (n, C, H, W) in 0..1, C being 1 or 3."""
+    count = len(next(iter(rows.values())))
+    figure = Figure(figsize=(1.1 * count + 1.2, 1.2 * len(rows)), dpi=150, layout="constrained")
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for row, (title, images) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(row, images.cpu(), strict=True):
+            pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
+            axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+        row[0].set_ylabel(title)
+    return figure

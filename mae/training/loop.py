@@ -1,0 +1,198 @@
+"""Pretraining from first step to result: one loop over epochs and steps, resumable at any step to the same bits."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mae.config.tree import Config
+from mae.data.dataset import ImageData
+from mae.pretext.base import Batch, Pretext, under
+from mae.pretext.pictures import draw, shown_images
+from mae.runs.directory import ENCODER, ONLINE, PRETEXT, RunDirectory
+from mae.runs.weights import write_weights
+from mae.runtime.distributed import ALONE, Processes
+from mae.runtime.interruption import StopRequest
+from mae.runtime.progress import Progress
+from mae.runtime.rng import generator
+from mae.runtime.system_metrics import system_metrics
+from mae.training import checkpoints
+from mae.training.trainer import Step, Trainer
+
+Evaluate = Callable[[Pretext, ImageData], float]
+"""Says how good an encoder's features are so far, in percent."""
+
+SAVING_APART = 20
+"""Time between two checkpoints, at least, in times that the last one took: saving takes under 5 % of a run."""
+
+
+def pretrain(
+    config: Config,
+    data: ImageData,
+    run: RunDirectory,
+    device: torch.device,
+    progress: Progress,
+    stop: StopRequest,
+    evaluate: Evaluate,
+    processes: Processes = ALONE,
+) -> dict[str, Any]:
+    """Pretrain to the end, from the last checkpoint if there is one; return what goes into `result.json`.
+
+    `evaluate` says how good the features are so far. All `processes` call this with the same arguments; process 0 alone
+    uses `run`, the others return nothing.
+    """
+    work = Trainer(config, data, device, processes)
+    _go_back(work, run, progress)
+    with progress.task("pretraining", work.total_steps, work.position.step) as task:
+        clock = _Clock(work.position.seconds)
+        for epoch in range(work.position.step // work.steps_per_epoch, config.train.epochs):
+            for index, batch in _epoch_batches(work, epoch):
+                step = work.step(batch, index)
+                stopped = processes.greatest(stop.number)  # all stop at the same step
+                if not processes.leads:
+                    if stopped:
+                        raise stop.interruption(stopped)
+                    continue
+                clock.add(step)
+                last_of_epoch = work.position.step % work.steps_per_epoch == 0
+                if work.position.step % config.run.log_every == 0 or last_of_epoch:
+                    work.check_finite()
+                    metrics = clock.metrics(config.train.batch_size) | {"train/lr": step.lr, "train/epoch": epoch}
+                    if last_of_epoch and _due(config.run.knn_every, epoch + 1, config.train.epochs):
+                        metrics[ONLINE] = evaluate(work.pretext, work.data)
+                    run.append_metrics(work.position.step, metrics | system_metrics(device))
+                    if ONLINE in metrics:
+                        stopped = stop.evaluated(epoch + 1, metrics[ONLINE]) or stopped
+                    note = f"loss {metrics['train/loss']:.4f}  {metrics['train/images_per_second']:.0f} images/s"
+                task.advance(1, note if work.position.step % config.run.log_every == 0 or last_of_epoch else "")
+                if last_of_epoch and _due(config.run.picture_every, epoch + 1, config.train.epochs):
+                    draw(work.pretext, shown_images(data), run.pictures / f"epoch-{epoch + 1:04d}.png")
+                if stopped or clock.should_save(config.run.checkpoint_seconds):
+                    _save(work, run, clock)
+                if stopped:
+                    raise stop.interruption(stopped)
+    if not processes.leads:
+        return {}
+    if not checkpoints.checkpoint(run.checkpoints, work.position.step).exists():
+        _save(work, run, clock)
+    return _finish(work, run)
+
+
+def _go_back(work: Trainer, run: RunDirectory, progress: Progress) -> None:
+    """Continue from the last checkpoint, if there is one; process 0 reads it and forgets the curves after it."""
+    processes = work.processes
+    saved = processes.from_first(checkpoints.latest(run.checkpoints, progress.warn) if processes.leads else None)
+    if saved is not None:
+        work.restore(saved)
+        progress.say(f"continuing at step {work.position.step} of {work.total_steps}")
+        # Who adds up what: another order is another rounding.
+        sums = {"process(es)": (saved["processes"], processes.count)}
+        if work.device.type == "cpu":
+            sums["thread(s)"] = saved["random"]["threads"], torch.get_num_threads()
+        for name, (before, now) in sums.items():
+            if before != now:
+                progress.warn(f"by {before} {name} so far, now by {now}: equal to rounding, not to the bit")
+    if processes.leads:
+        run.forget_metrics_after(work.position.step)
+
+
+def _epoch_batches(work: Trainer, epoch: int) -> Iterator[tuple[int, Batch]]:
+    """Yield (step, batch) for what is left of an epoch, of each batch this process's share.
+
+    The order is a function of (seed, epoch).
+    """
+    batch, steps = work.config.train.batch_size, work.steps_per_epoch
+    order = torch.randperm(len(work.data.train.labels), generator=generator(work.config.train.seed, "order", epoch))
+    first = work.position.step - epoch * steps
+    part = work.processes.part(batch)
+    pieces = [order[index * batch : (index + 1) * batch][part] for index in range(first, steps)]
+    train = work.data.train
+    for place, (chosen, images) in enumerate(zip(pieces, train.images.batches(pieces), strict=True)):
+        yield epoch * steps + first + place, Batch(images, chosen, train.labels[chosen])
+
+
+def _save(work: Trainer, run: RunDirectory, clock: "_Clock") -> None:
+    work.check_finite()
+    work.position.seconds = clock.seconds()
+    with clock.saving():
+        checkpoints.save(run.checkpoints, work.position.step, work.state())
+
+
+def _finish(work: Trainer, run: RunDirectory) -> dict[str, Any]:
+    """Keep the weights, without the optimiser's state; the checkpoints go when the result is safe too."""
+    state = work.pretext.state_dict()
+    write_weights(run.path / ENCODER, under(state, "encoder."))
+    write_weights(run.path / PRETEXT, {name: value for name, value in state.items() if name[:8] != "encoder."})
+    points = [point["metrics"] for point in run.read_metrics()]
+    return {
+        "weights_sha256": weights_digest(state),
+        "metrics": {
+            "train/final_loss": points[-1]["train/loss"],
+            "cost/seconds": work.position.seconds,
+            "cost/steps": work.position.step,
+            "cost/peak_memory_mb": max(point["system/peak_memory_mb"] for point in points),
+            **{f"cost/{name}": value for name, value in work.pretext.cost().items()},
+        },
+    }
+
+
+def weights_digest(state: dict[str, Tensor]) -> str:
+    """Return a SHA-256 over names and bytes of all weights: equal exactly if every bit is."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _due(every: int, epoch: int, epochs: int) -> bool:
+    """Every `every` epochs and at the last one; never, if `every` is 0."""
+    return every > 0 and (epoch == epochs or epoch % every == 0)
+
+
+class _Clock:
+    """Means and speed since the last point of the curves; reading it is the only wait for the device."""
+
+    def __init__(self, seconds_before: float):
+        self.started = time.monotonic() - seconds_before
+        self.saved = time.monotonic()
+        self.saving_took = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.steps: list[Step] = []
+        self.since = time.monotonic()
+
+    def add(self, step: Step) -> None:
+        self.steps.append(step)
+
+    def metrics(self, batch_size: int) -> dict[str, float]:
+        names = list(self.steps[0].losses)
+        norms = torch.nan_to_num(torch.stack([step.norm for step in self.steps]), posinf=0.0)  # steps that fp16 skipped
+        each = [torch.stack([step.losses[name] for step in self.steps]) for name in names]
+        *means, norm = torch.stack([*each, norms]).mean(dim=1).tolist()  # one copy from the device
+        speed = len(self.steps) * batch_size / (time.monotonic() - self.since)
+        self._reset()
+        metrics = {f"train/{name}": mean for name, mean in zip(names, means, strict=True)}
+        return metrics | {"train/gradient_norm": norm, "train/images_per_second": speed}
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.saved = time.monotonic()
+        self.saving_took = self.saved - started
+
+    def should_save(self, every: float) -> bool:
+        """Say whether `every` seconds have passed since the last checkpoint, and `SAVING_APART` times what that took.
+
+        At 0 every step is saved, whatever it takes.
+        """
+        return every == 0 or time.monotonic() - self.saved >= max(every, SAVING_APART * self.saving_took)
