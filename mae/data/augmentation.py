@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mae.config.tree import DataConfig
 from mae.data.facts import Statistics
+from mae.runtime.precision import full
 from mae.runtime.rng import on_device
 
 ATTEMPTS = 10
@@ -47,7 +48,7 @@ def views(images: Tensor, data: DataConfig, draws: Draws) -> Tensor:
     """
     if data.augmentation == "none" and not data.flip:
         return centre(images, data)
-    with torch.autocast(images.device.type, enabled=False):  # pixels are no less exact under mixed precision
+    with full(images.device):  # pixels are no less exact under mixed precision
         result = resample(images, draws.boxes, data.image_size, draws.mirrored, _border(data, images.shape[2:]))
         return result if draws.jitter is None else color_jitter(result, draws.jitter)
 

@@ -29,6 +29,7 @@ from mae.pretext.base import Batch, Pretext, Surroundings, under
 from mae.pretext.masking import SAMPLERS, Mask
 from mae.pretext.pictures import image_rows
 from mae.pretext.targets import TARGETS, Pixels
+from mae.runtime.precision import full
 from mae.runtime.rng import branch
 
 FITTED_ON = 2048
@@ -116,7 +117,7 @@ class MaskedAutoencoder(Pretext):
         weights = torch.ones(read.shape[1], device=images.device)
         if visible_weight:
             weights[: mask.kept] = visible_weight
-        with torch.autocast(images.device.type, enabled=False):  # a target may multiply matrices, and is no less exact
+        with full(images.device):  # a target may multiply matrices, and is no less exact
             target = self.target(patches)
         return reconstruction_loss(prediction, gather_tokens(target, read), weights)
 

@@ -1,7 +1,6 @@
 """A step of pretraining and all that a checkpoint has to hold (appendix A.1)."""
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from mae.errors import ImpossibleSettings, SettingsError
 from mae.pretext.base import Batch
 from mae.pretext.tasks import new_pretext
 from mae.runtime.distributed import ALONE, Processes
+from mae.runtime.precision import mixed
 from mae.runtime.rng import generator, on_device, piece
 from mae.training import checkpoints
 from mae.training.schedule import lr_at, peak_lr
@@ -89,7 +89,7 @@ class Trainer:
 
     def _forward(self, batch: Batch, draws: Any) -> dict[str, Tensor]:
         batch, draws = on_device(batch, self.device), on_device(draws, self.device)
-        with _autocast(self.config.train.precision, self.device):
+        with mixed(self.config.train.precision, self.device):
             found: dict[str, Tensor] = self.parallel(batch, draws)
         return found
 
@@ -150,9 +150,3 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
         {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
         {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def _autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)

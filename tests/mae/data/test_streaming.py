@@ -16,12 +16,13 @@ from mae.config.tree import Config
 from mae.data.dataset import ImageData, load_data
 from mae.data.streaming import StreamedImages
 from mae.errors import RunError, UserError
-from mae.models.vit import build_encoder
+from mae.pretext.tasks import new_pretext
 from mae.probing.features import extract
+from mae.probing.knn import online_accuracy
 from mae.runs.directory import RunDirectory
 from mae.runtime.interruption import StopRequest
 from mae.runtime.progress import Silent
-from mae.training.trainer import pretrain
+from mae.training.loop import pretrain
 from tests.conftest import TINY
 
 CPU = torch.device("cpu")
@@ -61,7 +62,9 @@ def load(config: Config) -> ImageData:
 
 
 def trained(config: Config, data: ImageData, path: Path, stop: StopRequest | None = None) -> str:
-    return pretrain(config, data, RunDirectory(path), CPU, Silent(), stop or StopRequest())["weights_sha256"]
+    return pretrain(config, data, RunDirectory(path), CPU, Silent(), stop or StopRequest(), online_accuracy)[
+        "weights_sha256"
+    ]
 
 
 def workers_of(process: int) -> list[psutil.Process]:
@@ -78,11 +81,8 @@ def test_streamed_images_train_the_same_bits_as_cached_ones(workers: int, folder
     assert (streamed.mean, streamed.std, streamed.skipped) == (cached.mean, cached.std, cached.skipped)
     assert streamed.train.labels.equal(cached.train.labels)
     assert trained(config, streamed, tmp_path / "1") == trained(cached_config, cached, tmp_path / "2")
-    encoder, indexes = build_encoder(config), torch.arange(20).flip(0)
-    features = [
-        extract(encoder, data.test.images, indexes, config.data, data, "both", CPU, Silent())
-        for data in (cached, streamed)
-    ]
+    pretext, indexes = new_pretext(config, cached), torch.arange(20).flip(0)
+    features = [extract(pretext, data.test.images, indexes, "both", CPU, Silent()) for data in (cached, streamed)]
     assert features[0].equal(features[1])
 
 

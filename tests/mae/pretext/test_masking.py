@@ -6,16 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mae.pretext.masking import BLOCKS, SAMPLERS, _bayer, sample_order
+from mae.pretext.masking import BLOCKS, SAMPLERS, Mask, _bayer
 from mae.runtime.rng import generator
+from tests.helpers.pretexts import mask_of
 
 GRIDS = st.tuples(st.integers(1, 17), st.integers(1, 17)).filter(lambda grid: grid[0] * grid[1] > 1)
 
 
 def hidden_map(sampling: str, grid: tuple[int, int], kept: int, count: int = 64) -> Tensor:
     """1 where a patch is hidden, (count, rows, columns)."""
-    order = sample_order(sampling, generator(0, "test"), count, grid, kept)
-    hidden = torch.ones(count, grid[0] * grid[1]).scatter(1, order[:, :kept], 0.0)
+    mask = mask_of(sampling, generator(0, "test"), count, grid, kept)
+    hidden = torch.ones(count, grid[0] * grid[1]).scatter(1, mask.visible, 0.0)
     return hidden.view(count, *grid)
 
 
@@ -25,13 +26,19 @@ def hidden_map(sampling: str, grid: tuple[int, int], kept: int, count: int = 64)
 def test_every_order_is_a_permutation(sampling: str, grid: tuple[int, int], share: float, seed: int) -> None:
     patches = grid[0] * grid[1]
     kept = min(max(1, round(share * patches)), patches - 1)
-    order = sample_order(sampling, generator(seed, "test"), 3, grid, kept)
+    order = mask_of(sampling, generator(seed, "test"), 3, grid, kept).order
     assert (order.sort(dim=1).values == torch.arange(patches)).all()
+
+
+def test_a_mask_tells_visible_patches_from_hidden_ones() -> None:
+    mask = Mask(torch.tensor([[3, 0, 2, 1]]), 1)
+    assert mask.visible.tolist() == [[3]]
+    assert mask.hidden.tolist() == [[0, 2, 1]]
 
 
 @pytest.mark.parametrize("sampling", SAMPLERS)
 def test_equal_generators_give_equal_masks(sampling: str) -> None:
-    first, second = (sample_order(sampling, generator(7, "mask", 3), 5, (6, 8), 12) for _ in range(2))
+    first, second = (mask_of(sampling, generator(7, "mask", 3), 5, (6, 8), 12).order for _ in range(2))
     assert first.equal(second)
 
 
@@ -73,7 +80,12 @@ def test_block_masks_are_rectangles_drawn_until_enough_is_hidden(grid: tuple[int
 
 
 def test_grid_ranks_are_those_of_ordered_dither() -> None:
-    assert _bayer(3).tolist() == _bayer(4).tolist() == [[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]
+    cpu = torch.device("cpu")
+    assert (
+        _bayer(3, cpu).tolist()
+        == _bayer(4, cpu).tolist()
+        == [[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]
+    )
 
 
 def test_grid_masks_hide_every_patch_equally_often() -> None:

@@ -3,10 +3,10 @@ import torch
 from torch import Tensor
 
 from mae.config.resolve import build
-from mae.pretext import masked_autoencoder as objective
-from mae.pretext.masked_autoencoder import MaskedReconstruction
-from mae.pretext.targets import NormalizedPixels, build_target, fit_principal_components
+from mae.pretext import masked_autoencoder
+from mae.pretext.targets import TARGETS, NormalizedPixels, fit_principal_components
 from mae.runtime.rng import generator
+from tests.helpers.pretexts import autoencoder
 
 
 def test_normalised_patches_have_mean_0_and_variance_1() -> None:
@@ -22,7 +22,7 @@ def test_a_constant_patch_normalises_to_zero() -> None:
 def test_all_components_give_back_the_patch() -> None:
     patches = torch.randn(500, 12) @ torch.randn(12, 12)
     target = fit_principal_components(patches, 1.0)
-    assert torch.allclose(target.pixels(target(patches)), patches, atol=1e-3)
+    assert torch.allclose(target.pixels(target(patches), patches), patches, atol=1e-3)
 
 
 @pytest.mark.parametrize("variance", [0.5, 0.9, 0.99])
@@ -52,7 +52,8 @@ def test_a_share_that_is_met_exactly_takes_no_further_component() -> None:
 @pytest.mark.parametrize(("kind", "outputs"), [("pixels", 6), ("normalized_pixels", 6), ("pca", 2)])
 def test_a_config_gets_the_target_that_it_names(kind: str, outputs: int) -> None:
     patches = torch.randn(50, 2) @ torch.randn(2, 6) + 3
-    target = build_target(build({"target.kind": kind, "data.image_size": [6, 4], "model.patch_size": [3, 2]}), patches)
+    config = build({"target.kind": kind, "data.image_size": [6, 4], "model.patch_size": [3, 2]})
+    target = TARGETS[kind].fit(config, lambda: patches)
     expected = {
         "pixels": patches,
         "normalized_pixels": (patches - patches.mean(1, keepdim=True)) / patches.std(1, keepdim=True),
@@ -60,6 +61,24 @@ def test_a_config_gets_the_target_that_it_names(kind: str, outputs: int) -> None
     }
     assert torch.allclose(target(patches), expected[kind], atol=1e-4)
     assert target.outputs == outputs
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_a_saved_target_is_the_one_that_was_fitted(kind: str) -> None:
+    config = build({"target.kind": kind})
+    fitted = TARGETS[kind].fit(config, lambda: torch.randn(50, 4))
+    saved, patches = TARGETS[kind].saved(config, fitted.state_dict()), torch.randn(3, 4)
+    assert saved.outputs == fitted.outputs
+    assert torch.equal(saved(patches), fitted(patches))
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_what_is_predicted_exactly_is_drawn_exactly(kind: str) -> None:
+    patches = torch.randn(50, 4) * 3 + 2
+    target = TARGETS[kind].fit(
+        build({"target.kind": kind, "target.pca_variance": 1.0} if kind == "pca" else {}), lambda: patches
+    )
+    assert torch.allclose(target.pixels(target(patches), patches), patches, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["pixels", "normalized_pixels", "pca"])
@@ -70,12 +89,10 @@ def test_under_mixed_precision_targets_have_the_bits_of_float32(kind: str, monke
         compared.append(target)
         return prediction.sum()
 
-    monkeypatch.setattr(objective, "reconstruction_loss", loss)
-    config = build({"target.kind": kind})
-    images = torch.randn(8, 1, 8, 8)
-    task = MaskedReconstruction(config, build_target(config, torch.randn(500, 4)))
-    order = task.sample(generator(0, "mask"), 8)
-    task(images, order)
+    monkeypatch.setattr(masked_autoencoder, "reconstruction_loss", loss)
+    model, images = autoencoder(build({"target.kind": kind})), torch.randn(8, 1, 8, 8)
+    mask = model.mask(model.draw(8, generator(0, "mask")))
+    model.loss(images, mask)
     with torch.autocast("cpu", torch.bfloat16):
-        task(images, order)
+        model.loss(images, mask)
     assert torch.equal(*compared)

@@ -21,6 +21,7 @@ from mae.config.tree import Config, DataConfig, LinearProbeConfig, ProbeConfig, 
 from mae.data.augmentation import normalise
 from mae.data.dataset import CachedImages, ImageData, Split
 from mae.models.vit import build_encoder
+from mae.pretext.tasks import new_pretext
 from mae.probing.features import extract, pool, raw_pixels
 from mae.probing.knn import knn_predict, online_accuracy
 from mae.probing.linear import (
@@ -37,8 +38,9 @@ from mae.probing.probe import Setup, Subject, baseline, holdout, probe, probe_al
 from mae.runs.directory import ONLINE, RunDirectory
 from mae.runtime.interruption import Interrupted, StoppableProgress, StopRequest
 from mae.runtime.progress import Silent
-from mae.training.trainer import pretrain
+from mae.training.loop import pretrain
 from tests.conftest import TINY
+from tests.helpers.pretexts import around
 
 CPU = torch.device("cpu")
 
@@ -249,7 +251,11 @@ def views_of_lars(digits: ImageData, settings: dict[str, Any]) -> torch.Tensor:
     encoder = Watched()
     config = build({"probe.linear.solver": "lars", "probe.linear.lars_epochs": 1} | settings)
     known = {"train": torch.randn(len(digits.train.labels), 64), "test": torch.randn(len(digits.test.labels), 64)}
-    probe("linear", Subject("pretrained", "0123", encoder, known), Setup(config, digits, CPU, Silent()))
+    probe(
+        "linear",
+        Subject("pretrained", "0123", around(encoder, config, digits), known),
+        Setup(config, digits, CPU, Silent()),
+    )
     return torch.cat(encoder.seen) * digits.std[0] + digits.mean[0]
 
 
@@ -329,12 +335,12 @@ def test_features_are_of_the_labelled_training_images_and_of_all_test_images(
 ) -> None:
     labels = torch.where(torch.arange(len(digits.train.labels)) % 3 == 0, -1, digits.train.labels)
     data = replace(digits, train=replace(digits.train, labels=labels))
-    encoder = build_encoder(tiny) if encoded else None
-    subject = Subject("untrained", "0123", encoder)
+    encoder = build_encoder(tiny)
+    subject = Subject("untrained", "0123", around(encoder, tiny, data) if encoded else None)
     probe("knn", subject, Setup(tiny, data, CPU, Silent()))
     for split, chosen in (("train", (labels >= 0).nonzero()[:, 0]), ("test", torch.arange(len(data.test.labels)))):
         images = normalise(getattr(data, split).images.pixels[chosen].float() / 255, data)
-        expected = images.flatten(1) if encoder is None else encoder(images)[:, 1:].mean(1)
+        expected = encoder(images)[:, 1:].mean(1) if encoded else images.flatten(1)
         assert torch.allclose(subject.features[split], expected, atol=1e-4)
 
 
@@ -383,9 +389,9 @@ def test_images_held_out_are_a_share_of_at_least_one_and_drawn_by_the_probes_see
 def test_the_images_that_probes_hold_out_and_a_run_is_watched_by_are_those_of_earlier_versions(
     digits: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others change results: `mae.fingerprint.ARITHMETIC` is raised with them."""
+    """Others change results: `ARITHMETIC` is raised with them."""
     assert holdout(10, ProbeConfig(holdout_fraction=0.3))[0].tolist() == [0, 3, 2]
-    monkeypatch.setattr("mae.probing.knn.extract", lambda encoder, images, chosen, *others: chosen[:, None].float())
+    monkeypatch.setattr("mae.probing.knn.extract", lambda pretext, images, chosen, *others: chosen[:, None].float())
     voted: list[list[float]] = []
 
     def vote(references: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, *others: Any) -> torch.Tensor:
@@ -394,7 +400,7 @@ def test_the_images_that_probes_hold_out_and_a_run_is_watched_by_are_those_of_ea
 
     monkeypatch.setattr("mae.probing.knn.knn_predict", vote)
     data = replace(digits, train=replace(digits.train, labels=torch.zeros(10)))
-    online_accuracy(nn.Identity(), build(TINY).data, data, CPU)
+    online_accuracy(new_pretext(build(TINY), digits), data)
     assert voted == [[0, 7, 2, 3, 8, 6, 9, 4, 1, 5]]
 
 
@@ -410,7 +416,11 @@ def test_the_lars_probe_takes_features_once_where_it_is_not_to_augment(digits: I
     encoder = Watched()
     known = {"train": torch.randn(len(digits.train.labels), 4), "test": torch.randn(len(digits.test.labels), 4)}
     config = build({"probe.linear.solver": "lars", "probe.linear.lars_epochs": 1, "probe.linear.lars_augment": False})
-    probe("linear", Subject("pretrained", "0123", encoder, known), Setup(config, digits, CPU, Silent()))
+    probe(
+        "linear",
+        Subject("pretrained", "0123", around(encoder, config, digits), known),
+        Setup(config, digits, CPU, Silent()),
+    )
     assert encoder.seen == []
 
 
@@ -507,7 +517,7 @@ def online(digits: ImageData, labels: torch.Tensor, shown: torch.Tensor) -> tupl
     pixels[torch.arange(len(labels)), 0, :, shown] = 250
     encoder = Watched()
     data = replace(digits, train=Split(CachedImages(pixels), labels))
-    return online_accuracy(encoder, build(TINY).data, data, CPU), torch.cat(encoder.seen)
+    return online_accuracy(around(encoder, build(TINY), data), data), torch.cat(encoder.seen)
 
 
 def test_the_online_accuracy_is_in_percent_and_finds_what_the_encoder_tells_apart(digits: ImageData) -> None:
@@ -547,7 +557,7 @@ def test_the_online_accuracy_does_not_depend_on_how_a_run_is_probed(digits: Imag
     for name, probed in (("as is", {}), ("other", {"probe.features": "both", "probe.knn.k": 400})):
         run = RunDirectory(tmp_path / name)
         config = build(TINY | {"train.epochs": 1, "run.picture_every": 0} | probed)
-        pretrain(config, digits, run, CPU, Silent(), StopRequest())
+        pretrain(config, digits, run, CPU, Silent(), StopRequest(), online_accuracy)
         curves.append([point["metrics"].get(ONLINE) for point in run.read_metrics()])
     assert curves[0] == curves[1]
     assert curves[0][-1] is not None
@@ -569,10 +579,10 @@ def test_the_interval_is_wilsons(correct: int, count: int, interval: tuple[float
 
 
 def test_features_are_of_whole_unaugmented_images(tiny: Config, digits: ImageData) -> None:
-    encoder, index = build_encoder(tiny), torch.tensor([5, 2])
-    features = extract(encoder, digits.test.images, index, tiny.data, digits, "both", CPU, Silent())
+    pretext, index = new_pretext(tiny, digits), torch.tensor([5, 2])
+    features = extract(pretext, digits.test.images, index, "both", CPU, Silent())
     images = normalise(digits.test.images.pixels[index].float() / 255, digits)
-    assert torch.allclose(features, pool(encoder(images), "both"), atol=1e-5)
+    assert torch.allclose(features, pool(pretext.encoder(images), "both"), atol=1e-5)
     assert features.shape == (2, 32)
 
 
@@ -623,23 +633,23 @@ def test_raw_pixels_of_large_images_are_averaged_down(digits: ImageData) -> None
 
 
 def test_probing_changes_no_weight(tiny: Config, digits: ImageData, tmp_path: Path) -> None:
-    encoder = build_encoder(tiny)
-    before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    extract(encoder, digits.test.images, torch.arange(10), tiny.data, digits, "class_token", CPU, Silent())
-    assert all(before[name].equal(value) for name, value in encoder.state_dict().items())
-    assert encoder.training
+    pretext = new_pretext(tiny, digits)
+    before = {name: value.clone() for name, value in pretext.state_dict().items()}
+    extract(pretext, digits.test.images, torch.arange(10), "class_token", CPU, Silent())
+    assert all(before[name].equal(value) for name, value in pretext.state_dict().items())
+    assert pretext.encoder.training
 
 
 def test_the_pretrained_encoder_is_probed_beside_an_untrained_one_and_raw_pixels(digits: ImageData) -> None:
     config = build(TINY | {"train.seed": 5})
-    encoder = build_encoder(config)
-    pretrained, untrained, pixels = subjects(config, digits, encoder)
+    pretext = new_pretext(config, digits)
+    pretrained, untrained, pixels = subjects(config, digits, pretext)
     assert [pretrained.name, untrained.name, pixels.name] == ["pretrained", "untrained", "pixels"]
-    assert (pretrained.encoder, pixels.encoder) == (encoder, None)
+    assert (pretrained.pretext, pixels.pretext) == (pretext, None)
     assert pretrained.fingerprint == pretrain_fingerprint(config, digits.digest)
     torch.manual_seed(5)
-    assert untrained.encoder is not None
-    for ours, theirs in zip(untrained.encoder.parameters(), build_encoder(config).parameters(), strict=True):
+    assert untrained.pretext is not None
+    for ours, theirs in zip(untrained.pretext.encoder.parameters(), build_encoder(config).parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -657,9 +667,9 @@ def test_runs_share_the_baselines_that_are_the_same_for_them(
     settings: dict[str, Any], digest: str, same: list[bool], digits: ImageData
 ) -> None:
     """Of the pretrained encoder, the untrained one and raw pixels."""
-    encoder = nn.Identity()
-    first = subjects(build(TINY), replace(digits, digest="d"), encoder)
-    other = subjects(build(TINY | settings), replace(digits, digest=digest), encoder)
+    pretext = new_pretext(build(TINY), digits)
+    first = subjects(build(TINY), replace(digits, digest="d"), pretext)
+    other = subjects(build(TINY | settings), replace(digits, digest=digest), pretext)
     assert [a.fingerprint == b.fingerprint for a, b in zip(first, other, strict=True)] == same
     assert len({each.fingerprint for each in first}) == 3
 
@@ -669,7 +679,7 @@ def test_the_metrics_of_a_probe_are_the_encoders_and_those_of_its_baselines(
 ) -> None:
     setup = Setup(tiny, digits, CPU, Silent())
     pretrained = Subject("pretrained", "01", None)
-    baselines = [Subject("untrained", "02", build_encoder(tiny)), Subject("pixels", "03", None)]
+    baselines = [Subject("untrained", "02", new_pretext(tiny, digits)), Subject("pixels", "03", None)]
     expected = {f"knn/{name}": value for name, value in probe("knn", pretrained, setup).items()}
     for subject in baselines:
         for name, value in probe("knn", subject, setup).items():

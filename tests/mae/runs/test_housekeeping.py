@@ -41,7 +41,7 @@ def make_run(path: Path, finished: bool = True) -> RunDirectory:
     """A run with two checkpoints, of which one was damaged."""
     for name in ("step-00000001.pt", "step-00000002.pt.damaged"):
         write(path / "checkpoints" / name, 500)
-    for name in ("encoder.safetensors", "decoder.safetensors", "result.json", "metrics.jsonl") if finished else ():
+    for name in ("encoder.safetensors", "pretext.safetensors", "result.json", "metrics.jsonl") if finished else ():
         write(path / name)
     return RunDirectory(path)
 
@@ -59,14 +59,14 @@ def test_checkpoints_of_a_finished_run_go_and_all_else_of_it_stays(runs: Path, c
     assert listed(runs, cache) == [("checkpoints of a finished run", "checkpoints", 1000)]
     assert all(remove(each) for each in find_removable(runs, cache, DAYS))
     names = {path.name for path in contents(runs)}
-    assert names == {"encoder.safetensors", "decoder.safetensors", "result.json", "metrics.jsonl"}
+    assert names == {"encoder.safetensors", "pretext.safetensors", "result.json", "metrics.jsonl"}
     assert listed(runs, cache) == []
     assert not run.is_locked()
 
 
 def test_a_run_that_is_not_finished_or_whose_decoder_is_in_its_checkpoints_keeps_them(runs: Path, cache: Path) -> None:
     make_run(runs / "abc", finished=False)
-    (make_run(runs / "of-an-earlier-version").path / "decoder.safetensors").unlink()
+    (make_run(runs / "of-an-earlier-version").path / "pretext.safetensors").unlink()
     assert listed(runs, cache) == []
 
 

@@ -16,14 +16,16 @@ from mae.config.resolve import build
 from mae.config.tree import Config
 from mae.data.augmentation import centre
 from mae.data.dataset import ImageData
-from mae.pipeline import Workplace, load_objective, run_pretraining, stored_config
-from mae.pretext.reconstruction import reconstruct, shown_images
-from mae.runs.directory import DECODER, ENCODER, Busy, Record, RunDirectory, find_runs, status_of
+from mae.data.facts import facts_of
+from mae.pipeline import Workplace, load_pretext, run_pretraining, stored_config
+from mae.pretext.masked_autoencoder import MaskedAutoencoder
+from mae.pretext.pictures import shown_images
+from mae.pretext.tasks import new_pretext
+from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory, find_runs, status_of
 from mae.runs.weights import write_weights
 from mae.runtime.interruption import StopRequest
 from mae.runtime.progress import Silent
 from mae.runtime.rng import generator
-from mae.training.trainer import Pretraining
 from tests.conftest import TINY
 from tests.helpers.commands import Forked, mae_cli
 from tests.mae.data.test_data import write_tree
@@ -73,7 +75,7 @@ def drawing(run: RunDirectory, to: Path, *images: Path) -> Any:
 
 def test_a_finished_run_keeps_no_checkpoint(handed_over: RunDirectory) -> None:
     names = {path.name for path in handed_over.path.iterdir()}
-    assert {"encoder.safetensors", "decoder.safetensors", "result.json"} <= names
+    assert {"encoder.safetensors", "pretext.safetensors", "result.json"} <= names
     assert "checkpoints" not in names
 
 
@@ -96,7 +98,7 @@ def test_test_images_need_the_data_set_and_it_is_said_what_else_to_give(
     assert "--set data.source=folder:PATH" in result.stderr
 
 
-@pytest.mark.parametrize("lacking", ["decoder.safetensors", "mean"])
+@pytest.mark.parametrize("lacking", ["pretext.safetensors", "mean"])
 def test_a_run_that_lacks_what_a_model_needs_says_what_to_do(
     lacking: str, handed_over: RunDirectory, picture: Path, tmp_path: Path
 ) -> None:
@@ -120,17 +122,20 @@ def test_damaged_weights_are_named(handed_over: RunDirectory, picture: Path, tmp
 @pytest.mark.parametrize("target", ["pixels", "normalized_pixels", "pca"])
 def test_what_is_kept_reconstructs_as_the_trained_model_does(target: str, digits: ImageData, tmp_path: Path) -> None:
     config, run = build({**TINY, "target.kind": target}), RunDirectory(tmp_path)
-    trained = Pretraining(config, digits, CPU).objective
+    trained = new_pretext(config, digits)
+    assert isinstance(trained, MaskedAutoencoder)
     run.write_record(Record(stage="pretrain", name="", fingerprint="", data=digits.describe()))
     write_weights(run.path / ENCODER, trained.encoder.state_dict())
-    write_weights(run.path / DECODER, trained.decoder_state())
+    rest = {name: value for name, value in trained.state_dict().items() if not name.startswith("encoder.")}
+    write_weights(run.path / PRETEXT, rest)
     run.write_json("result.json", {})
-    facts, loaded = load_objective(run, config, CPU)
+    loaded = load_pretext(run, config, CPU)
+    assert isinstance(loaded, MaskedAutoencoder)
     images = centre(shown_images(digits), config.data)
-    order = loaded.sample(generator(0, "picture"), len(images))
-    expected, found = reconstruct(trained, images, order, digits), reconstruct(loaded, images, order, facts)
+    mask = trained.mask(trained.draw(len(images), generator(0, "picture")))
+    expected, found = trained.reconstruct(images, mask), loaded.reconstruct(images, mask)
     assert all(one.equal(other) for one, other in zip(found, expected, strict=True))
-    assert facts.class_names == digits.classes
+    assert facts_of(run).class_names == digits.classes
 
 
 def dying(said: Path, arguments: list[str], method: str, name: str, times: int) -> None:
@@ -151,7 +156,7 @@ def dying(said: Path, arguments: list[str], method: str, name: str, times: int) 
     ("method", "name", "times"),
     [
         ("replace", "encoder.safetensors", 1),
-        ("replace", "decoder.safetensors", 1),
+        ("replace", "pretext.safetensors", 1),
         ("replace", "result.json", 1),
         ("unlink", "step-00000004.pt", 1),
         ("unlink", "step-00000005.pt", 1),
@@ -172,7 +177,7 @@ def test_a_run_killed_while_it_ends_is_finished_by_the_same_command(
     assert record is not None
     assert (record.status, record.ended is None, run.checkpoints.exists()) == ("finished", False, False)
     assert run.result()["metrics"]["cost/steps"] == 5
-    assert load_objective(run, stored_config(run, (), ()), CPU)
+    assert load_pretext(run, stored_config(run, (), ()), CPU)
 
 
 def never(*arguments: object) -> Any:

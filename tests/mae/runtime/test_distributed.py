@@ -23,10 +23,11 @@ from mae.config.resolve import build
 from mae.data.dataset import ImageData, Split
 from mae.errors import UserError
 from mae.pipeline import choose_device
-from mae.runs.directory import DECODER, ENCODER, RunDirectory, find_runs, probes_of, status_of
+from mae.runs.directory import ENCODER, PRETEXT, RunDirectory, find_runs, probes_of, status_of
 from mae.runs.weights import read_weights
 from mae.runtime.distributed import Processes
-from mae.training.trainer import Pretraining, _epoch_batches
+from mae.training.loop import _epoch_batches
+from mae.training.trainer import Trainer
 from tests.conftest import TINY
 from tests.helpers.commands import Forked, mae_cli
 
@@ -102,7 +103,7 @@ def digest(runs_dir: Path) -> str:
 def assert_equal_weights(first: Path, second: Path) -> None:
     """Compare to 1e-6, but for the biases of keys: softmax ignores them, their gradients are rounding alone."""
     one, other = (
-        {**read_weights(the_run(folder).path / ENCODER), **read_weights(the_run(folder).path / DECODER)}
+        {**read_weights(the_run(folder).path / ENCODER), **read_weights(the_run(folder).path / PRETEXT)}
         for folder in (first, second)
     )
     for name, value in one.items():
@@ -190,9 +191,9 @@ def test_torchrun_ends_with_an_error_when_a_process_is_killed(tmp_path: Path) ->
 
 
 def poisoned(said: Path, arguments: list[str], environment: dict[str, str]) -> None:
-    import mae.training.trainer
+    from mae.pretext.base import Pretext
 
-    mae.training.trainer.normalise = lambda images, data: images * float("nan")  # type: ignore[attr-defined]
+    Pretext.look = lambda pretext, images: images * float("nan")  # type: ignore[method-assign]
     mae_cli(said, arguments, environment)
 
 
@@ -263,9 +264,9 @@ class Asked:
 def test_each_process_reads_its_share_of_an_epoch_only(digits: ImageData) -> None:
     shares = []
     for rank in range(3):
-        work, images = Pretraining(build(SMALL), digits, torch.device("cpu")), Asked()
+        work, images = Trainer(build(SMALL), digits, torch.device("cpu")), Asked()
         work.processes, work.data = Processes(rank, 3), replace(digits, train=Split(images, digits.train.labels))
-        assert all(len(batch) == 84 for _, batch in _epoch_batches(work, 0))
+        assert all(len(batch.images) == 84 for _, batch in _epoch_batches(work, 0))
         shares.append(images.indexes)
     assert [len(share) for share in shares] == [5 * 84] * 3
     assert len({index for share in shares for index in share}) == 5 * 252

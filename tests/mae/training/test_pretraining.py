@@ -15,34 +15,29 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mae.config.resolve import build
 from mae.config.tree import Config
-from mae.data.augmentation import augment, normalise
+from mae.data.augmentation import augment
 from mae.data.dataset import ImageData, Split
 from mae.errors import RunError, SettingsError, UserError
 from mae.pipeline import Workplace, run_pretraining
+from mae.pretext.tasks import new_pretext
+from mae.probing.knn import online_accuracy
 from mae.runs.directory import RunDirectory, find_runs
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import Interrupted, StopRequest
 from mae.runtime.progress import Silent
-from mae.runtime.rng import generator
+from mae.runtime.rng import branch, generator
 from mae.training import checkpoints
-from mae.training import trainer as pretraining
-from mae.training.trainer import (
-    Pretraining,
-    _epoch_batches,
-    _go_back,
-    parameter_groups,
-    pretrain,
-    steps_per_epoch,
-    weights_digest,
-)
+from mae.training.loop import _epoch_batches, _go_back, pretrain, weights_digest
+from mae.training.trainer import Step, Trainer, parameter_groups, steps_per_epoch
 from tests.conftest import TINY
 from tests.helpers.commands import Forked, mae_cli
+from tests.helpers.pretexts import batch_of, mask_of
 
 CPU = torch.device("cpu")
 
 
 def train(config: Config, data: ImageData, folder: Path, stop: StopRequest | None = None) -> dict[str, Any]:
-    return pretrain(config, data, RunDirectory(folder), CPU, Silent(), stop or StopRequest())
+    return pretrain(config, data, RunDirectory(folder), CPU, Silent(), stop or StopRequest(), online_accuracy)
 
 
 class StopAfter(StopRequest):
@@ -87,7 +82,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_says_so_and_ends_with_the_same_b
     with pytest.raises(Interrupted):
         train(config, digits, run.path, StopAfter(3))
     os.truncate(run.checkpoints / "step-00000004.pt", 5000)
-    ended = pretrain(config, digits, run, CPU, noted, StopRequest())
+    ended = pretrain(config, digits, run, CPU, noted, StopRequest(), online_accuracy)
     assert ended["weights_sha256"] == whole["weights_sha256"]
     assert noted.lines[0].startswith("checkpoint step-00000004 is damaged")
     assert noted.lines[0].endswith("continuing from step 3")
@@ -98,10 +93,10 @@ def test_saving_never_takes_more_than_a_twentieth_of_the_time(
 ) -> None:
     now, saved = [0.0], []
 
-    def step(work: Pretraining, *arguments: Any) -> tuple[Any, Any, float]:
+    def step(work: Trainer, *arguments: Any) -> Step:
         now[0] += 1.0
         work.position.step += 1
-        return torch.zeros(()), torch.zeros(()), 0.0
+        return Step({"loss": torch.zeros(())}, torch.zeros(()), 0.0)
 
     def save(folder: Path, step: int, state: object) -> None:
         now[0] += 0.5
@@ -109,8 +104,8 @@ def test_saving_never_takes_more_than_a_twentieth_of_the_time(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"step-{step:08d}.pt").touch()
 
-    monkeypatch.setattr("mae.training.trainer.time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(Pretraining, "step", step)
+    monkeypatch.setattr("mae.training.loop.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Trainer, "step", step)
     monkeypatch.setattr("mae.training.checkpoints.save", save)
     settings = {**TINY, "train.epochs": 7, "run.knn_every": 0, "run.picture_every": 0}
     for seconds, expected in ((3.0, [3, 13, 23, 33, 35]), (20.0, [20, 35]), (0.0, list(range(1, 36)))):
@@ -127,7 +122,7 @@ def test_the_machine_says_how_many_threads_continue_a_run_unless_its_bits_are_pr
     deterministic: bool, threads: int, told: list[str], digits: ImageData, tmp_path: Path
 ) -> None:
     work, run, said = (
-        Pretraining(build({**TINY, "train.deterministic": deterministic}), digits, CPU),
+        Trainer(build({**TINY, "train.deterministic": deterministic}), digits, CPU),
         RunDirectory(tmp_path),
         Noted(),
     )
@@ -164,23 +159,24 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(digits: ImageData) -
     images = next(iter(digits.train.images.batches([torch.arange(256)])))
     norms = []
     for pieces in (1, 4):
-        work = Pretraining(build({**TINY, "train.micro_batches": pieces}), digits, CPU)
-        norms.append(work.step(images, 0)[1].item())
+        work = Trainer(build({**TINY, "train.micro_batches": pieces}), digits, CPU)
+        norms.append(work.step(batch_of(images), 0).norm.item())
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
 def test_crops_and_masks_of_a_step_follow_from_seed_and_index_alone(digits: ImageData) -> None:
     config = build({**TINY, "train.seed": 3})
-    work, images = Pretraining(config, digits, CPU), next(iter(digits.train.images.batches([torch.arange(256)])))
-    views = normalise(augment(images, config.data, generator(3, "augmentation", 7)), digits)
-    expected = work.objective(views, work.objective.sample(generator(3, "mask", 7), 256)).item()
-    assert work.step(images, 7)[0].item() == pytest.approx(expected, rel=1e-6)
+    work, images = Trainer(config, digits, CPU), next(iter(digits.train.images.batches([torch.arange(256)])))
+    views = work.pretext.look(augment(images, config.data, branch(generator(3, "step", 7), "crops")))
+    mask = mask_of("random", branch(generator(3, "step", 7), "mask"), 256, (4, 4), 4)
+    expected = work.pretext.loss(views, mask).item()
+    assert work.step(batch_of(images), 7).losses["loss"].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_steps_are_those_of_adamw_with_the_papers_momenta(digits: ImageData) -> None:
     settings = {"train.weight_decay": 0.3, "train.warmup_epochs": 0.5, "train.base_lr": 4e-3, "train.batch_size": 128}
-    work = Pretraining(build({**TINY, **settings}), digits, CPU)
-    parameters, gradients = dict(work.objective.named_parameters()), {}
+    work = Trainer(build({**TINY, **settings}), digits, CPU)
+    parameters, gradients = dict(work.pretext.named_parameters()), {}
     for name, parameter in parameters.items():
         parameter.register_post_accumulate_grad_hook(
             lambda each, name=name: gradients.update({name: each.grad.clone()})
@@ -189,7 +185,7 @@ def test_steps_are_those_of_adamw_with_the_papers_momenta(digits: ImageData) -> 
     momenta, squares = ({name: torch.zeros_like(each) for name, each in expected.items()} for _ in range(2))
     images = next(iter(digits.train.images.batches([torch.arange(128)])))
     for step in range(1, 5):
-        rate = work.step(images, step - 1)[2]
+        rate = work.step(batch_of(images), step - 1).lr
         assert rate == pytest.approx(2e-3 * (step - 1) / 5.5)  # 11 steps per epoch, half of them to a peak of 2e-3
         for name, gradient in gradients.items():
             momenta[name] = 0.9 * momenta[name] + 0.1 * gradient
@@ -203,8 +199,8 @@ def test_steps_are_those_of_adamw_with_the_papers_momenta(digits: ImageData) -> 
 
 def test_the_loss_of_micro_batches_is_that_of_the_whole_batch(digits: ImageData) -> None:
     images = next(iter(digits.train.images.batches([torch.arange(256)])))
-    works = [Pretraining(build({**TINY, "train.micro_batches": pieces}), digits, CPU) for pieces in (1, 4)]
-    whole, pieces = (work.step(images, 0)[0].item() for work in works)
+    works = [Trainer(build({**TINY, "train.micro_batches": pieces}), digits, CPU) for pieces in (1, 4)]
+    whole, pieces = (work.step(batch_of(images), 0).losses["loss"].item() for work in works)
     assert pieces == pytest.approx(whole, rel=1e-5)
 
 
@@ -223,9 +219,9 @@ class PixelsSeen(TorchDispatchMode):
 
 
 def test_no_more_than_a_micro_batch_is_cropped_at_a_time(digits: ImageData) -> None:
-    work = Pretraining(build({**TINY, "train.micro_batches": 8}), digits, CPU)
+    work = Trainer(build({**TINY, "train.micro_batches": 8}), digits, CPU)
     with PixelsSeen() as seen:
-        work.step(next(iter(digits.train.images.batches([torch.arange(256)]))), 0)
+        work.step(batch_of(first_images(digits)), 0)
     assert seen.counts == {32}
 
 
@@ -243,17 +239,17 @@ def first_images(digits: ImageData, count: int = 256) -> Tensor:
     return next(iter(digits.train.images.batches([torch.arange(count)])))
 
 
-def gradients_of_a_step(work: Pretraining, images: Tensor, index: int = 0) -> dict[str, Tensor]:
+def gradients_of_a_step(work: Trainer, images: Tensor, index: int = 0) -> dict[str, Tensor]:
     """Take a step; return the gradients that the optimiser got."""
     gradients: dict[str, Tensor] = {}
 
     def note(*arguments: Any) -> None:
-        for name, parameter in work.objective.named_parameters():
+        for name, parameter in work.pretext.named_parameters():
             if parameter.grad is not None:
                 gradients[name] = parameter.grad.clone()
 
     with_note = work.optimizer.register_step_pre_hook(note)
-    work.step(images, index)
+    work.step(batch_of(images), index)
     with_note.remove()
     return gradients
 
@@ -263,24 +259,25 @@ def test_the_gradients_of_all_processes_shares_have_the_whole_batchs_as_their_me
 ) -> None:
     exchanges: list[bool] = []
     config, images = build({**TINY, "train.micro_batches": 2}), first_images(digits)
-    whole = gradients_of_a_step(Pretraining(config, digits, CPU), images, 3)
+    whole = gradients_of_a_step(Trainer(config, digits, CPU), images, 3)
     monkeypatch.setattr(InStep, "exchanging", lambda processes, module, now: nullcontext(exchanges.append(now)))
     shares = [
-        gradients_of_a_step(Pretraining(config, digits, CPU, InStep(rank, 2)), images[128 * rank : 128 * (rank + 1)], 3)
+        gradients_of_a_step(Trainer(config, digits, CPU, InStep(rank, 2)), images[128 * rank : 128 * (rank + 1)], 3)
         for rank in range(2)
     ]
     assert len(whole) > 20
     for name, gradient in whole.items():
         assert torch.allclose((shares[0][name] + shares[1][name]) / 2, gradient, atol=1e-6), name
-    assert not torch.allclose(
-        shares[0]["model.decoder.decoder_pred.weight"], whole["model.decoder.decoder_pred.weight"]
-    )
+    assert not torch.allclose(shares[0]["decoder.decoder_pred.weight"], whole["decoder.decoder_pred.weight"])
     assert exchanges == [False, True] * 2  # gradients of the last piece only are exchanged
 
 
 def test_the_loss_of_a_step_is_the_mean_over_processes(digits: ImageData) -> None:
     config, images = build(TINY), first_images(digits)
-    losses = [Pretraining(config, digits, CPU, each).step(images, 0)[0].item() for each in (ALONE, InStep(0, 1))]
+    losses = [
+        Trainer(config, digits, CPU, each).step(batch_of(images), 0).losses["loss"].item()
+        for each in (ALONE, InStep(0, 1))
+    ]
     assert losses[1] == pytest.approx(losses[0] + 100)
 
 
@@ -289,21 +286,22 @@ def test_processes_pass_backwards_once_before_they_begin_and_it_leaves_no_trace(
 
     class Watched(InStep):
         def parallel(self, module: nn.Module, device: torch.device) -> nn.Module:
-            def note(module: nn.Module, given: tuple[Tensor, ...], loss: Tensor) -> None:
-                seen.extend(tuple(each.shape) for each in given)
-                loss.register_hook(lambda gradient: seen.append(tuple(gradient.shape)))
+            def note(module: nn.Module, given: Any, losses: dict[str, Tensor]) -> None:
+                batch, draws = given
+                seen.extend(tuple(each.shape) for each in (batch.images, draws.mask))
+                losses["loss"].register_hook(lambda gradient: seen.append(tuple(gradient.shape)))
 
             module.register_forward_hook(note)
             assert device == CPU
-            products: Any = module.get_submodule("model.encoder.blocks.0.attn.qkv")
+            products: Any = module.get_submodule("encoder.blocks.0.attn.qkv")
             products.register_forward_hook(lambda module, given, product: seen.append(product.dtype))
             return module
 
     config = build({**TINY, "train.micro_batches": 4, "train.precision": "bf16"})
-    alone, one_of_two = (Pretraining(config, digits, CPU, each) for each in (ALONE, Watched(1, 2)))
+    alone, one_of_two = (Trainer(config, digits, CPU, each) for each in (ALONE, Watched(1, 2)))
     assert seen == [torch.bfloat16, (32, 1, 8, 8), (32, 16), ()]  # a piece of a step to come, and its loss
-    assert all(parameter.grad is None for parameter in one_of_two.objective.parameters())
-    assert weights_digest(one_of_two.objective.state_dict()) == weights_digest(alone.objective.state_dict())
+    assert all(parameter.grad is None for parameter in one_of_two.pretext.parameters())
+    assert weights_digest(one_of_two.pretext.state_dict()) == weights_digest(alone.pretext.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -312,9 +310,9 @@ def test_processes_pass_backwards_once_before_they_begin_and_it_leaves_no_trace(
 def test_matrix_products_have_the_precision_asked_for_and_weights_are_fp32(
     precision: str, expected: torch.dtype, digits: ImageData
 ) -> None:
-    works = [Pretraining(build({**TINY, "train.precision": each}), digits, CPU) for each in ("fp32", precision)]
+    works = [Trainer(build({**TINY, "train.precision": each}), digits, CPU) for each in ("fp32", precision)]
     seen = set()
-    products: Any = works[1].objective.get_submodule("model.encoder.blocks.0.attn.qkv")
+    products: Any = works[1].pretext.get_submodule("encoder.blocks.0.attn.qkv")
     products.register_forward_hook(lambda module, given, product: seen.add(product.dtype))
     works[1].scaler = torch.amp.GradScaler("cpu", init_scale=128.0, enabled=precision == "fp16")  # none overflows
     exact, rough = (gradients_of_a_step(work, first_images(digits)) for work in works)
@@ -325,35 +323,35 @@ def test_matrix_products_have_the_precision_asked_for_and_weights_are_fp32(
 
 
 def test_a_step_of_fp16_whose_gradients_overflow_is_skipped_and_the_next_is_scaled_less(digits: ImageData) -> None:
-    work = Pretraining(build({**TINY, "train.precision": "fp16"}), digits, CPU)
+    work = Trainer(build({**TINY, "train.precision": "fp16"}), digits, CPU)
     work.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
-    before = weights_digest(work.objective.state_dict())
-    loss, norm, _ = work.step(first_images(digits), 1)
-    assert loss.isfinite()
-    assert not norm.isfinite()
-    assert weights_digest(work.objective.state_dict()) == before
+    before = weights_digest(work.pretext.state_dict())
+    step = work.step(batch_of(first_images(digits)), 1)
+    assert step.losses["loss"].isfinite()
+    assert not step.norm.isfinite()
+    assert weights_digest(work.pretext.state_dict()) == before
     assert work.scaler.get_scale() == 2.0**125
     work.check_finite()
 
 
 @pytest.mark.parametrize(("precision", "first"), [("fp32", 0), ("fp32", 1), ("fp16", 1)])
 def test_the_first_step_whose_loss_is_not_finite_is_named(precision: str, first: int, digits: ImageData) -> None:
-    work, images = Pretraining(build({**TINY, "train.precision": precision}), digits, CPU), first_images(digits)
+    work, images = Trainer(build({**TINY, "train.precision": precision}), digits, CPU), first_images(digits)
     for index in range(first):
-        work.step(images, index)
+        work.step(batch_of(images), index)
     work.check_finite()
     with torch.no_grad():
-        work.objective.model.encoder.cls_token.fill_(torch.nan)
+        work.pretext.encoder.cls_token.fill_(torch.nan)
     for index in (first, first + 1):
-        work.step(images, index)
+        work.step(batch_of(images), index)
     with pytest.raises(SettingsError, match=f"not finite at step {first}; the last checkpoint is sound"):
         work.check_finite()
 
 
 def test_a_gradient_that_is_not_finite_is_noticed_where_the_loss_is(digits: ImageData) -> None:
-    work = Pretraining(build(TINY), digits, CPU)
-    work.objective.model.encoder.cls_token.register_hook(lambda gradient: gradient * torch.inf)
-    assert work.step(first_images(digits), 0)[0].isfinite()
+    work = Trainer(build(TINY), digits, CPU)
+    work.pretext.encoder.cls_token.register_hook(lambda gradient: gradient * torch.inf)
+    assert work.step(batch_of(first_images(digits)), 0).losses["loss"].isfinite()
     with pytest.raises(SettingsError, match="not finite at step 0"):
         work.check_finite()
 
@@ -362,10 +360,10 @@ def test_a_gradient_that_is_not_finite_is_noticed_where_the_loss_is(digits: Imag
 def test_gradients_are_shortened_to_clip_norm_together_and_the_norm_told_is_the_one_before(
     most: float | None, digits: ImageData
 ) -> None:
-    work = Pretraining(build({**TINY, "train.clip_norm": most}), digits, CPU)
-    free = gradients_of_a_step(Pretraining(build(TINY), digits, CPU), first_images(digits))
+    work = Trainer(build({**TINY, "train.clip_norm": most}), digits, CPU)
+    free = gradients_of_a_step(Trainer(build(TINY), digits, CPU), first_images(digits))
     clipped = gradients_of_a_step(work, first_images(digits))
-    norm = Pretraining(work.config, digits, CPU).step(first_images(digits), 0)[1].item()
+    norm = Trainer(work.config, digits, CPU).step(batch_of(first_images(digits)), 0).norm.item()
     length = torch.stack([gradient.square().sum() for gradient in free.values()]).sum().sqrt().item()
     assert norm == pytest.approx(length, rel=1e-5)
     assert length > 0.02
@@ -374,7 +372,7 @@ def test_gradients_are_shortened_to_clip_norm_together_and_the_norm_told_is_the_
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_steps_go_through_the_compiled_objective_if_that_is_asked_for(
+def test_steps_go_through_the_compiled_task_if_that_is_asked_for(
     asked: bool, digits: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
@@ -383,7 +381,7 @@ def test_steps_go_through_the_compiled_objective_if_that_is_asked_for(
         return lambda *given: calls.append("compiled") or module(*given)  # type: ignore[func-returns-value]
 
     monkeypatch.setattr(torch, "compile", compiled)
-    Pretraining(build({**TINY, "train.compile": asked}), digits, CPU).step(first_images(digits), 0)
+    Trainer(build({**TINY, "train.compile": asked}), digits, CPU).step(batch_of(first_images(digits)), 0)
     assert calls == ["compiled"] * asked
 
 
@@ -391,67 +389,44 @@ def test_weights_begin_by_the_runs_seed_whatever_was_drawn_before(digits: ImageD
     digests = []
     for seed, drawn_before in ((3, 0), (3, 7), (4, 0)):
         torch.manual_seed(drawn_before)
-        work = Pretraining(build({**TINY, "train.seed": seed}), digits, CPU)
-        digests.append(weights_digest(work.objective.state_dict()))
+        work = Trainer(build({**TINY, "train.seed": seed}), digits, CPU)
+        digests.append(weights_digest(work.pretext.state_dict()))
     assert digests[0] == digests[1] != digests[2]
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("pixels", 1), ("pca", 10)])
-def test_a_target_is_fitted_on_patches_of_different_training_images(
-    kind: str, expected: int, digits: ImageData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fitted: list[Tensor] = []
-    real = pretraining.build_target
-
-    def noted(config: Config, patches: Tensor) -> Any:
-        fitted.append(patches)
-        return real(config, patches)
-
-    monkeypatch.setattr(pretraining, "TARGET_IMAGES", 10)
-    monkeypatch.setattr(pretraining, "build_target", noted)
-    for seed in (0, 1):
-        Pretraining(build({**TINY, "target.kind": kind, "train.seed": seed}), digits, CPU)
-    images = first_images(digits, 1437).float() / 255
-    images = (images - digits.mean[0]) / digits.std[0]
-    known = {by_hand.numpy().tobytes() for by_hand in images.reshape(-1, 4, 2, 4, 2).transpose(2, 3).reshape(-1, 64)}
-    for patches in fitted:
-        each = patches.reshape(-1, 64)
-        assert len({image.numpy().tobytes() for image in each}) == len(each) == expected
-        assert {image.numpy().tobytes() for image in each} <= known
-    by_hand = images[torch.randperm(1437, generator=generator(1, "target"))[:expected].sort().values]
-    assert torch.equal(fitted[1], by_hand.reshape(-1, 4, 2, 4, 2).transpose(2, 3).reshape(-1, 4))
-    assert not torch.equal(*fitted)  # the seed chooses
-
-
-def test_a_target_is_fitted_on_all_images_of_a_small_set(digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
-    fitted: list[Tensor] = []
-    monkeypatch.setattr(pretraining, "build_target", lambda config, patches: fitted.append(patches) or nn.Identity())
-    monkeypatch.setattr(pretraining, "MaskedReconstruction", lambda *given: nn.Linear(2, 2))
-    Pretraining(build({**TINY, "target.kind": "pca"}), digits, CPU)
-    assert fitted[0].shape == (1437 * 16, 4)
+def test_what_a_task_is_fitted_on_are_different_training_images_that_the_seed_chooses(digits: ImageData) -> None:
+    known = {image.numpy().tobytes() for image in first_images(digits, 1437)}
+    samples = [new_pretext(build({**TINY, "train.seed": seed}), digits).surroundings.sample(10) for seed in (0, 1, 1)]
+    for images in samples:
+        each = {image.numpy().tobytes() for image in images}
+        assert len(each) == 10
+        assert each <= known
+    assert not torch.equal(samples[0], samples[1])
+    assert torch.equal(samples[1], samples[2])
+    assert len(new_pretext(build(TINY), digits).surroundings.sample(5000)) == 1437  # all images of a small set
 
 
 def test_what_is_restored_continues_as_what_was_kept(digits: ImageData, tmp_path: Path) -> None:
     settings = {**TINY, "target.kind": "pca", "train.precision": "fp16"}
-    first, images = Pretraining(build(settings), digits, CPU), first_images(digits)
+    first, images = Trainer(build(settings), digits, CPU), first_images(digits)
     for index in range(2):
-        first.step(images, index)
+        first.step(batch_of(images), index)
     first.position.seconds = 12.5
     first.scaler.update(4.0)
     checkpoints.save(tmp_path, 2, first.state())
     drawn = torch.rand(()).item()
-    second = Pretraining(build({**settings, "train.seed": 9}), digits, CPU)
+    second = Trainer(build({**settings, "train.seed": 9}), digits, CPU)
     second.restore(checkpoints.load(tmp_path / "step-00000002.pt"))
     assert torch.rand(()).item() == drawn
     assert (second.position, second.scaler.get_scale()) == (first.position, 4.0)
     second.config = first.config
     gradients = [gradients_of_a_step(work, images, 2) for work in (first, second)]
     assert weights_digest(gradients[0]) == weights_digest(gradients[1])
-    assert weights_digest(first.objective.state_dict()) == weights_digest(second.objective.state_dict())
+    assert weights_digest(first.pretext.state_dict()) == weights_digest(second.pretext.state_dict())
 
 
 def test_a_checkpoint_says_of_which_config_and_images_it_is(digits: ImageData) -> None:
-    state = Pretraining(build({**TINY, "train.seed": 5}), digits, CPU).state()
+    state = Trainer(build({**TINY, "train.seed": 5}), digits, CPU).state()
     assert Config.model_validate(state["config"]) == build({**TINY, "train.seed": 5})
     assert state["data_digest"] == digits.digest
     assert (state["step"], state["seconds"], state["processes"]) == (0, 0.0, 1)
@@ -460,7 +435,7 @@ def test_a_checkpoint_says_of_which_config_and_images_it_is(digits: ImageData) -
 def test_a_checkpoint_that_does_not_say_how_many_processes_wrote_it_is_that_of_one(
     digits: ImageData, tmp_path: Path
 ) -> None:
-    work, run, noted = Pretraining(build(TINY), digits, CPU), RunDirectory(tmp_path), Noted()
+    work, run, noted = Trainer(build(TINY), digits, CPU), RunDirectory(tmp_path), Noted()
     state = work.state()
     del state["processes"]
     checkpoints.save(run.checkpoints, 0, state)
@@ -482,7 +457,7 @@ class Asked:
 
 def asked(digits: ImageData, epoch: int, step: int = 0, seed: int = 0, processes: Processes = ALONE) -> Any:
     """Return the steps of what is left of an epoch and the images that each asks for."""
-    work, images = Pretraining(build({**TINY, "train.seed": seed}), digits, CPU), Asked()
+    work, images = Trainer(build({**TINY, "train.seed": seed}), digits, CPU), Asked()
     work.processes, work.data = processes, replace(digits, train=Split(images, digits.train.labels))
     work.position.step = step
     return [number for number, _ in _epoch_batches(work, epoch)], images.indexes
@@ -546,15 +521,15 @@ def test_a_run_that_does_not_fit_into_the_devices_memory_has_failed_by_its_setti
 
 def test_a_batch_larger_than_the_data_is_refused(digits: ImageData) -> None:
     with pytest.raises(UserError, match="1437"):
-        Pretraining(build({**TINY, "train.batch_size": 2048}), digits, CPU)
+        Trainer(build({**TINY, "train.batch_size": 2048}), digits, CPU)
 
 
 def test_biases_and_norms_are_not_decayed(tiny: Config, digits: ImageData) -> None:
-    objective = Pretraining(tiny, digits, CPU).objective
-    decayed = {id(parameter) for parameter in parameter_groups(objective, 0.05)[0]["params"]}
-    names = {name for name, parameter in objective.named_parameters() if id(parameter) in decayed}
+    pretext = Trainer(tiny, digits, CPU).pretext
+    decayed = {id(parameter) for parameter in parameter_groups(pretext, 0.05)[0]["params"]}
+    names = {name for name, parameter in pretext.named_parameters() if id(parameter) in decayed}
     assert not any("norm" in name or name.endswith("bias") for name in names)
-    assert "model.encoder.blocks.0.attn.qkv.weight" in names
+    assert "encoder.blocks.0.attn.qkv.weight" in names
 
 
 def start(runs_dir: Path, settings: list[str]) -> Forked:

@@ -10,56 +10,57 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from mae.config.resolve import build
-from mae.config.tree import DataConfig
 from mae.data.dataset import ImageData
-from mae.pretext.flops import encoder_flops, training_flops
+from mae.pretext.base import Batch, Pretext
+from mae.pretext.tasks import new_pretext
 from mae.runs.directory import ONLINE, RunDirectory
 from mae.runs.weights import read_weights
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import Interrupted, Pruned, StopRequest
 from mae.runtime.progress import Progress, Silent
 from mae.training import checkpoints
-from mae.training.trainer import Pretraining, _Clock, pretrain, weights_digest
+from mae.training.loop import _Clock, pretrain, weights_digest
+from mae.training.trainer import Step, Trainer
 from tests.conftest import TINY
 
 CPU = torch.device("cpu")
 PLAIN = TINY | {"run.knn_every": 0, "run.picture_every": 0}  # 2 epochs of 5 steps, a point every 2 steps
 
+NOW = [0.0]
+"""The time, in seconds."""
+
 
 @pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time: a step takes half a second, an evaluation 10 s, and each point finds 100 MB more in use."""
-    now, memory = [1000.0], [0.0]
+    NOW[0], memory = 1000.0, [0.0]
 
-    def step(work: Pretraining, images: Tensor, index: int) -> tuple[Tensor, Tensor, float]:
-        now[0] += 0.5
+    def step(work: Trainer, batch: Batch, index: int) -> Step:
+        NOW[0] += 0.5
         work.position.step = index + 1
-        return torch.tensor(float(index)), torch.tensor(2.0 * index), index / 100
-
-    def evaluate(encoder: nn.Module, config: DataConfig, data: ImageData, device: torch.device) -> float:
-        assert (config, device) == (build(PLAIN).data, CPU)
-        assert dict(encoder.named_children()).keys() == {"patch_embed", "blocks", "norm"}
-        now[0] += 10.0
-        return 40.0
+        return Step({"loss": torch.tensor(float(index))}, torch.tensor(2.0 * index), index / 100)
 
     def in_use(device: torch.device) -> dict[str, float]:
         memory[0] += 100.0
         return {"system/peak_memory_mb": memory[0] if memory[0] < 300 else 50.0}
 
-    monkeypatch.setattr("mae.training.trainer.time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(Pretraining, "step", step)
-    monkeypatch.setattr("mae.training.trainer.system_metrics", in_use)
-    monkeypatch.setattr("mae.training.trainer.online_accuracy", evaluate)
-    monkeypatch.setattr("mae.training.trainer.save_picture", lambda objective, config, data, path, device: touch(path))
-    return now
+    monkeypatch.setattr("mae.training.loop.time", SimpleNamespace(monotonic=lambda: NOW[0]))
+    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr("mae.training.loop.system_metrics", in_use)
+    monkeypatch.setattr("mae.training.loop.draw", lambda pretext, images, path: touch(path))
 
 
 def touch(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
+
+
+def evaluate(pretext: Pretext, data: ImageData) -> float:
+    NOW[0] += 10.0
+    assert dict(pretext.encoder.named_children()).keys() == {"patch_embed", "blocks", "norm"}
+    return 40.0
 
 
 def train(
@@ -71,7 +72,7 @@ def train(
     processes: Processes = ALONE,
 ) -> dict[str, Any]:
     stop = stop or StopRequest()
-    return pretrain(build(settings), data, RunDirectory(folder), CPU, progress or Silent(), stop, processes)
+    return pretrain(build(settings), data, RunDirectory(folder), CPU, progress or Silent(), stop, evaluate, processes)
 
 
 def points(folder: Path) -> list[tuple[int, dict[str, float]]]:
@@ -107,7 +108,7 @@ def test_a_point_tells_of_the_steps_since_the_last_and_every_epoch_ends_with_one
 def test_gradients_that_overflow_in_fp16_do_not_count_as_infinite_in_the_mean() -> None:
     clock = _Clock(0.0)
     for norm in (3.0, math.inf, 6.0):
-        clock.add(torch.tensor(1.0), torch.tensor(norm))
+        clock.add(Step({"loss": torch.tensor(1.0)}, torch.tensor(norm), 0.0))
     clock.since -= 1.0
     assert clock.metrics(8) == {"train/loss": 1.0, "train/gradient_norm": 3.0, "train/images_per_second": 24.0}
 
@@ -139,15 +140,16 @@ def test_a_result_has_the_digest_of_its_weights_and_what_they_cost(
     target: dict[str, object], outputs: int, digits: ImageData, tmp_path: Path
 ) -> None:
     result = train(PLAIN | target, digits, tmp_path)
-    encoder, decoder = (read_weights(tmp_path / f"{part}.safetensors") for part in ("encoder", "decoder"))
+    encoder, rest = (read_weights(tmp_path / f"{part}.safetensors") for part in ("encoder", "pretext"))
     # Of 16 patches of 4 pixels and a class token: positions do not learn, and are no parameters.
     by_encoder = sum(value.numel() for name, value in encoder.items() if name != "pos_embed")
-    fixed = {name for name in decoder if name == "decoder_pos_embed" or name.startswith("target.")}
-    by_decoder = sum(value.numel() for name, value in decoder.items() if name not in fixed)
+    fixed = {name for name in rest if name == "decoder.decoder_pos_embed" or name.startswith("target.")}
+    by_decoder = sum(value.numel() for name, value in rest.items() if name not in fixed)
+    flops = new_pretext(build(PLAIN | target), digits).cost()
     costs = result["metrics"]
     assert costs == {
-        "cost/gflops_encoder": encoder_flops(build(PLAIN | target)) / 1e9,
-        "cost/gflops_per_image": training_flops(build(PLAIN | target), outputs) / 1e9,
+        "cost/gflops_encoder": flops["gflops_encoder"],
+        "cost/gflops_per_image": flops["gflops_per_image"],
         "train/final_loss": 8.5,
         "cost/seconds": 5.0,
         "cost/steps": 10,
@@ -155,9 +157,9 @@ def test_a_result_has_the_digest_of_its_weights_and_what_they_cost(
         "cost/parameters": by_encoder + by_decoder,
         "cost/peak_memory_mb": 200.0,
     }
-    weights = encoder | {name: value for name, value in decoder.items() if not name.startswith("target.")}
+    weights = {f"encoder.{name}": value for name, value in encoder.items()} | rest
     assert result == {"weights_sha256": weights_digest(weights), "metrics": costs}
-    assert len(decoder["decoder_pred.weight"]) == outputs
+    assert len(rest["decoder.decoder_pred.weight"]) == outputs
 
 
 class HearsOfEvaluations(StopRequest):

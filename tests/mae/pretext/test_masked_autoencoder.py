@@ -8,19 +8,12 @@ from torch.nn import functional as F
 
 from mae.config.resolve import build
 from mae.config.tree import Config
-from mae.models.vit import (
-    MaskedAutoencoder,
-    build_encoder,
-    load_official_state,
-    official_state,
-    parameter_count,
-    patchify,
-    sincos_positions,
-    unpatchify,
-)
-from mae.pretext.masked_autoencoder import MaskedReconstruction, reconstruction_loss
-from mae.pretext.masking import SAMPLERS, sample_order
-from mae.pretext.targets import Pixels
+from mae.models.vit import build_encoder, patchify, sincos_positions, unpatchify
+from mae.pretext.base import parameter_count
+from mae.pretext.masked_autoencoder import load_official_state, official_state, reconstruction_loss
+from mae.pretext.masking import SAMPLERS, Mask
+from mae.runtime.rng import branch, generator
+from tests.helpers.pretexts import autoencoder, mask_of
 
 
 def plain_block(x: Tensor, state: dict[str, Tensor], name: str, heads: int) -> Tensor:
@@ -106,14 +99,15 @@ def rectangular() -> Config:
 def agree(config: Config, visible_weight: float = 0.0) -> None:
     """Check that the loss of a config equals a plain dense computation, every parameter counting."""
     torch.manual_seed(0)
-    objective = MaskedReconstruction(config, Pixels(24))
-    for parameter in objective.parameters():
+    model = autoencoder(config)
+    for parameter in model.parameters():
         torch.nn.init.normal_(parameter)  # biases and norms too, and large, so that each one counts
-    for buffer in objective.buffers():
-        torch.nn.init.normal_(buffer)  # the class token's position too, which is zero otherwise
-    images, order = torch.randn(3, 3, 12, 8), objective.sample(torch.Generator().manual_seed(1), 3)
-    expected = plain_loss(config, official_state(objective.model), images, order, visible_weight)
-    assert objective(images, order).item() == pytest.approx(float(expected), rel=1e-5)
+    for part in (model.encoder, model.decoder):
+        for buffer in part.buffers():
+            torch.nn.init.normal_(buffer)  # the class token's position too, which is zero otherwise
+    images, mask = torch.randn(3, 3, 12, 8), model.mask(model.draw(3, generator(1, "mask")))
+    expected = plain_loss(config, official_state(model), images, mask.order, visible_weight)
+    assert model.loss(images, mask).item() == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_the_loss_equals_a_plain_dense_computation(rectangular: Config) -> None:
@@ -133,10 +127,12 @@ def test_an_encoder_with_mask_tokens_computes_the_same_as_a_plain_one() -> None:
 
 
 @pytest.mark.parametrize("sampling", SAMPLERS)
-def test_an_objective_hides_patches_as_its_config_says(sampling: str) -> None:
+def test_an_autoencoder_hides_patches_as_its_config_says(sampling: str) -> None:
     config = build({**RECTANGULAR, "mask.sampling": sampling})
-    order = MaskedReconstruction(config, Pixels(24)).sample(torch.Generator().manual_seed(1), 3)
-    assert order.equal(sample_order(sampling, torch.Generator().manual_seed(1), 3, (3, 4), 5))
+    model = autoencoder(config)
+    mask = model.mask(model.draw(3, generator(1, "step")))
+    expected = mask_of(sampling, branch(generator(1, "step"), "mask"), 3, (3, 4), 5)
+    assert (mask.order.equal(expected.order), mask.kept) == (True, 5)
 
 
 def test_encoder_weights_load_strictly_in_timm_and_compute_the_same(rectangular: Config) -> None:
@@ -156,19 +152,19 @@ def test_all_visible_equals_the_whole_image_up_to_order(rectangular: Config) -> 
 
 
 def test_hidden_pixels_do_not_reach_the_encoder(rectangular: Config) -> None:
-    model = MaskedAutoencoder(rectangular, 24)
-    patches, order = torch.randn(1, 12, 24), torch.randperm(12)[None]
+    model = autoencoder(rectangular)
+    patches, mask = torch.randn(1, 12, 24), Mask(torch.randperm(12)[None], 5)
     changed = patches.clone()
-    changed[0, order[0, model.kept :]] = 100.0
-    assert model(patches, order).equal(model(changed, order))
+    changed[0, mask.hidden[0]] = 100.0
+    assert model.predict(patches, mask).equal(model.predict(changed, mask))
 
 
 def test_an_encoder_with_mask_tokens_sees_every_position(rectangular: Config) -> None:
     section = rectangular.model.model_copy(update={"encoder_mask_tokens": True})
     config = rectangular.model_copy(update={"model": section})
-    model, lengths = MaskedAutoencoder(config, 24), []
+    model, lengths = autoencoder(config), []
     model.encoder.blocks[0].register_forward_hook(lambda block, inputs, output: lengths.append(inputs[0].shape[1]))
-    model(torch.randn(1, 12, 24), torch.randperm(12)[None])
+    model.predict(torch.randn(1, 12, 24), Mask(torch.randperm(12)[None], 5))
     assert lengths == [13]
 
 
@@ -188,7 +184,7 @@ def test_positions_are_sines_and_cosines_of_column_and_row_as_in_the_official_re
 
 def test_an_autoencoder_begins_as_the_official_release_does() -> None:
     settings = {"model.encoder.dim": 512, "model.decoder.dim": 512, "model.encoder_mask_tokens": True}
-    model = MaskedAutoencoder(build({**RECTANGULAR, **settings}), 24)
+    model = autoencoder(build({**RECTANGULAR, **settings}))
     state = {name: value for name, value in official_state(model).items() if "pos_embed" not in name}
     for name in ("cls_token", "encoder_mask_token", "mask_token"):
         assert state.pop(name).std().item() == pytest.approx(0.02, rel=0.15)  # 5 standard errors
@@ -205,7 +201,7 @@ def test_an_autoencoder_begins_as_the_official_release_does() -> None:
 
 
 def test_official_weights_keep_their_shapes(rectangular: Config) -> None:
-    state = official_state(MaskedAutoencoder(rectangular, 24))
+    state = official_state(autoencoder(rectangular))
     shapes = {
         "cls_token": (1, 1, 16),
         "pos_embed": (1, 13, 16),
@@ -219,7 +215,7 @@ def test_official_weights_keep_their_shapes(rectangular: Config) -> None:
 
 
 def test_official_weights_load_into_another_model_and_nothing_else_does(rectangular: Config) -> None:
-    first, second = (MaskedAutoencoder(rectangular, 24) for _ in range(2))
+    first, second = (autoencoder(rectangular) for _ in range(2))
     load_official_state(second, official_state(first))
     assert all(value.equal(official_state(first)[name]) for name, value in official_state(second).items())
     for wrong in ({"mask_token": None}, {"blocks.9.norm1.bias": torch.zeros(16)}):
@@ -230,20 +226,20 @@ def test_official_weights_load_into_another_model_and_nothing_else_does(rectangu
 
 def test_an_encoder_alone_takes_the_weights_of_one_in_an_autoencoder() -> None:
     config = build({**RECTANGULAR, "model.encoder_mask_tokens": True})
-    build_encoder(config).load_state_dict(MaskedAutoencoder(config, 24).encoder.state_dict())
+    build_encoder(config).load_state_dict(autoencoder(config).encoder.state_dict())
 
 
 def test_only_hidden_patches_are_predicted_unless_all_are_asked_for(rectangular: Config) -> None:
-    model, patches, order = MaskedAutoencoder(rectangular, 24), torch.randn(2, 12, 24), torch.arange(12).expand(2, -1)
-    hidden, everywhere = model(patches, order), model(patches, order, hidden_only=False)
+    model, patches, mask = autoencoder(rectangular), torch.randn(2, 12, 24), Mask(torch.arange(12).expand(2, -1), 5)
+    hidden, everywhere = model.predict(patches, mask), model.predict(patches, mask, hidden_only=False)
     assert hidden.shape == (2, 7, 24)
     assert torch.allclose(hidden, everywhere[:, 5:], atol=1e-6)
 
 
 def test_a_loss_on_hidden_patches_costs_no_prediction_of_visible_ones(rectangular: Config) -> None:
-    objective, shapes = MaskedReconstruction(rectangular, Pixels(24)), []
-    objective.model.decoder.decoder_pred.register_forward_hook(lambda *given: shapes.append(given[2].shape))
-    objective(torch.randn(2, 3, 12, 8), torch.arange(12).expand(2, -1))
+    model, shapes = autoencoder(rectangular), []
+    model.decoder.decoder_pred.register_forward_hook(lambda *given: shapes.append(given[2].shape))
+    model.loss(torch.randn(2, 3, 12, 8), Mask(torch.arange(12).expand(2, -1), 5))
     assert shapes == [(2, 7, 24)]
 
 

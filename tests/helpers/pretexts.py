@@ -1,0 +1,51 @@
+"""Pretext tasks without a data set: of noise, as if normalised already."""
+
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from mae.config.tree import Config
+from mae.data.dataset import ImageData
+from mae.pretext.base import Batch, Pretext, Surroundings
+from mae.pretext.masked_autoencoder import MaskedAutoencoder
+from mae.pretext.masking import SAMPLERS, Mask
+from mae.pretext.tasks import PRETEXTS, new_pretext
+from mae.runtime.rng import generator
+
+
+def surroundings(config: Config) -> Surroundings:
+    """Ten classes of a hundred images of noise, mean 0 and standard deviation 1."""
+    channels = config.data.channels
+    statistics = SimpleNamespace(mean=(0.0,) * channels, std=(1.0,) * channels)
+    return Surroundings(100, 10, statistics, lambda count: stored(config, min(count, 100)))
+
+
+def stored(config: Config, count: int) -> Tensor:
+    """Return noise as images are stored, uint8 (count, C, h, w)."""
+    shape = (count, config.data.channels, *config.data.stored)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator(0, "noise"))
+
+
+def batch_of(images: Tensor) -> Batch:
+    """Return the first images of a training set as a batch; all are of the first class."""
+    return Batch(images, torch.arange(len(images)), torch.zeros(len(images), dtype=torch.int64))
+
+
+def autoencoder(config: Config) -> MaskedAutoencoder:
+    made = PRETEXTS["mae"](config, surroundings(config))
+    assert isinstance(made, MaskedAutoencoder)
+    return made
+
+
+def mask_of(sampling: str, draws: torch.Generator, count: int, grid: tuple[int, int], kept: int) -> Mask:
+    """Return masks as a sampler draws them."""
+    sampler = SAMPLERS[sampling]
+    return Mask(sampler.order(sampler.draw(draws, count, grid, kept), grid), kept)
+
+
+def around(encoder: nn.Module, config: Config, data: ImageData) -> Pretext:
+    """Return the task of a config with another encoder."""
+    made = new_pretext(config, data)
+    made.encoder = encoder
+    return made
