@@ -474,6 +474,26 @@ def test_the_linear_probe_takes_a_penalty_beyond_its_grid(blobs: tuple[torch.Ten
     assert found["penalty"] < 1
 
 
+def test_each_fit_begins_where_the_one_before_ended_and_the_last_at_the_best(
+    blobs: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[torch.Tensor | None] = []
+    ended: dict[float, torch.Tensor] = {}
+
+    def fitted(features: Any, labels: Any, classes: int, penalty: float, *others: Any) -> torch.Tensor:
+        began.append(others[2])
+        return ended.setdefault(penalty, fit_logistic(features, labels, classes, penalty, *others))
+
+    monkeypatch.setattr("mae.linear_probe.fit_logistic", fitted)
+    features, labels = blobs
+    config = LinearProbeConfig(penalties=(1e-3, 1e-2, 1.0, 3.0))
+    _, found = lbfgs_predict(features, labels, features, 3, config, holdout(600, ProbeConfig()), Silent())
+    assert began[0] is None
+    assert [start is end for start, end in zip(began[1:-1], ended.values(), strict=False)] == [True] * 3
+    assert began[-1] is ended[found["penalty"]]
+    assert found["penalty"] != [*ended][-1]
+
+
 @pytest.mark.parametrize(("share", "held"), [(0.1, 7), (0.3, 21)])
 def test_the_penalty_is_chosen_on_the_share_held_out(
     share: float, held: int, blobs: tuple[torch.Tensor, torch.Tensor]
