@@ -107,9 +107,9 @@ def test_a_weak_penalty_is_fitted_to_the_minimum_though_that_is_far() -> None:
 def test_a_fit_that_begins_at_its_minimum_stays_there_and_is_soon_done(
     blobs: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
-    (features,), first, second = standardise(blobs[0]), Counting(), Counting()
-    principal = principal_axes(features)
-    minimum = fit_logistic(features, blobs[1], 3, 1e-2, principal, first)
+    (features,), first, second = standardise(blobs[0].double()), Counting(), Counting()
+    principal, zero = principal_axes(features), torch.zeros(3, 6, dtype=torch.float64)
+    minimum = fit_logistic(features, blobs[1], 3, 1e-2, principal, first, zero)
     again = fit_logistic(features, blobs[1], 3, 1e-2, principal, second, minimum)
     assert torch.allclose(again, minimum, atol=1e-4)
     assert second.calls < first.calls / 2
