@@ -163,6 +163,7 @@ def test_a_feature_that_is_always_the_same_is_standardised_to_0() -> None:
 
 def test_standardised_training_features_have_mean_0_and_deviation_1(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
     train, shifted = standardise(blobs[0], blobs[0] + blobs[0].std(0, unbiased=False))
+    assert torch.allclose(train, F.batch_norm(blobs[0], None, None, training=True, eps=1e-6), atol=1e-4)
     assert torch.allclose(train.std(0, unbiased=False), torch.ones(5), atol=1e-3)
     assert torch.allclose(shifted.mean(0), torch.ones(5), atol=1e-3)
 
