@@ -431,7 +431,7 @@ def report(
     if notebooks and mlflow:
         raise UserError("--notebooks reads runs or exported files: `mae-cli export FILE.csv --mlflow`, then --results")
     if notebooks and test:
-        raise UserError("--notebooks choose the test themselves: leave --test or --notebooks out")
+        raise UserError("--test: notebooks choose the test themselves; leave --test or --notebooks out")
     frame = _load(options, studies, mlflow, results, output)
     file = to or options.runs_dir / f"report.{kind}"
     folder = beside(file) if notebooks else None

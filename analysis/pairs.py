@@ -31,7 +31,8 @@ def all_pairs(frame: pd.DataFrame, test: Test | None = None) -> pd.DataFrame:
     for probe, done in with_results(frame):
         if done["cell"].nunique() > 1:
             done = done.sort_values("order", kind="stable")
-            found, by = compare_pairs(*(done[name].tolist() for name in ("top1", "cell", "seed")), test)
+            values, cells, seeds = (done[name].tolist() for name in ("top1", "cell", "seed"))
+            found, by = compare_pairs(values, cells, seeds, test)
             rows += [(probe, *pair, *each, by) for pair, each in found.items()]
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -105,7 +105,8 @@ def make_report(
     `test` is the one asked for, as in `analysis.tables.summarise`; `pairs` asks for all pairs of each study's cells.
     """
     bases = [_base(part, curves, pictures, test, pairs) for part in comparable(frame)]
-    families = [family for base in bases for each in (base, *base.studies) for family in each.families]
+    families = [family for base in bases for study in base.studies for family in study.families]
+    families += [family for base in bases for family in base.families]
     return Report(bases, _facts(frame), multiplicity(families))
 
 

@@ -125,6 +125,15 @@ def test_cells_that_differ_in_their_probe_only_are_each_probed_once(tmp_path: Pa
     assert {path for path, written in results(tmp_path).items() if written != made[path]} == {lost}
 
 
+def test_all_pairs_of_a_study_are_told_if_asked_for(tmp_path: Path) -> None:
+    command = ablate("--axis", "probe.knn.k=1,200", "--pairs", "--test", "welch", "--json", runs_dir=tmp_path)
+    study = json.loads(runner.invoke(app, command).stdout.splitlines()[-1])["studies"][0]
+    means = [row["mean"] for row in study["rows"]]
+    [pair] = study["pairs"]
+    assert (pair["difference"], pair["test"]) == (pytest.approx(means[0] - means[1]), "welch")
+    assert (Path(study["directory"]) / "pairs.csv").exists()
+
+
 @pytest.mark.parametrize("work", [["ablate", "mask-token"], ["sweep"]])
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
     work: list[str], runs_dir: Path, monkeypatch: pytest.MonkeyPatch
