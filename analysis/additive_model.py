@@ -94,8 +94,8 @@ class AdditiveModel:
             return single
         error = float(self._errors(self._rows([weights]))[0])
         width = _tukey_critical(len(self.cells), self.freedom) * error
-        p = stats.studentized_range.sf(np.sqrt(2) * abs(single.effect) / error, len(self.cells), self.freedom)
-        return Contrast(single.effect, single.effect - width, single.effect + width, float(p))
+        p = _tukey_p(abs(single.effect) / error, len(self.cells), self.freedom)
+        return Contrast(single.effect, single.effect - width, single.effect + width, p)
 
     def _errors(self, rows: np.ndarray) -> np.ndarray:
         """Return the standard errors (m,) of m weighted sums of cell means."""
@@ -116,6 +116,12 @@ class AdditiveModel:
 def _tukey_critical(cells: int, freedom: int) -> float:
     """Return the t statistic beyond which a pair of `cells` differs."""
     return float(stats.studentized_range.isf(ALPHA, cells, freedom) / np.sqrt(2))
+
+
+@lru_cache(maxsize=1024)  # 10 ms each, and several outputs of a study ask for the same
+def _tukey_p(t: float, cells: int, freedom: int) -> float:
+    """Return the probability that some pair of `cells` has a statistic of `t` or more."""
+    return float(stats.studentized_range.sf(np.sqrt(2) * t, cells, freedom))
 
 
 def fit(values: Sequence[float], cells: Sequence[str], seeds: Sequence[int]) -> AdditiveModel:
