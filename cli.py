@@ -35,6 +35,11 @@ Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Trainings
 PerGpu = Annotated[int, typer.Option("--per-gpu", min=1, help="Trainings at a time on one GPU.")]
 ExecutorKind = Annotated[Literal["local", "ray"], typer.Option("--executor", help="This machine, or a Ray cluster.")]
 Address = Annotated[str | None, typer.Option("--address", help="The Ray cluster's; `auto` for the one around here.")]
+Test = Annotated[
+    Literal["blocks", "paired", "welch"] | None,
+    typer.Option("--test", help="How cells are compared; seeds as blocks where that fits. See docs/statistics.md."),
+]
+Pairs = Annotated[bool, typer.Option("--pairs", help="Compare all pairs of cells too, not only with the default.")]
 Run = Annotated[str, typer.Argument(help="(The start of) a run's fingerprint; see `mae-cli runs`.")]
 
 
@@ -257,10 +262,8 @@ def ablate(
     address: Address = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="Train this cell only. Repeatable.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what it would cost, and train nothing.")] = False,
-    test: Annotated[
-        Literal["blocks", "paired", "welch"] | None,
-        typer.Option("--test", help="How cells are compared; seeds as blocks where that fits. See docs/statistics.md."),
-    ] = None,
+    test: Test = None,
+    pairs: Pairs = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")] = False,
 ) -> None:
     """Run an ablation study: train and probe what is missing, print its table beside the paper's figures."""
@@ -291,7 +294,7 @@ def ablate(
 
     with underway([plan.of_seeds(seeds) for plan in plans], options.store, output.console):
         plans, failures = run_until(precise, plans, seeds, who, fail_fast, output.console)
-        output.result({"studies": _print_studies(plans, options.runs_dir, output, test)})
+        output.result({"studies": _print_studies(plans, options.runs_dir, output, test, pairs)})
         for plan in plans:
             precise(plan)
         _print_next(plans, seeds, output)
@@ -429,6 +432,8 @@ def report(
     kind: Annotated[Literal["html", "md", "pdf", "tex"], typer.Option("--format", help="Of the document.")] = "html",
     to: Annotated[Path | None, typer.Option("--to", help="The file to write; report.* in the runs folder.")] = None,
     notebooks: Annotated[bool, typer.Option("--notebooks", help="Run the notebooks, into a folder beside it.")] = False,
+    test: Test = None,
+    pairs: Pairs = False,
     mlflow: FromMlflow = False,
     results: Results = None,
 ) -> None:
@@ -441,18 +446,21 @@ def report(
 
     if notebooks and mlflow:
         raise UserError("--notebooks reads runs or exported files: `mae-cli export FILE.csv --mlflow`, then --results")
+    if notebooks and test:
+        raise UserError("--test: notebooks choose the test themselves; leave --test or --notebooks out")
     frame = _load(options, studies, mlflow, results, output)
     file = to or options.runs_dir / f"report.{kind}"
     folder = beside(file) if notebooks else None
     curves = curves_of(frame, options.runs_dir, results or [])
-    made = make_report(frame, curves, lambda study: reconstruct_cells(study, options.runs_dir))
+    made = make_report(frame, curves, lambda study: reconstruct_cells(study, options.runs_dir), test, pairs)
     write_report(made, file, kind)
     output.console.print(f"report: {file}", highlight=False, soft_wrap=True)
     shown = [*dict.fromkeys(frame["study_id"])] if studies else []
     places, say = results or [options.runs_dir], _progress(output).say
     done = execute_notebooks(places, shown, folder, say) if folder else Execution()
     verdicts = {base.title: {row["finding"]: row["verdict"] for row in base.findings} for base in made.bases}
-    output.result({"report": str(file), "verdicts": verdicts, "notebooks": asdict(done)})
+    found = {"pairs": json.loads(made.pairs.to_json(orient="records"))} if pairs else {}
+    output.result({"report": str(file), "verdicts": verdicts, "notebooks": asdict(done)} | found)
     done.check()
 
 
@@ -624,24 +632,33 @@ def _print_forecast(
     output.result({"trainings": trainings, "seconds": seconds, "disk": disk, "prospects": prospects})
 
 
-def _print_studies(plans: Any, runs_dir: Path, output: Output, test: Any = None) -> list[dict[str, Any]]:
+def _print_studies(
+    plans: Any, runs_dir: Path, output: Output, test: Any = None, pairs: bool = False
+) -> list[dict[str, Any]]:
     from analysis.results.frame import setting, study_frame
     from analysis.studies.files import write_study
+    from analysis.studies.pairs import all_pairs, matrices
     from analysis.studies.remarks import remarks
     from analysis.studies.tables import COST_COLUMNS, NOTE, display
 
     results = []
     for plan in plans:
         frame = study_frame(plan.record, runs_dir, plan.directory.path.name)
-        summary = write_study(plan.directory, frame, runs_dir, test)
+        summary = write_study(plan.directory, frame, runs_dir, test, pairs)
         shown = display(summary)
         output.console.rule(f"{plan.record.question} ({setting(frame)})", align="left")
         _print_frame(shown.drop(columns=list(COST_COLUMNS), errors="ignore"), output)
         _print_frame(shown[[name for name in shown.columns if name in ("cell", *COST_COLUMNS)]], output)
-        for line in [*remarks(frame, test), f"table and figure: {plan.directory.path}"]:
+        for line in remarks(frame, test):
             output.console.print(line, highlight=False, soft_wrap=True)
-        rows = json.loads(summary.to_json(orient="records"))
-        results.append({"study": plan.record.name, "directory": str(plan.directory.path), "rows": rows})
+        found = all_pairs(frame if pairs else frame[:0], test)
+        for line, matrix in matrices(frame, found):
+            output.console.print(f"\n{line}", highlight=False, soft_wrap=True)
+            _print_frame(matrix, output)
+        output.console.print(f"table and figure: {plan.directory.path}", highlight=False, soft_wrap=True)
+        rows, of_pairs = (json.loads(each.to_json(orient="records")) for each in (summary, found))
+        told = {"study": plan.record.name, "directory": str(plan.directory.path)}
+        results.append(told | {"rows": rows} | ({"pairs": of_pairs} if pairs else {}))
     output.console.print(NOTE, highlight=False, style="dim")
     return results
 

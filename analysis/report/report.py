@@ -17,7 +17,9 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from matplotlib.figure import Figure
 
+from analysis.report.multiplicity import Family, families_of_findings, families_of_study, multiplicity
 from analysis.results.frame import comparable, setting
+from analysis.statistics.comparisons import Test
 from analysis.studies.figures import (
     Pictures,
     cost_figure,
@@ -28,6 +30,7 @@ from analysis.studies.figures import (
 )
 from analysis.studies.files import save_figure
 from analysis.studies.findings import MARGIN, check, verdicts
+from analysis.studies.pairs import all_pairs, matrices
 from analysis.studies.remarks import remarks
 from analysis.studies.table_formats import latex_text, to_html, to_latex, to_markdown
 from analysis.studies.tables import NOTE, PROBES, display, summarise
@@ -55,7 +58,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class StudyPart:
-    """One study: its question, what is known about it, its table and pictures."""
+    """One study: its question, what is known about it, its table and pictures; all pairs of its cells if asked for."""
 
     name: str
     question: str
@@ -63,6 +66,10 @@ class StudyPart:
     table: pd.DataFrame
     remarks: list[str]
     pictures: list[Picture]
+    pairs: pd.DataFrame
+    """With the study's id."""
+    matrices: list[tuple[str, pd.DataFrame]]
+    families: list[Family]
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ class BasePart:
     statistics: pd.DataFrame
     pictures: list[Picture]
     studies: list[StudyPart]
+    families: list[Family]
 
 
 @dataclass(frozen=True)
@@ -82,24 +90,39 @@ class Report:
 
     bases: list[BasePart]
     facts: list[tuple[str, list[str]]]
+    multiplicity: str
     note: str = NOTE
     verdict_note: str = VERDICT_NOTE
 
+    @property
+    def pairs(self) -> pd.DataFrame:
+        """All pairs of all studies: a frame of `analysis.studies.pairs` and study_id."""
+        return pd.concat([study.pairs for base in self.bases for study in base.studies], ignore_index=True)
+
 
 def make_report(
-    frame: pd.DataFrame, curves: pd.DataFrame, pictures: Callable[[pd.DataFrame], tuple[Any, dict[str, Pictures]]]
+    frame: pd.DataFrame,
+    curves: pd.DataFrame,
+    pictures: Callable[[pd.DataFrame], tuple[Any, dict[str, Pictures]]],
+    test: Test | None = None,
+    pairs: bool = False,
 ) -> Report:
-    """Return the report of a frame; `pictures` gives a study's reconstructions, where there are any."""
-    bases = [_base(part, curves, pictures) for part in comparable(frame)]
-    return Report(bases, _facts(frame))
+    """Return the report of a frame; `pictures` gives a study's reconstructions, where there are any.
+
+    `test` is the one asked for, as in `analysis.tables.summarise`; `pairs` asks for all pairs of each study's cells.
+    """
+    bases = [_base(part, curves, pictures, test, pairs) for part in comparable(frame)]
+    families = [family for base in bases for study in base.studies for family in study.families]
+    families += [family for base in bases for family in base.families]
+    return Report(bases, _facts(frame), multiplicity(families))
 
 
-def _base(frame: pd.DataFrame, curves: pd.DataFrame, pictures: Any) -> BasePart:
+def _base(frame: pd.DataFrame, curves: pd.DataFrame, pictures: Any, test: Test | None, pairs: bool) -> BasePart:
     frame = frame.sort_values(["source", "study"], kind="stable", ignore_index=True)  # as the paper has them
-    checked = check(frame)
-    studies = [_study(part, curves, pictures) for _, part in frame.groupby("study_id", sort=False)]
+    checked = check(frame, test=test)
+    studies = [_study(part, curves, pictures, test, pairs) for _, part in frame.groupby("study_id", sort=False)]
     across = []
-    overview = overview_figure(frame)
+    overview = overview_figure(frame, test=test)
     if frame["study_id"].nunique() > 1 and overview.axes:
         caption = "Every study under the linear probe. Means with 95 % intervals, dots are seeds, the paper's in grey."
         across.append(Picture("overview", caption, overview))
@@ -110,7 +133,7 @@ def _base(frame: pd.DataFrame, curves: pd.DataFrame, pictures: Any) -> BasePart:
             caption += " Cells that change the probe are left out."
         across.append(Picture("cost", caption, cost))
     findings = [{str(key): value for key, value in row.items()} for row in verdicts(checked).to_dict("records")]
-    return BasePart(setting(frame), findings, statistics(checked), across, studies)
+    return BasePart(setting(frame), findings, statistics(checked), across, studies, families_of_findings(checked))
 
 
 def statistics(checked: pd.DataFrame) -> pd.DataFrame:
@@ -136,12 +159,12 @@ def statistics(checked: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _study(frame: pd.DataFrame, curves: pd.DataFrame, pictures: Any) -> StudyPart:
+def _study(frame: pd.DataFrame, curves: pd.DataFrame, pictures: Any, test: Test | None, pairs: bool) -> StudyPart:
     first, study_id = frame.iloc[0], str(frame["study_id"].iloc[0])
     drawn = []
     if (frame["status"] == "finished").any():
         caption = "Means with 95 % intervals over seeds, dots are seeds, the default ringed, the paper's in grey."
-        drawn.append(Picture(study_id, caption, study_figure(frame)))
+        drawn.append(Picture(study_id, caption, study_figure(frame, test)))
     losses = curves[curves["study_id"] == study_id]
     if len(losses):
         caption = "Loss of pretraining, a line per seed. Losses of different targets or masks cannot be compared."
@@ -153,7 +176,18 @@ def _study(frame: pd.DataFrame, curves: pd.DataFrame, pictures: Any) -> StudyPar
             drawn.append(Picture(f"{study_id}-images", caption, reconstruction_figure(originals, cells)))
     about = ", ".join(filter(None, [first["study"], first["source"], study_id]))
     question = str(first["question"] or first["study"])
-    return StudyPart(str(first["study"]), question, about, display(summarise(frame)), remarks(frame), drawn)
+    found = all_pairs(frame if pairs else frame[:0], test)
+    return StudyPart(
+        str(first["study"]),
+        question,
+        about,
+        display(summarise(frame, test)),
+        remarks(frame, test),
+        drawn,
+        found.assign(study_id=study_id),
+        matrices(frame, found),
+        families_of_study(frame, found, test),
+    )
 
 
 def _facts(frame: pd.DataFrame) -> list[tuple[str, list[str]]]:

@@ -94,8 +94,8 @@ class AdditiveModel:
             return single
         error = float(self._errors(self._rows([weights]))[0])
         width = _tukey_critical(len(self.cells), self.freedom) * error
-        p = stats.studentized_range.sf(np.sqrt(2) * abs(single.effect) / error, len(self.cells), self.freedom)
-        return Contrast(single.effect, single.effect - width, single.effect + width, float(p))
+        p = _tukey_p(abs(single.effect) / error, len(self.cells), self.freedom)
+        return Contrast(single.effect, single.effect - width, single.effect + width, p)
 
     def _errors(self, rows: np.ndarray) -> np.ndarray:
         """Return the standard errors (m,) of m weighted sums of cell means."""
@@ -108,8 +108,7 @@ class AdditiveModel:
         row = np.zeros(len(self.effects))
         for cell, weight in weights.items():
             row[self.cells.index(cell)] = weight
-        if self.blocks and abs(row.sum()) > 1e-9:  # not a comparison: a mean over all seeds
-            row[len(self.cells) :] = row.sum() / len(self.seeds)
+        row[len(self.cells) :] = row.sum() / len(self.seeds)  # a mean over all seeds; 0 where it is a comparison
         return row
 
 
@@ -117,6 +116,12 @@ class AdditiveModel:
 def _tukey_critical(cells: int, freedom: int) -> float:
     """Return the t statistic beyond which a pair of `cells` differs."""
     return float(stats.studentized_range.isf(ALPHA, cells, freedom) / np.sqrt(2))
+
+
+@lru_cache(maxsize=1024)  # 10 ms each, and several outputs of a study ask for the same
+def _tukey_p(t: float, cells: int, freedom: int) -> float:
+    """Return the probability that some pair of `cells` has a statistic of `t` or more."""
+    return float(stats.studentized_range.sf(np.sqrt(2) * t, cells, freedom))
 
 
 def fit(values: Sequence[float], cells: Sequence[str], seeds: Sequence[int]) -> AdditiveModel:
@@ -127,7 +132,7 @@ def fit(values: Sequence[float], cells: Sequence[str], seeds: Sequence[int]) -> 
     blocks = len(kept) > 1 and _connected(of_cell, of_seed)
     design = np.hstack([of_cell, of_seed[:, 1:]]) if blocks else of_cell
     inverse = np.linalg.pinv(design.T @ design)
-    effects = inverse @ design.T @ np.asarray(values, dtype=float)
+    effects = inverse @ design.T @ np.asarray(values)
     freedom = len(design) - int(np.linalg.matrix_rank(design))
     return AdditiveModel(names, kept, blocks, effects, inverse, freedom, design, np.asarray(values) - design @ effects)
 
@@ -171,11 +176,9 @@ def _interaction(model: AdditiveModel) -> str:
     """Tukey's test for one degree of freedom (1949): do seeds matter more in cells that are better?"""
     if not model.blocks or model.freedom < 2 or model.deviation < 1e-12:
         return ""
-    count = len(model.cells)
-    of_cell = model.design[:, :count] @ model.effects[:count]
-    of_seed = model.design[:, count:] @ model.effects[count:]
-    product = (of_cell - of_cell.mean()) * (of_seed - of_seed.mean())
-    product = product - model.design @ (model.inverse @ (model.design.T @ product))
+    squares = (model.design @ model.effects) ** 2
+    # What the model does not have of them are the products of the cells' and the seeds' effects.
+    product = squares - model.design @ (model.inverse @ (model.design.T @ squares))
     if product @ product < 1e-12:
         return ""
     explained = float((product @ model.residuals) ** 2 / (product @ product))
@@ -195,7 +198,7 @@ def _outlier(model: AdditiveModel) -> str:
     others = (total - residuals**2 / free) / (model.freedom - 1)
     t = np.abs(residuals) / np.sqrt(np.clip(others, 1e-300, None) * free)
     worst = int(t.argmax())
-    p = min(1.0, 2 * len(t) * float(stats.t.sf(t[worst], model.freedom - 1)))
+    p = 2 * len(t) * float(stats.t.sf(t[worst], model.freedom - 1))
     if p >= DOUBT:
         return ""
     row = model.design[usable][worst]

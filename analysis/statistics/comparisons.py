@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal, get_args
 
 import numpy as np
@@ -44,18 +45,39 @@ def compare(
         remarks.append(found.outlier)
     if chosen == "blocks":
         return Comparisons(reference, chosen, model.against(reference), model, tuple(remarks))
-    runs = _by_cell_and_seed(values, cells, seeds)
-    others = [cell for cell in model.cells if cell != reference]
-    level = 1 - ALPHA / max(1, len(others))
-    single = [_pairwise(runs[cell], runs[reference], chosen, level) for cell in others]
-    corrected = holm([each.p for each in single])
-    differences = {cell: each._replace(p=p) for cell, each, p in zip(others, single, corrected, strict=True)}
+    pairs = [(cell, reference) for cell in model.cells if cell != reference]
+    found_of = _one_by_one(_by_cell_and_seed(values, cells, seeds), pairs, chosen)
+    differences = {cell: each for (cell, _), each in found_of.items()}
     return Comparisons(reference, chosen, differences, model, tuple(remarks))
+
+
+def compare_pairs(
+    values: Sequence[float], cells: Sequence[str], seeds: Sequence[int], test: Test | None = None
+) -> tuple[dict[tuple[str, str], Contrast], Test]:
+    """Compare all pairs of cells, first minus second, and return by which test: asked for or chosen as in `compare`.
+
+    Intervals of all pairs hold together with 95 %: Tukey and Kramer's for `blocks`, else Bonferroni's, p-values Holm's.
+    """
+    model = fit(values, cells, seeds)
+    chosen = test or fitting(model)
+    if chosen == "blocks":
+        return model.all_pairs(), chosen
+    return _one_by_one(_by_cell_and_seed(values, cells, seeds), [*combinations(model.cells, 2)], chosen), chosen
 
 
 def fitting(model: AdditiveModel) -> Test:
     """Return the test that is taken where none is asked for: `paired` where the residuals speak against the model."""
     return "paired" if doubts(model).serious else "blocks"
+
+
+def _one_by_one(
+    runs: Mapping[str, Mapping[int, float]], pairs: Sequence[tuple[str, str]], test: Test
+) -> dict[tuple[str, str], Contrast]:
+    """Return each pair's difference, first minus second, with Holm's p-value and an interval at Bonferroni's level."""
+    level = 1 - ALPHA / max(1, len(pairs))
+    single = [_pairwise(runs[first], runs[second], test, level) for first, second in pairs]
+    corrected = holm([each.p for each in single])
+    return {pair: each._replace(p=p) for pair, each, p in zip(pairs, single, corrected, strict=True)}
 
 
 def _pairwise(runs: Mapping[int, float], others: Mapping[int, float], test: Test, level: float) -> Contrast:
@@ -74,19 +96,27 @@ def contrast_of(
     seeds: Sequence[int],
     weights: Mapping[str, float],
     alpha: float = ALPHA,
+    test: Test | None = None,
 ) -> tuple[Contrast, Test]:
     """Return one weighted sum of cell means with its interval at 1 - `alpha`, and by which test it is judged.
 
-    All runs given tell of the noise, those of cells without a weight too. Where the additive model does not fit, the
-    weighted sums within the seeds that have all cells are a sample of their own.
+    Without a `test` asked for it is chosen as in `compare`. `blocks`: all runs given tell of the noise, those of cells
+    without a weight too. `paired`: the weighted sums within the seeds that have all cells are a sample of their own;
+    without such a seed there is no test if it was asked for, else the additive model's. `welch`: independent groups.
     """
     model = fit(values, cells, seeds)
-    if fitting(model) == "blocks":
-        return model.contrasts([weights], alpha)[0], "blocks"
+    chosen = test or fitting(model)
+    if chosen == "blocks":
+        return model.contrasts([weights], alpha)[0], chosen
     runs = _by_cell_and_seed(values, cells, seeds)
+    if chosen == "welch":
+        return contrast([[*runs[cell].values()] for cell in weights], [*weights.values()], 1 - alpha), chosen
     shared = set.intersection(*(set(runs[cell]) for cell in weights))
     sums = [sum(weight * runs[cell][seed] for cell, weight in weights.items()) for seed in sorted(shared)]
-    return contrast([sums], [1], 1 - alpha) if sums else model.contrasts([weights], alpha)[0], "paired"
+    if sums:
+        return contrast([sums], [1], 1 - alpha), chosen
+    found = model.contrasts([weights], alpha)[0]
+    return Contrast(found.effect, NAN, NAN, NAN) if test else found, chosen
 
 
 def _by_cell_and_seed(

@@ -26,7 +26,7 @@ def answers(frame: pd.DataFrame, test: Test | None = None) -> list[str]:
 
 
 def _answer(probe: str, done: pd.DataFrame, test: Test | None) -> str:
-    model = fit(done["top1"].tolist(), done["cell"].tolist(), done["seed"].tolist())
+    model = _model(done)
     means = done.groupby("cell")["top1"].mean()
     best = str(means.idxmax())
     told = f"{PROBES[probe]}: best at {best} ({means[best]:.1f} %)"
@@ -47,6 +47,12 @@ def _answer(probe: str, done: pd.DataFrame, test: Test | None) -> str:
     if below := [cell for cell in cells if means[cell] <= untrained[cell]]:
         told += f"; not above its untrained encoder: {listed(below, cells, ordered)}"
     return told
+
+
+def compared_with_best(frame: pd.DataFrame, test: Test | None = None) -> list[int]:
+    """Return by probe how many cells `answers` compares with the best one, where it does."""
+    models = [_model(part) for _, part in _probed(frame)]
+    return [len(model.cells) - 1 for model in models if model.freedom and (test or fitting(model)) == "blocks"]
 
 
 def power_lines(frame: pd.DataFrame, test: Test | None = None) -> list[str]:
@@ -79,6 +85,10 @@ def _price(part: pd.DataFrame, model: AdditiveModel) -> str:
     seconds = more * part["seconds"].mean()
     time = duration(seconds) if seconds < 36_000 else f"{seconds / 3600:.0f} hours"
     return f"; for {WANTED:g} points it takes {needed} seeds, {more} more trainings, about {time} one after another"
+
+
+def _model(done: pd.DataFrame) -> AdditiveModel:
+    return fit(done["top1"].tolist(), done["cell"].tolist(), done["seed"].tolist())
 
 
 def _probed(frame: pd.DataFrame) -> list[tuple[object, pd.DataFrame]]:

@@ -111,15 +111,15 @@ def _legend(figure: Figure, panels: list[Axes]) -> None:
 
 
 @_styled
-def overview_figure(frame: pd.DataFrame, probe: str = "linear") -> Figure:
-    """Return a panel per study of one base: what its table says, under one probe."""
+def overview_figure(frame: pd.DataFrame, probe: str = "linear", test: Test | None = None) -> Figure:
+    """Return a panel per study of one base: what its table says, under one probe; `test` as in `study_figure`."""
     studies = [part for _, part in frame.groupby("study_id", sort=False) if _has_results(part, probe)]
     columns = 3
     rows = -(-len(studies) // columns)
     figure = Figure(figsize=(PANEL[0] * columns, (PANEL[1] + 0.2) * rows), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat) if studies else []
     for panel, part in zip(panels, studies, strict=False):
-        _draw(panel, part, probe if probe in set(part["probe"]) else "none")
+        _draw(panel, part, probe if probe in set(part["probe"]) else "none", test)
         panel.set_title(f"{part['source'].iloc[0]}  {part['study'].iloc[0]}".strip())
     for panel in panels[len(studies) :]:
         panel.remove()

@@ -8,22 +8,28 @@ from matplotlib.figure import Figure
 from analysis.results.curves import read_curves
 from analysis.statistics.comparisons import Test
 from analysis.studies.figures import study_figure
+from analysis.studies.pairs import all_pairs
 from analysis.studies.remarks import remarks
 from analysis.studies.table_formats import to_html, to_latex, to_markdown
 from analysis.studies.tables import NOTE, display, heading, summarise
 from mae.runs.directory import RunDirectory, replacing
 
 
-def write_study(directory: RunDirectory, frame: pd.DataFrame, runs_dir: Path, test: Test | None = None) -> pd.DataFrame:
+def write_study(
+    directory: RunDirectory, frame: pd.DataFrame, runs_dir: Path, test: Test | None = None, pairs: bool = False
+) -> pd.DataFrame:
     """Write the files of one study; return the table's summary, its cells compared by the `test` asked for.
 
-    `results.csv` and `curves.csv` are the frames of `analysis.results`, the rest is for people.
+    `results.csv` and `curves.csv` are the frames of `analysis.results`; `pairs.csv` is that of `analysis.studies.pairs`,
+    written if asked for, and from then on each time. The rest is for people.
     """
     summary = summarise(frame, test)
     shown, question = display(summary), frame["question"].iloc[0]
     directory.write_text("results.csv", frame.to_csv(index=False))
     directory.write_text("curves.csv", read_curves(frame, runs_dir).to_csv(index=False))
     directory.write_text("table.csv", summary.to_csv(index=False))
+    if pairs or (directory.path / "pairs.csv").exists():
+        directory.write_text("pairs.csv", all_pairs(frame, test).to_csv(index=False))
     directory.write_text(
         "table.md", "\n\n".join([heading(frame), to_markdown(shown), *remarks(frame, test), NOTE]) + "\n"
     )

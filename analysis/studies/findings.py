@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.results.conditions import differ
 from analysis.results.frame import SETTING, comparable
-from analysis.statistics.comparisons import contrast_of
+from analysis.statistics.comparisons import Test, contrast_of
 from analysis.statistics.intervals import ALPHA, Contrast, trend
 
 MARGIN = 1.0
@@ -196,8 +196,10 @@ FINDINGS = (
 )
 
 
-def check(frame: pd.DataFrame, probe: str = "linear") -> pd.DataFrame:
+def check(frame: pd.DataFrame, probe: str = "linear", test: Test | None = None) -> pd.DataFrame:
     """Return a row per statement, and per finding that has none, for each comparable part of the frame.
+
+    `test` is the one asked for, as in `analysis.tables.summarise`.
 
     Columns: those of `SETTING`, finding, source, claim, statement, study, effect, low, high (points of top-1, or a
     ratio where `ratio`), p, test, verdict, reason.
@@ -206,7 +208,7 @@ def check(frame: pd.DataFrame, probe: str = "linear") -> pd.DataFrame:
     for part in comparable(frame):
         of = dict(part.iloc[0][SETTING])
         for finding in FINDINGS:
-            found = [_statement(part, statement, probe, finding) for statement in finding.statements]
+            found = [_statement(part, statement, probe, finding, test) for statement in finding.statements]
             lacking = [_lacking(finding.lacking)] if finding.lacking else []
             about = {"finding": finding.number, "source": finding.source, "claim": finding.claim}
             rows += [{**of, **about, **row} for row in [*found, *lacking]]
@@ -264,7 +266,9 @@ def _row(
     }
 
 
-def _statement(frame: pd.DataFrame, statement: Statement, probe: str, finding: Finding) -> dict[str, Any]:
+def _statement(
+    frame: pd.DataFrame, statement: Statement, probe: str, finding: Finding, asked: Test | None
+) -> dict[str, Any]:
     part = frame[frame["study"] == statement.study]
     if part["study_id"].nunique() > 1:
         reason = f"{part['study_id'].nunique()} studies {statement.study} on this base, choose one by its folder's name"
@@ -279,7 +283,8 @@ def _statement(frame: pd.DataFrame, statement: Statement, probe: str, finding: F
         reason = "its times are of different devices or numbers of threads"
         return _row(statement.claim, statement.study, NOTHING, statement.ratio, "", "undecided", reason)
     alpha = ALPHA / len(finding.statements)
-    result, by = contrast_of(runs["value"].tolist(), runs["cell"].tolist(), runs["seed"].tolist(), weights, alpha)
+    values, cells, seeds = (runs[name].tolist() for name in ("value", "cell", "seed"))
+    result, by = contrast_of(values, cells, seeds, weights, alpha, asked)
     test = f"contrast of {len(weights)} cells, {by}, {100 * (1 - alpha):.4g} % interval"
     if math.isnan(result.p):
         verdict, reason = _without_test(result.effect, statement, runs)
@@ -304,7 +309,7 @@ def _without_test(effect: float, statement: Statement, runs: pd.DataFrame) -> tu
         return _by_interval(Contrast(effect, effect, effect, 0.0), statement), "counted, not measured"
     if runs["seed"].nunique() < 2:
         return "undecided", "one seed"
-    return "undecided", "no spread over seeds"
+    return "undecided", "no spread over seeds, or too few runs for the test"
 
 
 def _by_interval(result: Contrast, statement: Statement) -> Verdict:

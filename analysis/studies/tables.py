@@ -36,14 +36,20 @@ def summarise(frame: pd.DataFrame, test: Test | None = None) -> pd.DataFrame:
 def compared_cells(frame: pd.DataFrame, test: Test | None = None) -> dict[str, Comparisons]:
     """Return by probe how its cells compare with the default, where that and another cell have results."""
     found = {}
-    for probe, part in frame.groupby("probe", sort=False):
-        done = part[(part["status"] == "finished") & part["top1"].notna()]
-        defaults = list(dict.fromkeys(done.loc[done["is_default"], "cell"]))
-        done = done[~done["cell"].isin(defaults[1:])]  # two cells may both be the base config
+    for probe, done in with_results(frame):
+        defaults = done.loc[done["is_default"], "cell"].tolist()
         if defaults and done["cell"].nunique() > 1:
             values, cells, seeds = (done[name].tolist() for name in ("top1", "cell", "seed"))
-            found[str(probe)] = compare(values, cells, seeds, defaults[0], test)
+            found[probe] = compare(values, cells, seeds, defaults[0], test)
     return found
+
+
+def with_results(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield each probe with its finished rows; of several cells that are the base config, those of the first."""
+    for probe, part in frame.groupby("probe", sort=False):
+        done = part[(part["status"] == "finished") & part["top1"].notna()]
+        defaults = done.loc[done["is_default"], "cell"].unique()
+        yield str(probe), done[~done["cell"].isin(defaults[1:])]
 
 
 def _rows(part: pd.DataFrame, compared: Comparisons | None) -> Iterator[dict[str, Any]]:

@@ -190,6 +190,6 @@ def lars(module: nn.Module) -> Lars:
     groups = [
         # timm adapts the rate of groups with weight decay only, unless it is told to.
         {"params": [parameter for parameter in parameters if parameter.ndim > 1], "always_adapt": True},
-        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "always_adapt": False},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1]},
     ]
     return Lars(groups, lr=0.0, momentum=0.9, weight_decay=0.0, trust_coeff=0.001, eps=0.0)

@@ -125,6 +125,16 @@ def test_cells_that_differ_in_their_probe_only_are_each_probed_once(tmp_path: Pa
     assert {path for path, written in results(tmp_path).items() if written != made[path]} == {lost}
 
 
+@pytest.mark.parametrize(("asked", "told"), [(["--pairs"], True), ([], False)])
+def test_all_pairs_of_a_study_are_told_if_asked_for(
+    asked: list[str], told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ablations.run_studies.run_plans", lambda *arguments: {})  # nothing is trained
+    result = runner.invoke(app, ablate("--axis", "mask.ratio=0.5,0.75", *asked, "--json", runs_dir=tmp_path))
+    study = json.loads(result.stdout.splitlines()[-1])["studies"][0]
+    assert ("pairs" in study, (Path(study["directory"]) / "pairs.csv").exists()) == (told, told)
+
+
 @pytest.mark.parametrize("work", [["ablate", "mask-token"], ["sweep"]])
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
     work: list[str], runs_dir: Path, monkeypatch: pytest.MonkeyPatch

@@ -103,9 +103,8 @@ class Bench:
             for key, given in values.items()
         )
         objectives = (OBJECTIVES["knn_top1"],)
-        return Sweep(
-            "s", space, build(SETTINGS | settings), objectives, sampler, pruner, lambda data: "d", self.runs_dir
-        )
+        base, digests = build(SETTINGS | settings), {"digits": "d"}
+        return Sweep("s", space, base, objectives, sampler, pruner, lambda data: digests[data.source], self.runs_dir)
 
     def drive(
         self,
@@ -203,10 +202,13 @@ def test_the_record_of_a_trial_says_what_it_was_and_measured(bench: Bench) -> No
 
 def test_the_record_has_the_numbers_that_were_trained_and_not_optunas_rounding_errors(bench: Bench) -> None:
     """0.1 + 4 * 0.05 is 0.30000000000000004: a study's cell of 0.3 would be another training."""
-    bench.study.enqueue_trial({"mask.ratio": 0.1 + 4 * 0.05}, {"default": True})
-    trial = bench.drive(1, values={"mask.ratio": FloatDistribution(0.1, 0.8, step=0.05)})[0]
-    assert bench.study.trials[0].params["mask.ratio"] != 0.3
-    assert trial.params["mask.ratio"] == 0.3
+    values: Values = {"mask.ratio": FloatDistribution(0.1, 0.8, step=0.05), "model.encoder.heads": (2, 3)}
+    for heads in (2, 3):  # 3 heads are impossible
+        bench.study.enqueue_trial({"mask.ratio": 0.1 + 4 * 0.05, "model.encoder.heads": heads})
+    trials = bench.drive(2, values=values)
+    assert states(trials) == ["complete", "failed"]
+    assert 0.3 not in [trial.params["mask.ratio"] for trial in bench.study.trials]
+    assert [trial.params["mask.ratio"] for trial in trials] == [0.3, 0.3]
 
 
 def test_a_default_outside_the_space_is_not_asked_for(bench: Bench) -> None:
@@ -299,7 +301,7 @@ def test_equal_trials_are_trained_once_whether_at_once_or_later(size: int, bench
 def test_the_answer_to_a_trial_outlives_its_driver(bench: Bench) -> None:
     bench.drive(1, values={"mask.ratio": (0.75,)}, sampler="random", pruner=Strict(9))
     trial = bench.drive(2, values={"mask.ratio": (0.75,)}, sampler="random", pruner=Strict(9))[1]
-    assert (trial.state, trial.values, trial.reused) == ("complete", [75.0], True)
+    assert (trial.state, trial.values, trial.reused, trial.reason) == ("complete", [75.0], True, "")
     assert trial.curve == {1: 75.0, 2: 75.0, 3: 75.0}
     assert bench.crew.begun == []
 
@@ -333,6 +335,14 @@ def test_trials_equal_to_one_set_aside_are_set_aside_too_and_count(size: int, be
     assert [trial.reason for trial in trials] == ["no images, 3 times"] * 3
     assert bench.crew.begun == ["trial 0"] * 3
     assert bench.rounds == 0
+
+
+def test_trials_that_wait_for_another_than_the_one_set_aside_go_on_waiting(bench: Bench) -> None:
+    for ratio in (0.5, 0.5, 0.75, 0.75):
+        bench.study.enqueue_trial({"mask.ratio": ratio})
+    trials = bench.drive(4, 4, pruner=Strict(9), steps=partial(fails_at_half, Report("fault", "a full disk")))
+    assert states(trials) == ["running", "running", "complete", "complete"]
+    assert [trial.reused for trial in trials] == [False, False, False, True]
 
 
 def test_another_trial_is_begun_while_one_waits_after_a_fault(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,6 +437,13 @@ def test_a_run_that_others_have_begun_is_pruned_where_it_would_have_been(bench: 
     assert (trial.state, trial.curve, trial.reused, trial.run) == ("pruned", {1: 10.0}, True, run.path.name)
     assert bench.crew.begun == ["trial 0"]
     assert status_of(run)[0] == "killed"  # it is another command's
+
+
+def test_trials_equal_to_one_pruned_before_its_turn_have_its_reason(bench: Bench) -> None:
+    bench.begun(0.5, {1: 10.0})
+    trials = bench.drive(3, values={"mask.ratio": (0.5,)}, sampler="random", pruner=Strict(1))
+    assert states(trials) == ["pruned"] * 3
+    assert {trial.reason for trial in trials} == {"pruned after epoch 1 as trial 0 of sweep s"}
 
 
 def test_a_finished_run_that_was_evaluated_before_is_told_in_full_and_never_pruned(bench: Bench) -> None:

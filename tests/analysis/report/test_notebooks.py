@@ -97,6 +97,12 @@ def test_notebooks_of_an_mlflow_store_are_refused(runs_dir: Path) -> None:
     assert "export" in result.stderr
 
 
+def test_notebooks_of_a_test_that_they_do_not_take_are_refused(runs_dir: Path) -> None:
+    result = CliRunner().invoke(app, ["report", "--notebooks", "--test", "welch", "--runs-dir", str(runs_dir)])
+    assert result.exit_code == 2
+    assert "choose the test themselves" in result.stderr
+
+
 @pytest.fixture
 def places(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of runs that the notebooks are pointed to."""

@@ -8,6 +8,7 @@ import pytest
 
 from analysis.report.report import Report, make_report, write_report
 from analysis.results.curves import read_curves
+from analysis.studies.tables import display, summarise
 from mae.config.resolve import build, flatten
 from mae.errors import UserError
 from tests.helpers.study_factory import MASK_RATIO, study_frame_of
@@ -108,6 +109,52 @@ def test_studies_without_a_linear_probe_have_no_overview(tmp_path: Path) -> None
     report = made(pd.concat([study_frame_of(MASK_RATIO, **more), study_frame_of(MASK_RATIO, "second", **more)]))
     write_report(report, tmp_path / "report.html", "html")
     assert [picture.name for picture in report.bases[0].pictures] == ["cost"]
+
+
+def test_the_test_that_was_asked_for_judges_findings_table_and_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(
+        "analysis.studies.figures.summarise", lambda frame, test=None: drawn.append(test) or summarise(frame)
+    )
+    frame = study_frame_of(MASK_RATIO, probes=("linear",))
+    other = study_frame_of(MASK_RATIO, "second", name="second", probes=("linear",))
+    whole = pd.concat([frame, other])
+    base = make_report(whole, read_curves(frame[:0], Path()), no_pictures, test="welch").bases[0]
+    assert "contrast of 2 cells, welch" in base.statistics["test"][0]
+    assert base.studies[0].table["linear Δ"].tolist() == display(summarise(frame, "welch"))["linear Δ"].tolist()
+    assert any("Welch" in line for line in base.studies[0].remarks)
+    assert drawn.count("welch") == 4  # a figure of each study, and the overview of both
+
+
+def with_pairs() -> Report:
+    frame = study_frame_of(MASK_RATIO)
+    return make_report(frame, read_curves(frame[:0], Path()), no_pictures, pairs=True)
+
+
+@pytest.mark.parametrize("kind", ["html", "md", "tex"])
+def test_all_pairs_and_how_many_tests_there_are_stand_in_the_document(kind: Any, tmp_path: Path) -> None:
+    write_report(with_pairs(), tmp_path / f"all.{kind}", kind)
+    text = (tmp_path / f"all.{kind}").read_text()
+    assert text.count("3 pairs of cells, row minus column") == 2
+    assert "mean \\%" in text if kind == "tex" else "mean %" in text
+    assert "This report makes 12 tests in 5 families" in text
+
+
+def test_tests_are_counted_by_kind_with_what_they_are_corrected_over() -> None:
+    told = with_pairs().multiplicity
+    assert "4 differences of a cell from the default in 2, 6 differences of two cells in 2" in told
+    assert "2 statements of the paper's findings in 1" in told
+    assert "of these 5 up to 0.25" in told
+
+
+def test_the_best_cells_comparisons_are_counted_where_all_pairs_are_not(report: Report) -> None:
+    assert "differences of a cell from the best one in 2" in report.multiplicity
+    assert "of two cells" not in report.multiplicity
+
+
+def test_a_report_without_any_test_says_so() -> None:
+    report = made(study_frame_of({cell: values[:1] for cell, values in MASK_RATIO.items()}))
+    assert report.multiplicity == "No test was made, so no difference is claimed."
 
 
 def test_a_study_without_results_has_its_table_and_no_figure() -> None:

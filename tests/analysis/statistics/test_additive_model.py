@@ -79,7 +79,9 @@ def test_a_seed_that_only_one_cell_has_says_nothing_about_differences() -> None:
 
 @pytest.mark.parametrize("seeds", [[0], [0, 1]])
 def test_one_seed_claims_nothing_and_two_do(seeds: list[int]) -> None:
-    found = fitted(made(seeds=seeds)).against("a")["b"]
+    model = fitted(made(seeds=seeds))
+    found = model.against("a")["b"]
+    assert model.blocks == (len(seeds) == 2)
     assert math.isnan(found.p) == (len(seeds) == 1)
     assert found.effect == pytest.approx(10, abs=5)
 
@@ -206,14 +208,47 @@ def test_one_degree_of_freedom_is_enough_for_an_interval() -> None:
     assert math.isnan(fitted(made(seeds=[0])).deviation)
 
 
-def test_doubtful_spread_is_levenes_test_of_the_residuals_of_cells_with_three_runs() -> None:
+@pytest.mark.parametrize(("runs", "tested"), [(2, "abcdefg"), (3, "abcdefgh")])
+def test_doubtful_spread_is_levenes_test_of_the_residuals_of_cells_with_three_runs(runs: int, tested: str) -> None:
     frame = made(noise=0.1, cells=list("abcdefgh"), seeds=list(range(8)))
     frame.loc[frame["cell"] == "b", "value"] += np.random.default_rng(1).normal(0, 2, 8)
-    few = frame.drop(index=frame.index[frame["cell"] == "h"][2:])  # two runs of h: they tell nothing of its spread
+    few = frame.drop(index=frame.index[frame["cell"] == "h"][runs:])
     residuals = smf.ols("value ~ C(cell) + C(seed)", few).fit().resid
-    groups = [residuals[few["cell"] == cell] for cell in "abcdefg"]
+    groups = [residuals[few["cell"] == cell] for cell in tested]
     p = stats.levene(*groups, center="median").pvalue
     assert doubts(fitted(few)).spread == f"the cells' spread differs (Levene, p {p:.2g})"
+
+
+def test_two_cells_are_enough_for_a_doubtful_spread() -> None:
+    draws = np.random.default_rng(0)
+    values = [*draws.normal(0, 0.1, 20), *draws.normal(0, 1, 20)]
+    p = stats.levene(values[:20], values[20:], center="median").pvalue
+    assert f"p {p:.2g})" in doubts(fit(values, ["a"] * 20 + ["b"] * 20, range(40))).spread
+
+
+def test_doubts_are_the_same_whatever_the_unit_of_the_results() -> None:
+    frame = made(noise=0.1, cells=list("abcdefgh"), seeds=list(range(8)))
+    growing = frame.assign(value=frame["value"] * (1 + 0.2 * frame["seed"]))
+    scattered = frame.assign(value=frame["value"] + 3 * (frame["cell"] == "b") * (-1.0) ** frame["seed"])
+    for each in (growing, scattered):
+        percent, share = (doubts(fitted(each.assign(value=each["value"] / unit))) for unit in (1, 1000))
+        assert percent.serious
+        assert (percent.spread, percent.interaction) == (share.spread, share.interaction)
+
+
+def test_without_any_effect_of_seeds_they_cannot_act_differently() -> None:
+    latin = [1.0, 2.0, 3.0, 2.0, 3.0, 1.0, 3.0, 1.0, 2.0]
+    assert doubts(fit(latin, list("aaabbbccc"), [0, 1, 2] * 3)).interaction == ""
+
+
+@pytest.mark.parametrize("run", range(5))
+def test_the_only_run_that_does_not_fit_is_an_outlier(run: int) -> None:
+    """Rounding may leave the others a negative sum of squares."""
+    frame = made(noise=0, seeds=list(range(5)))
+    frame.loc[run, "value"] += 8
+    found = doubts(fitted(frame)).outlier
+    assert found.startswith(f"the run of a, seed {run} lies +8.0 from what the others let expect (p ")
+    assert "nan" not in found
 
 
 @pytest.mark.parametrize("missing", [[], [3]])

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -7,7 +8,7 @@ import statsmodels.formula.api as smf
 from scipy import stats
 
 from analysis.statistics.additive_model import doubts
-from analysis.statistics.comparisons import TESTS, Test, compare, contrast_of
+from analysis.statistics.comparisons import TESTS, Test, compare, compare_pairs, contrast_of
 from analysis.statistics.intervals import holm
 
 CELLS, SEEDS = ["a", "b", "c"], [0, 1, 2, 3]
@@ -83,6 +84,30 @@ def test_what_was_compared_with_what_and_by_which_model_is_known(test: Test) -> 
     assert made.model.cells == ("a", "b", "c")
 
 
+def test_pairs_of_sound_runs_are_those_of_the_additive_model() -> None:
+    found, test = compare_pairs(values(), NAMES, NUMBERS)
+    assert test == "blocks"
+    assert found == compare(values(), NAMES, NUMBERS, "a").model.all_pairs()
+
+
+@pytest.mark.parametrize(
+    ("test", "theirs"), [("paired", stats.ttest_rel), ("welch", lambda *two: stats.ttest_ind(*two, equal_var=False))]
+)
+def test_pairs_by_another_test_have_holms_correction_over_all_of_them(test: Test, theirs: Any) -> None:
+    a, b, c = groups(values())
+    single = [theirs(*two) for two in ((a, b), (a, c), (b, c))]
+    ends = [each.confidence_interval(1 - 0.05 / 3) for each in single]
+    found, by = compare_pairs(values(), NAMES, NUMBERS, test)
+    assert (by, list(found)) == (test, [("a", "b"), ("a", "c"), ("b", "c")])
+    assert [each.p for each in found.values()] == pytest.approx(holm([float(each.pvalue) for each in single]))
+    assert [(each.low, each.high) for each in found.values()] == [pytest.approx((two.low, two.high)) for two in ends]
+
+
+def test_pairs_are_compared_within_seeds_where_the_model_does_not_fit() -> None:
+    assert compare_pairs(DOUBTFUL, NAMES, NUMBERS)[1] == "paired"
+    assert compare_pairs(DOUBTFUL, NAMES, NUMBERS, "blocks")[1] == "blocks"
+
+
 def test_an_outlying_run_is_remarked_and_changes_no_test() -> None:
     runs = values()
     runs[5] += 30
@@ -120,6 +145,24 @@ def test_where_the_model_does_not_fit_a_weighted_sum_is_tested_within_the_seeds_
     found, test = contrast_of(runs, NAMES[1:], NUMBERS[1:], {"a": -1, "b": -1, "c": 2}, 0.1)
     assert test == "paired"
     assert found == pytest.approx((np.mean(sums), low, high, theirs.pvalue))
+
+
+@pytest.mark.parametrize("runs", [values(), DOUBTFUL])
+def test_a_weighted_sum_is_judged_by_the_test_that_is_asked_for(runs: list[float]) -> None:
+    a, b, _ = groups(runs)
+    theirs = {
+        "blocks": compare(runs, NAMES, NUMBERS, "a").model.contrasts([{"a": 1, "b": -1}], 0.1)[0].p,
+        "paired": stats.ttest_rel(a, b).pvalue,
+        "welch": stats.ttest_ind(a, b, equal_var=False).pvalue,
+    }
+    for test in TESTS:
+        found, by = contrast_of(runs, NAMES, NUMBERS, {"a": 1, "b": -1}, 0.1, test)
+        assert (by, found.p) == (test, pytest.approx(theirs[test]))
+
+
+def test_a_weighted_sum_that_is_asked_for_within_seeds_has_no_test_where_no_seed_has_all_cells() -> None:
+    found, test = contrast_of(values()[:8], NAMES[:8], [*range(8)], {"a": 1, "b": -1}, test="paired")
+    assert (test, [math.isnan(each) for each in found]) == ("paired", [False, True, True, True])
 
 
 def test_where_the_model_does_not_fit_and_no_seed_has_all_cells_it_is_all_that_there_is() -> None:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.integrate import trapezoid
 
 from analysis.statistics.multivariate_t import critical_value, one_factor, p_of_largest
 
@@ -22,6 +23,23 @@ def test_one_statistic_alone_is_students(freedom: int) -> None:
     assert p_of_largest(2.0, np.eye(1), freedom) == pytest.approx(2 * stats.t.sf(2.0, freedom))
     independent = p_of_largest(2.0, np.eye(3), 1e6)
     assert independent == pytest.approx(1 - (1 - 2 * stats.norm.sf(2.0)) ** 3, abs=1e-5)
+
+
+@pytest.mark.parametrize("freedom", [2, 8])
+def test_equal_correlations_of_a_half_are_integrated_to_seven_digits(freedom: int) -> None:
+    """The definition by trapezoids: |Z_i + Z_0| / sqrt(2) <= t S, of normal Z and S a chi over the root of freedom."""
+    common, deviation = np.linspace(-9, 9, 361), np.linspace(0, 5, 601)
+    limits = 2.5 * np.sqrt(2) * deviation[:, None]
+    inside = (stats.norm.cdf(limits - common) - stats.norm.cdf(-limits - common)) ** 3
+    given_deviation = trapezoid(inside * stats.norm.pdf(common), common, axis=1)
+    density = stats.chi.pdf(deviation, freedom, scale=1 / np.sqrt(freedom))
+    expected = 1 - trapezoid(given_deviation * density, deviation)
+    assert p_of_largest(2.5, equal(3), freedom) == pytest.approx(expected, abs=1e-7)
+
+
+def test_a_statistic_given_twice_counts_once() -> None:
+    with np.errstate(all="raise", under="ignore"):
+        assert p_of_largest(2.5, np.ones((2, 2)), 8) == pytest.approx(2 * stats.t.sf(2.5, 8), abs=1e-3)
 
 
 def test_unequal_correlations_agree_with_simulation() -> None:

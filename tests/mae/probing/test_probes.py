@@ -88,6 +88,68 @@ def test_features_that_are_nearly_equal_cost_few_steps() -> None:
     assert task.calls < 30
 
 
+def penalised_loss(weights: torch.Tensor, features: torch.Tensor, labels: torch.Tensor, penalty: float) -> torch.Tensor:
+    """Return what logistic regression minimises, of weights (classes, D + 1) with the bias last."""
+    own, bias = weights[:, :-1].to(features), weights[:, -1].to(features)
+    return F.cross_entropy(features @ own.T + bias, labels) + penalty / 2 * own.square().sum()
+
+
+def test_a_weak_penalty_is_fitted_to_the_minimum_though_that_is_far() -> None:
+    """Classes that can be told apart without an error: 20 steps end 1 % above the least loss."""
+    draws, labels = torch.Generator().manual_seed(0), torch.arange(100) % 3
+    centres, noise = torch.randn(3, 10, generator=draws), torch.randn(100, 10, generator=draws)
+    (features,) = standardise(centres[labels] + noise)
+    ours = fit_logistic(features, labels, 3, 1e-5, principal_axes(features), Silent())
+    exact = features.double()
+    found = LogisticRegression(C=1 / (1e-5 * 100), tol=1e-10, max_iter=10_000).fit(exact.numpy(), labels.numpy())
+    theirs = torch.from_numpy(np.column_stack([found.coef_, found.intercept_]))
+    least = penalised_loss(theirs, exact, labels, 1e-5).item()
+    assert penalised_loss(ours, exact, labels, 1e-5).item() == pytest.approx(least, rel=1e-3)
+
+
+def test_a_fit_that_begins_at_its_minimum_stays_there_and_is_soon_done(
+    blobs: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    (features,), first, second = standardise(blobs[0].double()), Counting(), Counting()
+    principal, zero = principal_axes(features), torch.zeros(3, 6, dtype=torch.float64)
+    minimum = fit_logistic(features, blobs[1], 3, 1e-2, principal, first, zero)
+    again = fit_logistic(features, blobs[1], 3, 1e-2, principal, second, minimum)
+    assert torch.allclose(again, minimum, atol=1e-4)
+    assert second.calls < first.calls / 2
+
+
+def test_the_search_is_in_units_of_the_curvature_at_its_beginning(
+    blobs: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (features,), labels, penalty = standardise(blobs[0]), blobs[1], 0.05
+    spied: list[torch.Tensor] = []
+
+    def minimise(weights: torch.Tensor, *others: Any) -> torch.Tensor:
+        spied.extend(others[3:5])
+        return weights
+
+    monkeypatch.setattr("mae.probing.linear._minimise", minimise)
+    begin = fit_logistic(features, labels, 3, penalty, principal_axes(features), Silent())
+    axes, units = spied
+
+    def loss(place: torch.Tensor) -> torch.Tensor:
+        return penalised_loss(torch.cat([place * units @ axes.T, begin[:, -1:]], 1), features, labels, penalty)
+
+    hessian = torch.autograd.functional.hessian(loss, begin[:, :-1])
+    for label in range(3):
+        assert torch.allclose(hessian[label, :, label], torch.eye(5), atol=1e-4)
+
+
+def test_features_that_follow_from_others_are_fitted_under_the_weakest_penalty(
+    blobs: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    features, labels = blobs
+    (alone,), (twice,) = standardise(features), standardise(features.repeat(1, 2))
+    expected = fit_logistic(alone, labels, 3, 1e-10, principal_axes(alone), Silent())
+    found = fit_logistic(twice, labels, 3, 1e-10, principal_axes(twice), Silent())
+    assert torch.allclose(found[:, :5] + found[:, 5:-1], expected[:, :-1], atol=1e-2)
+
+
 def test_variances_along_the_principal_axes_are_those_of_the_features() -> None:
     (features,) = standardise(torch.randn(50, 4) @ torch.randn(4, 4))
     features = torch.cat([features, features[:, :1]], dim=1)  # along one axis there is nothing
@@ -104,6 +166,7 @@ def test_a_feature_that_is_always_the_same_is_standardised_to_0() -> None:
 
 def test_standardised_training_features_have_mean_0_and_deviation_1(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
     train, shifted = standardise(blobs[0], blobs[0] + blobs[0].std(0, unbiased=False))
+    assert torch.allclose(train, F.batch_norm(blobs[0], None, None, training=True, eps=1e-6), atol=1e-4)
     assert torch.allclose(train.std(0, unbiased=False), torch.ones(5), atol=1e-3)
     assert torch.allclose(shifted.mean(0), torch.ones(5), atol=1e-3)
 
@@ -190,6 +253,14 @@ def test_lars_goes_over_all_whole_batches_in_another_order_each_epoch_and_by_the
     assert shown[2] != first
 
 
+def test_the_order_of_images_in_the_lars_probe_is_that_of_earlier_versions() -> None:
+    """Another changes results: `mae.fingerprint.ARITHMETIC` is raised with it."""
+    head, config = Batches(3, 2), LinearProbeConfig(lars_epochs=2)
+    features, labels = torch.arange(8.0)[:, None].expand(-1, 3), torch.arange(8) % 2
+    fit_lars(head, lambda epoch: features, labels, config, 0, Silent())
+    assert head.shown == [[7, 2, 1, 3, 4, 0, 6, 5], [1, 7, 5, 4, 3, 2, 0, 6]]
+
+
 def test_lars_follows_warm_up_and_cosine_within_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Table 10: linear from 0 over the warm-up, then half a cosine to 0; at its peak the base rate * batch / 256."""
     rates: list[float] = []
@@ -220,7 +291,13 @@ def test_the_lars_probe_begins_near_0_by_its_seed(
 ) -> None:
     """The official release: weights of a deviation of 0.01, batch norm without affine and with an epsilon of 1e-6."""
     heads: list[Any] = []
-    monkeypatch.setattr("mae.probing.linear.fit_lars", lambda head, *others: heads.append(head.train()))
+    seeds: list[int] = []
+
+    def fit(head: nn.Module, views: Any, labels: Any, config: Any, seed: int, task: Any) -> None:
+        heads.append(head.train())
+        seeds.append(seed)
+
+    monkeypatch.setattr("mae.probing.linear.fit_lars", fit)
     wide = torch.randn(8, 4000)
     for seed in (0, 0, 1):
         lars_predict(lambda epoch: wide, blobs[1][:8], wide, 3, LinearProbeConfig(), seed, Silent())
@@ -232,6 +309,7 @@ def test_the_lars_probe_begins_near_0_by_its_seed(
     assert torch.equal(classifier.weight, heads[1][1].weight)
     assert not torch.equal(classifier.weight, heads[2][1].weight)
     assert not norm.training  # images are judged by the statistics of training, whichever others are beside them
+    assert seeds == [0, 0, 1]  # the order of the images is by it too
 
 
 class Watched(nn.Module):
@@ -466,8 +544,10 @@ def test_penalties_are_tried_from_the_strongest_until_two_in_a_row_are_no_better
     assert asked[: len(tried)] == pytest.approx(tried)
 
 
-@pytest.mark.parametrize(("sign", "end"), [(-1, 1e-10), (1, 10.0)])
-def test_penalties_that_never_get_worse_have_an_end(sign: int, end: float) -> None:
+@pytest.mark.parametrize(
+    ("grid", "sign", "end"), [((1e-2, 1e-1), -1, 1e-10), ((1e-9, 1e-8), -1, 1e-10), ((1e-2, 1e-1), 1, 10.0)]
+)
+def test_penalties_that_never_get_worse_have_an_end(grid: tuple[float, ...], sign: int, end: float) -> None:
     asked: list[float] = []
 
     def accuracy_of(penalty: float) -> float:
@@ -475,7 +555,7 @@ def test_penalties_that_never_get_worse_have_an_end(sign: int, end: float) -> No
         assert len(asked) < 20
         return sign * penalty
 
-    assert choose_penalty((1e-2, 1e-1), accuracy_of)[0] == pytest.approx(end)
+    assert choose_penalty(grid, accuracy_of)[0] == pytest.approx(end)
 
 
 def test_the_linear_probe_takes_a_penalty_beyond_its_grid(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -483,6 +563,26 @@ def test_the_linear_probe_takes_a_penalty_beyond_its_grid(blobs: tuple[torch.Ten
     config, split = LinearProbeConfig(penalties=(3.0, 10.0)), holdout(600, ProbeConfig(holdout_fraction=0.5))
     _, found = lbfgs_predict(features, labels, features, 3, config, split, Silent())
     assert found["penalty"] < 1
+
+
+def test_each_fit_begins_where_the_one_before_ended_and_the_last_at_the_best(
+    blobs: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[torch.Tensor | None] = []
+    ended: dict[float, torch.Tensor] = {}
+
+    def fitted(features: Any, labels: Any, classes: int, penalty: float, *others: Any) -> torch.Tensor:
+        began.append(others[2])
+        return ended.setdefault(penalty, fit_logistic(features, labels, classes, penalty, *others))
+
+    monkeypatch.setattr("mae.probing.linear.fit_logistic", fitted)
+    features, labels = blobs
+    config = LinearProbeConfig(penalties=(1e-3, 1e-2, 1.0, 3.0))
+    _, found = lbfgs_predict(features, labels, features, 3, config, holdout(600, ProbeConfig()), Silent())
+    assert began[0] is None
+    assert [start is end for start, end in zip(began[1:-1], ended.values(), strict=False)] == [True] * 3
+    assert began[-1] is ended[found["penalty"]]
+    assert found["penalty"] != [*ended][-1]
 
 
 @pytest.mark.parametrize(("share", "held"), [(0.1, 7), (0.3, 21)])

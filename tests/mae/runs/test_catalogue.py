@@ -56,6 +56,17 @@ def test_export_and_report_read_runs_mlflow_and_files_alike(runs: Path, tmp_path
     assert next(iter(verdicts[0].values()))["1"] == "undecided"  # type: ignore[index]
 
 
+def test_a_report_takes_the_test_and_tells_all_pairs(runs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "report.md"
+    asked = ["report", "--to", str(file), "--format", "md"]
+    pairs = run(*asked, "--pairs", "--test", "welch", runs_dir=runs)["pairs"]
+    assert [(row["probe"], row["cell"], row["other"], row["test"], row["p"]) for row in pairs] == [  # type: ignore[attr-defined]
+        (probe, "0.75", "0.9", "welch", None) for probe in ("linear", "knn")
+    ]
+    assert "Welch" in file.read_text()
+    assert "pairs" not in run(*asked, runs_dir=runs)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
