@@ -20,8 +20,8 @@ def write_study(
 ) -> pd.DataFrame:
     """Write the files of one study; return the table's summary, its cells compared by the `test` asked for.
 
-    `results.csv` and `curves.csv` are the frames of `analysis.results`; `pairs.csv` is that of `analysis.studies.pairs`,
-    written if asked for, and from then on each time. The rest is for people.
+    `results.csv` and `curves.csv` are the frames of `analysis.results`; `pairs.csv` is that of `all_pairs`, written if
+    asked for, and from then on each time. The rest is for people.
     """
     summary = summarise(frame, test)
     shown, question = display(summary), frame["question"].iloc[0]

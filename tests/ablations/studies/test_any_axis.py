@@ -98,7 +98,7 @@ def test_any_setting_or_pair_of_settings_makes_a_study() -> None:
     finished = 0
 
     @given(AXES)
-    @settings(max_examples=20, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=30, deadline=None, derandomize=True, database=None)
     def makes_a_study(axes: tuple[str, ...]) -> None:
         nonlocal finished
         study = product(axes)

@@ -12,7 +12,7 @@ from analysis.studies.pairs import COLUMNS, MOST, all_pairs, matrices
 from analysis.studies.table_formats import to_latex
 from cli import Output, _print_frame, _print_studies
 from mae.runs.directory import RunDirectory
-from tests import made_studies
+from tests.helpers import study_factory
 from tests.helpers.study_factory import Accuracies, study_frame_of
 
 CELLS: Accuracies = {"0.5": [60.0, 61.0, 62.1], "0.75": [70.0, 71.0, 72.0], "0.8": [70.5, 72.5, 71.0]}
@@ -126,8 +126,8 @@ def test_a_study_is_printed_with_its_pairs_and_all_their_numbers_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("analysis.studies.files.save_figure", lambda *drawing: None)
-    directory = made_studies.write_study(tmp_path, CELLS)
-    plan, printed = SimpleNamespace(record=made_studies.study_record(CELLS), directory=directory), io.StringIO()
+    directory = study_factory.write_study(tmp_path, CELLS)
+    plan, printed = SimpleNamespace(record=study_factory.study_record(CELLS), directory=directory), io.StringIO()
     [told] = _print_studies([plan], tmp_path, Output(Console(file=printed, width=120), False), pairs=True)
     assert len(told["pairs"]) == 6  # three of each probe
     assert set(told["pairs"][0]) == set(COLUMNS)
