@@ -1,0 +1,200 @@
+"""What every pretext task has to hold; a new one in `PRETEXTS` is held to it without a line here."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from typer.testing import CliRunner
+
+from cli import app
+from mae.config.resolve import build, change
+from mae.config.tree import Config, PretextConfig
+from mae.data.augmentation import centre
+from mae.data.dataset import ImageData
+from mae.errors import UserError
+from mae.pretext.base import Pretext
+from mae.pretext.masking import SAMPLERS
+from mae.pretext.rotation import turn
+from mae.pretext.tasks import PRETEXTS
+from mae.probing.knn import online_accuracy
+from mae.runs.directory import RunDirectory
+from mae.runtime.interruption import Interrupted, StopRequest
+from mae.runtime.progress import Silent
+from mae.runtime.rng import generator, on_device, piece
+from mae.training.loop import pretrain
+from mae.training.trainer import Trainer
+from tests.conftest import TINY
+from tests.helpers.pretexts import batch_of, stored, surroundings
+from tests.mae.training.test_pretraining import StopAfter, first_images
+
+CPU = torch.device("cpu")
+COLOUR = {"data.channels": 3, "data.image_size": 8, "data.stored_size": 10, "data.augmentation": "color_jitter"}
+each_task = pytest.mark.parametrize("kind", PRETEXTS)
+
+
+def config_of(kind: str, **more: Any) -> Config:
+    return change(build(TINY), {"pretext.kind": kind} | more)  # what does not act is left out
+
+
+def make(config: Config) -> Pretext:
+    torch.manual_seed(0)
+    return PRETEXTS[config.pretext.kind](config, surroundings(config))
+
+
+def leaves(draws: Any) -> list[torch.Tensor]:
+    found = [leaves(each) if isinstance(each, tuple) else [each] for each in draws if each is not None]
+    return [leaf for each in found for leaf in each]
+
+
+def test_the_tasks_are_those_that_settings_may_name() -> None:
+    assert set(PRETEXTS) == set(get_args(PretextConfig.model_fields["kind"].annotation))
+
+
+@each_task
+def test_draws_follow_from_their_generator_and_have_a_row_per_image(kind: str) -> None:
+    pretext = make(config_of(kind, **COLOUR, **{"data.flip": True}))
+    first, second, other = (leaves(pretext.draw(6, generator(0, "step", step))) for step in (3, 3, 4))
+    assert all(one.equal(again) for one, again in zip(first, second, strict=True))
+    assert not all(one.equal(another) for one, another in zip(first, other, strict=True))
+    assert {len(leaf) for leaf in first} == {6}
+
+
+@each_task
+def test_crops_are_the_same_under_every_task(kind: str) -> None:
+    crops = [make(config_of(each)).draw(5, generator(0, "step")).crops for each in ("mae", kind)]
+    assert all(one.equal(other) for one, other in zip(*map(leaves, crops), strict=True))
+
+
+@each_task
+def test_the_loss_is_a_scalar_whose_gradient_reaches_the_whole_encoder(kind: str) -> None:
+    config = config_of(kind, **COLOUR)
+    pretext = make(config)
+    losses = pretext(batch_of(stored(config, 8)), pretext.draw(8, generator(0, "step")))
+    losses["loss"].backward()
+    assert all(value.shape == () for value in losses.values())
+    for name, parameter in pretext.encoder.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name  # noqa: PT018
+
+
+@each_task
+def test_parts_of_a_batch_have_the_whole_batchs_loss_as_their_mean(kind: str) -> None:
+    config = config_of(kind, **COLOUR)
+    pretext, batch = make(config), batch_of(stored(config, 8))
+    draws = pretext.draw(8, generator(0, "step"))
+    whole = pretext(batch, draws)
+    parts = [pretext(piece(batch, part), piece(draws, part)) for part in (slice(0, 4), slice(4, 8))]
+    for name, value in whole.items():
+        assert (parts[0][name] + parts[1][name]).item() / 2 == pytest.approx(value.item(), rel=1e-5)
+
+
+@each_task
+def test_the_loss_falls(kind: str, digits: ImageData) -> None:
+    work = Trainer(config_of(kind, **{"train.epochs": 12, "train.base_lr": 4e-3}), digits, CPU)
+    batch = batch_of(first_images(digits))
+    losses = [work.step(batch, step).losses["loss"].item() for step in range(40)]
+    assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
+
+
+@each_task
+def test_a_stopped_run_ends_with_the_same_bits(kind: str, digits: ImageData, tmp_path: Path) -> None:
+    def train(folder: str, stop: StopRequest) -> str:
+        run = RunDirectory(tmp_path / folder)
+        return str(pretrain(config_of(kind), digits, run, CPU, Silent(), stop, online_accuracy)["weights_sha256"])
+
+    whole = train("whole", StopRequest())
+    with pytest.raises(Interrupted):
+        train("parts", StopAfter(3))
+    assert train("parts", StopRequest()) == whole
+
+
+@each_task
+def test_images_that_are_no_squares_are_pretrained_on_or_refused(kind: str) -> None:
+    if kind == "rotation":
+        with pytest.raises(UserError, match="rotation needs square images, not 8 x 12"):
+            config_of(kind, **{"data.image_size": [8, 12]})
+        return
+    config = config_of(kind, **{"data.image_size": [8, 12]})
+    pretext = make(config)
+    assert pretext(batch_of(stored(config, 4)), pretext.draw(4, generator(0, "step")))["loss"].isfinite()
+
+
+@each_task
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_shows_every_image(kind: str, channels: int) -> None:
+    config = config_of(kind, **{"data.channels": channels})
+    pretext = make(config)
+    with torch.inference_mode():
+        figure = pretext.picture(centre(stored(config, 4), config.data), pretext.draw(4, generator(0, "picture")))
+    assert figure is None or len(figure.axes) % 4 == 0
+
+
+@each_task
+def test_costs_are_counted_for_a_single_image_without_computing(kind: str) -> None:
+    costs = make(config_of(kind)).cost()
+    assert costs["gflops_per_image"] > costs["gflops_encoder"] > 0 or kind == "mae"
+    assert costs["parameters"] > costs["parameters_encoder"] > 0
+
+
+VARIANTS = [
+    ("mae", {"mask.sampling": sampling, "data.augmentation": augmentation})
+    for sampling, augmentation in zip(SAMPLERS, ("random_resized_crop", "color_jitter", "fixed_crop"), strict=True)
+] + [
+    ("mae", {"target.kind": "pca", "loss.region": "all", "model.encoder_mask_tokens": True}),
+    ("mae", {"target.kind": "normalized_pixels"}),
+    *((kind, {}) for kind in PRETEXTS if kind != "mae"),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings"), VARIANTS)
+def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(kind: str, settings: dict[str, Any]) -> None:
+    """On a made-up GPU: shapes and devices are followed, and reading a value on the host is an error."""
+    config, gpu = config_of(kind, **COLOUR | settings), torch.device("cuda")
+    real = make(config)
+    batch, draws = batch_of(stored(config, 4)), real.draw(4, generator(0, "step"))
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        fitted = {name: fake.from_tensor(value).to(gpu) for name, value in real.state_dict().items()}
+        with gpu:
+            pretext = type(real)(config, replace(real.surroundings, fitted=fitted))
+        loss = pretext(on_device(batch, gpu), on_device(draws, gpu))["loss"]
+    assert loss.device.type == "cuda"
+
+
+@pytest.mark.parametrize(("kind", "settings"), VARIANTS)
+def test_a_step_is_one_graph(kind: str, settings: dict[str, Any]) -> None:
+    config = config_of(kind, **COLOUR | settings)
+    pretext = make(config)
+    batch, draws = batch_of(stored(config, 4)), pretext.draw(4, generator(0, "step"))
+    torch._dynamo.reset()
+    found = torch._dynamo.explain(pretext)(batch, draws)
+    assert found.graph_break_count == 0, found.break_reasons
+
+
+def test_images_are_turned_counter_clockwise() -> None:
+    images = torch.arange(4.0).view(1, 1, 2, 2).repeat(4, 1, 1, 1)
+    assert [each.flatten().tolist() for each in turn(images, torch.arange(4))] == [
+        [0, 1, 2, 3], [1, 3, 0, 2], [3, 2, 1, 0], [2, 0, 3, 1],
+    ]  # fmt: skip
+    assert torch.equal(turn(turn(images, torch.arange(4)), -torch.arange(4)), images)
+
+
+def test_a_first_guess_of_rotations_is_no_better_than_chance() -> None:
+    config = config_of("rotation")
+    pretext = make(config)
+    losses = pretext(batch_of(stored(config, 400)), pretext.draw(400, generator(0, "step")))
+    assert losses["accuracy"].item() == pytest.approx(25, abs=11)  # 5 standard errors
+
+
+def test_a_setting_of_another_task_is_refused() -> None:
+    with pytest.raises(UserError, match=r"mask\.ratio=0\.5 has no effect: it acts with pretext\.kind=mae only"):
+        build({"pretext.kind": "rotation", "mask.ratio": 0.5})
+
+
+def test_tasks_are_an_axis_of_a_study(tmp_path: Path) -> None:
+    settings = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+    command = ["ablate", "--axis", "pretext.kind=mae,rotation", *settings, "--probe", "knn", "--tracking-uri", "none"]
+    result = CliRunner().invoke(app, [*command, "--runs-dir", str(tmp_path), "--workers", "1"])
+    assert result.exit_code == 0, result.output
+    assert "k-NN: best at" in result.output
