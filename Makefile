@@ -17,7 +17,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 notebooks: .venv/installed
-	$(BIN)/python -m analysis.execution
+	$(BIN)/python -m analysis.report.run_notebooks
 
 mutants: .venv/installed # all the modules that tests/mutants.py lists, or MODULES="mae/models/vit.py mae/pretext/masking.py"
 	$(BIN)/python -m tests.mutants $(MODULES)

@@ -438,8 +438,8 @@ def report(
     results: Results = None,
 ) -> None:
     """Write one document of tables, figures, and what the paper found beside what was found here."""
-    from analysis.report.execution import Execution, beside, execute_notebooks
     from analysis.report.report import make_report, write_report
+    from analysis.report.run_notebooks import Execution, beside, execute_notebooks
     from analysis.results.curves import curves_of
     from analysis.studies.reconstructions import reconstruct_cells
     from mae.errors import UserError

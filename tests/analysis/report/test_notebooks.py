@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.report import execution
-from analysis.report.execution import NOTEBOOKS, Execution, beside, execute_notebooks
 from analysis.report.notebook import PLACES, ROOT, STUDIES, NoResults, results, show, sweep
+from analysis.report.run_notebooks import NOTEBOOKS, Execution, beside, execute_notebooks
 from analysis.results.loading import export
 from analysis.studies.figures import overview_figure
 from analysis.sweeps.files import write_sweep

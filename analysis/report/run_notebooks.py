@@ -1,6 +1,6 @@
 """Runs the notebooks head-less, all in one kernel: its imports are paid once, its names are cleared in between.
 
-`python -m analysis.report.execution` runs those of this checkout on `docs/results` and keeps them with their outputs.
+`make notebooks` runs those of this checkout on `docs/results` and keeps them with their outputs.
 """
 
 import os
