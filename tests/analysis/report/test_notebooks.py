@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from typer.testing import CliRunner
 
-from analysis.report import execution
+from analysis.report import run_notebooks
 from analysis.report.notebook import PLACES, ROOT, STUDIES, NoResults, results, show, sweep
 from analysis.report.run_notebooks import NOTEBOOKS, Execution, beside, execute_notebooks
 from analysis.results.loading import export
@@ -36,7 +36,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that stands for the one of the program's own notebooks."""
     folder = tmp_path / "own"
     folder.mkdir()
-    monkeypatch.setattr(execution, "NOTEBOOKS", folder)
+    monkeypatch.setattr(run_notebooks, "NOTEBOOKS", folder)
     return folder
 
 
