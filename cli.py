@@ -470,12 +470,14 @@ def compare(
     output: Output,
     names: Annotated[list[str], typer.Argument(metavar="RUN...", help="(Starts of) fingerprints; two or more.")],
 ) -> None:
-    """Compare runs: the settings that differ, metrics, cost."""
-    from analysis.results.run_comparison import compare_runs
+    """Compare runs: the settings that differ, metrics, cost; runs that differ in their seed alone repeat a config."""
+    from analysis.results.run_comparison import compare_runs, config_differences
 
-    compared = compare_runs(options.runs_dir, names)
+    compared, told = compare_runs(options.runs_dir, names), config_differences(options.runs_dir, names)
     _print_frame(compared.reset_index(names="").map(str), output)
-    output.result({"compared": json.loads(compared.to_json())})
+    for line in told:
+        output.console.print(line, highlight=False, soft_wrap=True)
+    output.result({"compared": json.loads(compared.to_json()), "differences": told})
 
 
 @_command("runs")

@@ -19,6 +19,11 @@ def base_probe(config: Values) -> str:
     return _text(_changed(config, _defaults()))
 
 
+def kind_probe(config: Values, probe: str) -> str:
+    """Return the settings of one kind of probe that differ from the defaults: `probe.knn.k=5`."""
+    return cell_probe(_defaults(), config, probe)
+
+
 def cell_probe(config: Values, overrides: Values, probe: str) -> str:
     """Return the settings of one kind of probe that a cell's overrides change: `probe.knn.k=5`."""
     others = tuple(f"probe.{kind}." for kind in get_args(ProbeKind) if kind != probe)

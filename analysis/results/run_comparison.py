@@ -1,13 +1,21 @@
-"""Runs side by side: what was set differently, what came out, what it cost."""
+"""Runs side by side: what was set differently, what came out, what it cost; which configs are told apart."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from mae.config.resolve import differences, flatten, resolve
+from analysis.results.probe_settings import kind_probe
+from analysis.statistics.comparisons import Comparisons, compare
+from analysis.studies.remarks import ASKED
+from analysis.studies.tables import PROBES, difference_text
+from mae.config.fingerprint import pretrain_settings
+from mae.config.resolve import differences, flatten, read_toml, resolve
 from mae.errors import UserError
-from mae.runs.directory import find_run, run_row
+from mae.runs.directory import RunDirectory, find_run, probes_of, run_row
 
 
 def compare_runs(runs_dir: Path, names: Sequence[str]) -> pd.DataFrame:
@@ -15,9 +23,7 @@ def compare_runs(runs_dir: Path, names: Sequence[str]) -> pd.DataFrame:
 
     A metric that a run does not have is empty. `UserError` for fewer than two runs, or one that is not there.
     """
-    runs = {run.path.name: run for run in (find_run(runs_dir, name) for name in names)}
-    if len(runs) < 2:
-        raise UserError("compare: expected at least two different runs; see `mae-cli runs`")
+    runs = _chosen(runs_dir, names)
     configs = {name: resolve(file=run.path / "config.toml") for name, run in runs.items()}
     first = next(iter(configs.values()))
     keys = {key: None for config in configs.values() for key in differences(config, first)}
@@ -29,3 +35,98 @@ def compare_runs(runs_dir: Path, names: Sequence[str]) -> pd.DataFrame:
     for key in metrics:
         rows[key] = [f"{row['metrics'][key]:.6g}" if key in row["metrics"] else "" for row in shown]
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(runs))
+
+
+def _chosen(runs_dir: Path, names: Sequence[str]) -> dict[str, RunDirectory]:
+    runs = {run.path.name: run for run in (find_run(runs_dir, name) for name in names)}
+    if len(runs) < 2:
+        raise UserError("compare: expected at least two different runs; see `mae-cli runs`")
+    return runs
+
+
+class Probed(NamedTuple):
+    """One run's test top-1 in % under one probe; runs of one config differ in nothing but their seed.
+
+    `config` is its name, `settings` are those of the kind of probe that differ from the defaults.
+    """
+
+    kind: str
+    settings: str
+    config: str
+    seed: int
+    top1: float
+
+
+def config_differences(runs_dir: Path, names: Sequence[str]) -> list[str]:
+    """Return sentences on the differences of the runs' configs from the first run's; none if they have one config.
+
+    A config is named by its settings that the others do not share. Raises as `compare_runs`.
+    """
+    runs = [*_chosen(runs_dir, names).values()]
+    settings = [_settings(run) for run in runs]
+    seeds = [each.pop("train.seed") for each in settings]
+    keys = dict.fromkeys(key for each in settings for key in each)
+    varied = [key for key in keys if any(each.get(key) != settings[0].get(key) for each in settings)]
+    configs = [" ".join(f"{key}={each[key]}" for key in varied if key in each) for each in settings]
+    results = [
+        Probed(kind, how, config, seed, top1)
+        for run, config, seed in zip(runs, configs, seeds, strict=True)
+        for kind, how, top1 in _probes(run)
+    ]
+    return tell_differences(results, configs[0])
+
+
+def _settings(run: RunDirectory) -> dict[str, Any]:
+    """Return all that can change a run's numbers; of the hash of its images the start."""
+    record = run.read_record()
+    digest = str(record.data.get("digest", "")) if record else ""
+    return pretrain_settings(resolve(file=run.path / "config.toml"), digest[:8])
+
+
+def _probes(run: RunDirectory) -> Iterator[tuple[str, str, float]]:
+    """Yield kind, settings and top-1 of every finished probe of a run."""
+    for place in probes_of(run):
+        kind = place.path.name.partition("-")[0]
+        if (result := place.result()) is not None:
+            how = kind_probe(flatten(read_toml(place.path / "config.toml")), kind)
+            yield kind, how, result["metrics"][f"{kind}/top1"]
+
+
+def tell_differences(results: Sequence[Probed], reference: str) -> list[str]:
+    """Return a sentence per probe on every config's difference from `reference`, and what speaks against the test.
+
+    Results are compared where their probes have equal settings. Where a kind of probe has none such, that is said.
+    """
+    lines = []
+    for kind, name in PROBES.items():
+        of_kind = [each for each in results if each.kind == kind]
+        told = []
+        for settings in dict.fromkeys(each.settings for each in of_kind):
+            alike = [each for each in of_kind if each.settings == settings]
+            told += _tell(f"{name} with {settings}" if settings else name, alike, reference)
+        if not told and len({each.config for each in of_kind}) > 1:
+            told = [f"{name}: not compared, as no other config was probed in the same way as {reference}"]
+        lines += told
+    return lines
+
+
+def _tell(probe: str, results: Sequence[Probed], reference: str) -> list[str]:
+    runs = Counter(each.config for each in results)
+    if reference not in runs or len(runs) < 2:
+        return []
+    values, configs, seeds = zip(*((each.top1, each.config, each.seed) for each in results), strict=True)
+    made = compare(values, configs, seeds, reference)
+    counted = {config: f"{config} ({count} run{'s' if count > 1 else ''})" for config, count in runs.items()}
+    found = [f"{counted[config]} {difference_text(each, '+.1f')}" for config, each in made.differences.items()]
+    line = f"{probe}: difference from {counted[reference]} in points: {'; '.join(found)}; {_judged(made, runs)}"
+    return [line, *(f"{probe}: {remark}" for remark in made.remarks)]
+
+
+def _judged(made: Comparisons, runs: Counter[str]) -> str:
+    if all(np.isnan(each.p) for each in made.differences.values()):
+        why = "one seed each" if max(runs.values()) == 1 else "too few runs, or equal ones"
+        return f"{why}: no difference is told from noise"
+    if made.test in ASKED:
+        return ASKED[made.test]
+    seeds = "seeds are blocks" if made.model.blocks else "no blocks, as the configs are not linked by common seeds"
+    return f"{seeds}, Dunnett's correction, all intervals hold together with 95 %"

@@ -39,8 +39,11 @@ class AdditiveModel:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of the noise; NaN without a degree of freedom."""
-        return float(np.sqrt(self.residuals @ self.residuals / self.freedom)) if self.freedom else NAN
+        """Standard deviation of the noise, 0 where it is rounding alone; NaN without a degree of freedom."""
+        if not self.freedom:
+            return NAN
+        noise = float(np.sqrt(self.residuals @ self.residuals / self.freedom))
+        return noise if noise > 1e-12 * np.abs(self.design @ self.effects).max() else 0.0
 
     def contrasts(self, weights: Sequence[Mapping[str, float]], alpha: float = ALPHA) -> list[Contrast]:
         """Return weighted sums of cell means; all intervals hold together with 1 - `alpha`, and p-values are corrected.

@@ -212,11 +212,20 @@ def _estimate(row: dict[str, Any]) -> str:
 def _difference(row: dict[str, Any]) -> str:
     if row["is_default"] or pd.isna(row["difference"]):
         return ""
-    if pd.isna(row["p"]):
-        return f"{row['difference']:+.1f}"
-    p = "<.001" if row["p"] < 0.001 else f"{row['p']:.3f}".removeprefix("0")
-    sign = {"higher": "▲", "lower": "▼", "within noise": "≈"}[row["verdict"]]
-    return f"{sign} {row['difference']:+.1f} ({row['difference_low']:+.1f} to {row['difference_high']:+.1f}) p {p}"
+    return difference_text(Contrast(row["difference"], row["difference_low"], row["difference_high"], row["p"]), "+.1f")
+
+
+def difference_text(difference: Contrast, style: str) -> str:
+    """Return a difference in words, its numbers in a format: `▲ +1.2 (+0.3 to +2.1) p .012`; without a test its size.
+
+    ▲ and ▼ say higher and lower, not better and worse; ≈ says not told apart.
+    """
+    effect, low, high = (format(number, style) for number in difference[:3])
+    if pd.isna(difference.p):
+        return effect
+    p = "<.001" if difference.p < 0.001 else f"{difference.p:.3f}".removeprefix("0")
+    sign = "≈" if difference.p >= ALPHA else "▲" if difference.effect > 0 else "▼"
+    return f"{sign} {effect} ({low} to {high}) p {p}"
 
 
 def speedups(done: pd.DataFrame) -> pd.Series:

@@ -3,27 +3,50 @@
 import pandas as pd
 
 from analysis.results.conditions import described, differ
+from analysis.statistics.comparisons import Comparisons, compare
 from analysis.statistics.intervals import mean_interval
+from analysis.studies.remarks import ASKED
+from analysis.studies.tables import difference_text
 from analysis.sweeps.frame import total_costs
 from mae.runs.sweep_record import SweepRecord
 from mae.runtime.progress import duration
+
+DEFAULT = "default"
+"""The cell of the final comparison that is the base config."""
 
 MEASURED = ("seconds", "memory_mb")
 """Objectives that depend on the machine."""
 
 
 def best_table(record: SweepRecord) -> pd.DataFrame:
-    """Return what was compared at the end, the winner marked with *: cell, parameters, objective over seeds."""
+    """Return what was compared at the end, the winner marked with *: cell, objective over seeds, parameters.
+
+    Where the default and another cell have results there is a column with the difference from the default too, all
+    intervals holding together with 95 %.
+    """
     params = {f"trial {trial.number}": trial.params for trial in record.trials}
-    return pd.DataFrame(
-        {
-            "": "*" if cell == record.winner else "",
-            "config": cell,
-            record.objectives[0].name: _estimate(values),
-            "parameters": ", ".join(f"{key.split('.', 1)[1]}={value}" for key, value in params.get(cell, {}).items()),
-        }
-        for cell, values in record.compared.items()
-    )
+    compared = compared_with_default(record)
+    rows = []
+    for cell, values in record.compared.items():
+        row = {"": "*" if cell == record.winner else "", "config": cell, record.objectives[0].name: _estimate(values)}
+        if compared:
+            difference = compared.differences.get(cell)
+            row["Δ default"] = difference_text(difference, "+.3g") if difference else ""
+        row["parameters"] = ", ".join(f"{key.split('.', 1)[1]}={value}" for key, value in params.get(cell, {}).items())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def compared_with_default(record: SweepRecord) -> Comparisons | None:
+    """Return how the objective of the cells of the final comparison differs from the default's, where both are known.
+
+    The values of all cells are of the same seeds, in the same order.
+    """
+    runs = [(value, cell, seed) for cell, values in record.compared.items() for seed, value in enumerate(values)]
+    if DEFAULT not in record.compared or len(record.compared) < 2:
+        return None
+    values, cells, seeds = zip(*runs, strict=True)
+    return compare(values, cells, seeds, DEFAULT)
 
 
 def front_table(record: SweepRecord, frame: pd.DataFrame, cells: list[str]) -> pd.DataFrame:
@@ -67,7 +90,16 @@ def remarks(record: SweepRecord, frame: pd.DataFrame) -> list[str]:
         lines.append(
             "Chosen on images held out of training; the test images, which the table above is about, had no say."
         )
-    return lines + _caveats(record, frame) + _open_trials(frame)
+    return lines + _of_tests(record) + _caveats(record, frame) + _open_trials(frame)
+
+
+def _of_tests(record: SweepRecord) -> list[str]:
+    """Return what speaks against the comparison with the default, and by which other test it was judged for that."""
+    compared = compared_with_default(record)
+    if compared is None:
+        return []
+    told = [*compared.remarks, *([ASKED[compared.test]] if compared.test in ASKED else [])]
+    return [f"Δ default: {line}" for line in told]
 
 
 def _caveats(record: SweepRecord, frame: pd.DataFrame) -> list[str]:

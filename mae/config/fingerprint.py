@@ -25,8 +25,13 @@ BEFORE = {
 
 def pretrain_fingerprint(config: Config, data_digest: str) -> str:
     """Return 12 hex digits; where the data lie does not matter, only their content does."""
+    return _digest(pretrain_settings(config, data_digest))
+
+
+def pretrain_settings(config: Config, data_digest: str) -> dict[str, Any]:
+    """Return by dotted key all that can change a pretraining's numbers; pretrainings with equal ones are the same."""
     settings = _settings(config, PRETRAIN_SECTIONS) | {"train.warmup_epochs": config.train.warmup}
-    return _digest(settings | {"data_digest": data_digest})
+    return settings | {"data_digest": data_digest}
 
 
 def untrained_fingerprint(config: Config, data_digest: str) -> str:

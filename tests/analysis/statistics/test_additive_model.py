@@ -303,3 +303,9 @@ def test_sound_studies_are_seldom_doubted() -> None:
     assert sum(bool(each.spread) for each in found) <= 3
     assert sum(bool(each.interaction) for each in found) <= 3
     assert sum(bool(each.outlier) for each in found) <= 3
+
+
+def test_rounding_of_large_numbers_that_no_seed_changes_is_no_noise() -> None:
+    model = fit([123456.7] * 3 + [99999.1] * 3, ["a"] * 3 + ["b"] * 3, [0, 1, 2] * 2)
+    assert model.deviation == 0
+    assert math.isnan(model.against("a")["b"].p)

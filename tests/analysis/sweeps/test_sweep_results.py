@@ -151,6 +151,43 @@ def test_the_best_are_trained_with_more_seeds_and_the_best_mean_wins(tmp_path: P
     assert importance_table(importances(as_study(record))) is not None
 
 
+def with_comparison(name: str = "knn_top1", **compared: list[float]) -> SweepRecord:
+    record = made(0)
+    record.objectives = [ObjectiveRecord(name=name, direction="minimize" if name == "seconds" else "maximize")]
+    record.compared = {cell.replace("_", " "): values for cell, values in compared.items()}
+    return record
+
+
+def test_the_final_comparison_tells_differences_from_the_default_within_seeds() -> None:
+    record = with_comparison(default=[60.0, 70.0, 80.0], trial_4=[65.1, 75.0, 84.9], trial_7=[60.1, 69.9, 80.1])
+    default, better, equal = best_table(record)["Δ default"]
+    assert default == ""
+    assert better == "▲ +5 (+4.76 to +5.24) p <.001"  # the seeds, 10 points apart, cancel
+    assert equal.startswith("≈ +0.0333 (")
+
+
+def test_less_of_what_is_to_be_small_is_marked_as_lower() -> None:
+    table = best_table(with_comparison("seconds", default=[20.0, 30.0, 40.0], trial_4=[10.0, 20.1, 30.1]))
+    assert table["Δ default"][1].startswith("▼ -9.93 (-10")
+
+
+def test_one_seed_gives_a_difference_without_an_interval() -> None:
+    assert best_table(with_comparison(default=[60.0], trial_4=[65.0]))["Δ default"].tolist() == ["", "+5"]
+
+
+@pytest.mark.parametrize("cells", [{"default": [60.0, 61.0]}, {"trial_4": [60.0, 61.0], "trial_7": [70.0, 71.0]}])
+def test_without_a_default_and_another_cell_there_is_no_difference(cells: dict[str, list[float]]) -> None:
+    assert "Δ default" not in best_table(with_comparison(**cells))
+
+
+def test_where_seeds_act_differently_on_the_cells_of_a_sweep_it_is_said() -> None:
+    cells = {f"trial_{number}": [scale * seed for seed in (1.0, 2.0, 4.1, 7.9)] for number, scale in enumerate((2, 9))}
+    record = with_comparison(default=[1.0, 2.0, 4.0, 8.0], **cells)
+    told = [line for line in remarks(record, sweep_frame(record, Path())) if line.startswith("Δ default: ")]
+    assert "seeds act differently" in told[0]
+    assert "within seeds" in told[-1]
+
+
 @pytest.mark.usefixtures("pretended")
 def test_a_sweep_is_a_parent_with_a_child_per_trial_delivered_once(tmp_path: Path) -> None:
     runs_dir, uri = tmp_path / "runs", default_uri(tmp_path)
