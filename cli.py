@@ -471,7 +471,7 @@ def compare(
     names: Annotated[list[str], typer.Argument(metavar="RUN...", help="(Starts of) fingerprints; two or more.")],
 ) -> None:
     """Compare runs: the settings that differ, metrics, cost; runs that differ in their seed alone repeat a config."""
-    from analysis.results.run_comparison import compare_runs, config_differences
+    from analysis.studies.run_comparison import compare_runs, config_differences
 
     compared, told = compare_runs(options.runs_dir, names), config_differences(options.runs_dir, names)
     _print_frame(compared.reset_index(names="").map(str), output)

@@ -1,6 +1,8 @@
 """A study's results as files in its directory: frames, table in four formats, figure."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -11,8 +13,12 @@ from analysis.studies.figures import study_figure
 from analysis.studies.pairs import all_pairs
 from analysis.studies.remarks import remarks
 from analysis.studies.table_formats import to_html, to_latex, to_markdown
-from analysis.studies.tables import NOTE, display, heading, summarise
+from analysis.studies.tables import NOTE, PROBES, display, heading, summarise
 from mae.runs.directory import RunDirectory, replacing
+from mae.tracking.summary import SUMMARY
+
+TRACKED = ("probe", "cell", "mean", "low", "high", "n", "difference", "difference_low", "difference_high", "p")
+"""Columns of a study's table that MLflow is told."""
 
 
 def write_study(
@@ -28,6 +34,8 @@ def write_study(
     directory.write_text("results.csv", frame.to_csv(index=False))
     directory.write_text("curves.csv", read_curves(frame, runs_dir).to_csv(index=False))
     directory.write_text("table.csv", summary.to_csv(index=False))
+    if found := _for_tracking(summary):
+        directory.write_json(SUMMARY, found)
     if pairs or (directory.path / "pairs.csv").exists():
         directory.write_text("pairs.csv", all_pairs(frame, test).to_csv(index=False))
     directory.write_text(
@@ -40,6 +48,13 @@ def write_study(
         for name in ("figure.png", "figure.pdf"):
             save_figure(figure, directory.path / name)
     return summary
+
+
+def _for_tracking(summary: pd.DataFrame) -> dict[str, Any]:
+    """Return what MLflow is told of cells, as `mae.tracking.summary` takes it; nothing without probes."""
+    probed = summary[summary["probe"].isin(list(PROBES)) & summary["mean"].notna()].rename(columns={"runs": "n"})
+    table = json.loads(probed[list(TRACKED)].to_json(orient="split", index=False))
+    return table if len(probed) else {}
 
 
 def save_figure(figure: Figure, path: Path) -> None:

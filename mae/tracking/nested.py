@@ -17,6 +17,7 @@ from typing import Any
 from mae.runs.directory import RunDirectory, one_at_a_time, status_of
 from mae.tracking.stages import STATUSES, describe, send_curves, send_result, stage_id
 from mae.tracking.store import connect, content_of, printable, receipt, run_exists, write_receipt
+from mae.tracking.summary import SUMMARY, send_summary
 
 ENDED = ("finished", "failed", "killed", "pruned")
 ARTIFACTS = (".json", ".csv", ".md", ".tex", ".toml", ".png", ".pdf")
@@ -72,6 +73,8 @@ def deliver_parent(parent: Parent, uri: str, runs_dir: Path) -> bool:
         for name, digest in seen["files"].items():  # before the trials: readers need the record of what they are
             if state["sent"].get(name) != digest:
                 client.log_artifact(state["run_id"], str(directory.path / name))
+                if name == SUMMARY:
+                    send_summary(client, state["run_id"], directory.path / name)
                 state["sent"][name] = digest
         for child in parent.children:
             if child.status in ENDED and state["children"].get(child.name, {}).get("content") != child.content():

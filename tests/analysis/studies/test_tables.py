@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def test_files_of_every_format_are_written(tmp_path: Path) -> None:
     write_study(directory, make_study(ACCURACIES), tmp_path)
     names = {file.name for file in directory.path.iterdir()}
     tables = {f"table.{suffix}" for suffix in ("csv", "md", "tex", "html")}
-    assert names == {"results.csv", "curves.csv", "figure.png", "figure.pdf"} | tables
+    assert names == {"results.csv", "curves.csv", "summary.json", "figure.png", "figure.pdf"} | tables
 
 
 def test_latex_has_rules_and_no_sign_that_it_cannot_set() -> None:
@@ -198,3 +199,21 @@ def test_the_test_that_was_asked_for_is_the_one_that_judges_and_is_told(test: Te
     assert set(summarise(frame, test)["test"]) == {test}
     told = " ".join(remarks(frame, test))
     assert ("within seeds" in told, "Welch" in told) == (test == "paired", test == "welch")
+
+
+def test_what_mlflow_is_told_are_the_tables_numbers_with_none_for_what_is_not_known(tmp_path: Path) -> None:
+    frame = study_frame_of(ACCURACIES, probes=("knn",))
+    directory = RunDirectory(tmp_path / "studies" / "s")
+    summary = write_study(directory, frame, tmp_path)
+    told = json.loads((directory.path / "summary.json").read_text())
+    rows = [dict(zip(told["columns"], row, strict=True)) for row in told["data"]]
+    assert [row["mean"] for row in rows] == pytest.approx(summary["mean"].tolist())
+    assert [row["n"] for row in rows] == [3, 3, 3, 3]
+    assert rows[1]["difference"] is None  # of the default
+    assert rows[0]["difference_low"] == pytest.approx(summary["difference_low"].iloc[0])
+
+
+def test_a_study_without_probes_tells_mlflow_nothing(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "studies" / "s")
+    write_study(directory, study_frame_of(ACCURACIES, probes=()), tmp_path)
+    assert not (directory.path / "summary.json").exists()

@@ -1,4 +1,5 @@
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from mae.runs.directory import Record, RunDirectory
 from mae.runs.study_record import CellRecord, StudyRecord, TrialRecord
 from mae.tracking.store import default_uri, open_store
 from mae.tracking.studies import deliver_study, study_experiment
+from mae.tracking.summary import SUMMARY
 from tests.mae.tracking.test_tracking import make_run
 
 
@@ -181,3 +183,37 @@ def test_tables_and_figures_are_artifacts_of_the_parent(study: RunDirectory, sto
     parent, _ = delivered(study, store)
     names = {file.path for file in MlflowClient(default_uri(store)).list_artifacts(parent.info.run_id)}
     assert names == {"study.json", "table.md"}
+
+
+def summary_of(*rows: tuple[str, float | None, int]) -> dict[str, Any]:
+    return {"columns": ["probe", "cell", "mean", "n"], "data": [["knn", *row] for row in rows]}
+
+
+def test_the_parent_has_means_over_seeds_as_metrics_and_as_a_table(study: RunDirectory, store: Path) -> None:
+    study.write_json(
+        SUMMARY, summary_of(("a", 70.0, 2), ("[8, 8]", 60.5, 3), ("8 8", 50.0, 3), ("crop, fixed", None, 1))
+    )
+    parent, _ = delivered(study, store)
+    assert parent.data.metrics == {
+        **{"knn/a/mean": 70.0, "knn/a/n": 2.0, "knn/8 8/mean": 60.5, "knn/8 8/n": 3.0},
+        **{"knn/8 8 3/mean": 50.0, "knn/8 8 3/n": 3.0, "knn/crop fixed/n": 1.0},
+    }
+    assert json.loads(parent.data.tags["mlflow.loggedArtifacts"]) == [{"path": SUMMARY, "type": "table"}]
+    file = MlflowClient(default_uri(store)).download_artifacts(parent.info.run_id, SUMMARY, str(study.path))
+    assert json.loads(Path(file).read_text())["data"][1] == ["knn", "[8, 8]", 60.5, 3]
+
+
+def test_means_over_more_seeds_take_the_place_of_those_before(study: RunDirectory, store: Path) -> None:
+    for mean, seeds in ((70.0, 2), (71.5, 3)):
+        study.write_json(SUMMARY, summary_of(("a", mean, seeds)))
+        parent, _ = delivered(study, store)
+    assert parent.data.metrics == {"knn/a/mean": 71.5, "knn/a/n": 3.0}
+
+
+@pytest.mark.parametrize("calls", range(1, 9))
+def test_means_cut_off_at_any_call_arrive_once(calls: int, study: RunDirectory, store: Path) -> None:
+    study.write_json(SUMMARY, summary_of(("a", 70.0, 2)))
+    cut_off(study, store, lambda names: len(names) == calls)
+    parent, _ = delivered(study, store)
+    history = MlflowClient(default_uri(store)).get_metric_history(parent.info.run_id, "knn/a/mean")
+    assert [point.value for point in history] == [70.0]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from analysis.results.run_comparison import Probed, config_differences, tell_differences
 from analysis.statistics.comparisons import compare
+from analysis.studies.run_comparison import Probed, config_differences, tell_differences
 from cli import app
 from mae.config.resolve import build, to_toml
 from mae.runs.directory import Record, RunDirectory
