@@ -106,8 +106,11 @@ def _legend(figure: Figure, panels: list[Axes]) -> None:
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             named.setdefault(label, handle)
-    columns = max(1, round(figure.get_figwidth() / 2.2))
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False)
+    for columns in (4, 3, 2, 1):
+        legend = figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False)
+        if legend.get_window_extent().width <= figure.bbox.width or columns == 1:
+            return
+        legend.remove()
 
 
 @_styled

@@ -4,6 +4,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from analysis.results.curves import POINTS, read_curves
 from analysis.results.loading import from_runs
@@ -156,3 +158,20 @@ def test_figures_can_be_saved(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"figure.{suffix}"
     study_figure(study_frame_of(MASK_RATIO, paper=PAPER)).savefig(path)
     assert path.stat().st_size > 5000
+
+
+@pytest.mark.parametrize("count", [2, 30])
+@pytest.mark.parametrize("name", ["{:.3f}", "a cell with quite a long name, number {:.3f}"])
+def test_all_that_is_written_is_inside_the_picture(count: int, name: str) -> None:
+    cells = {name.format(place / 100): [60.0 + place, 61.0, 62.5] for place in range(1, count + 1)}
+    axis = "mask.ratio" if name == "{:.3f}" else ""
+    figure = study_figure(study_frame_of(cells, axis=axis, default=next(iter(cells)), probes=("linear", "knn")))
+    FigureCanvasAgg(figure).draw()
+    written: list[Text] = [*figure.texts, *figure.legends[0].get_texts()]
+    for panel in figure.axes:
+        written += [panel.title, panel.xaxis.label, panel.yaxis.label, *([] if axis else panel.get_yticklabels())]
+    shown = figure.bbox.padded(1)
+    for text in filter(Text.get_text, written):
+        box = text.get_window_extent()
+        assert shown.x0 <= box.x0 and box.x1 <= shown.x1, text.get_text()  # noqa: PT018
+        assert shown.y0 <= box.y0 and box.y1 <= shown.y1, text.get_text()  # noqa: PT018
