@@ -545,8 +545,7 @@ def ui(
     ] = None,
     port: Annotated[int, typer.Option("--port", help="Port on this machine.")] = 5000,
 ) -> None:
-    """Serve the MLflow page of the runs on this machine, until Ctrl-C; on a desktop, open it."""
-    from mae.tracking.desktop import open_when_up
+    """Serve the MLflow page of the runs on this machine, until Ctrl-C, and print links to it."""
     from mae.tracking.store import experiment_page
     from mae.tracking.studies import study_pages
     from mae.tracking.undelivered import deliver_all
@@ -556,7 +555,6 @@ def ui(
     links = [f"http://127.0.0.1:{port}/{fragment}" for fragment in pages]
     for link in links:
         output.console.print(link, highlight=False, soft_wrap=True)
-    open_when_up(links[0])
     output.result({"page": links[0], "table": links[-1]})
     sys.stdout.flush()
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven more processes that nobody needs here

@@ -51,9 +51,7 @@ def pages(runs: Path) -> Iterator[dict[str, str]]:
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "cli", "ui", "--study", "mask-ratio", "--runs-dir", str(runs), "--port", port]
     root = Path(__file__).parents[3]
-    desktop = ("DISPLAY", "WAYLAND_DISPLAY")
-    environment = {name: value for name, value in os.environ.items() if name not in desktop}
-    server = subprocess.Popen([*command, "--json"], cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen([*command, "--json"], cwd=root, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
         links = json.loads(server.stdout.readline())
