@@ -181,13 +181,13 @@ def _workplace(options: Options, output: Output) -> Iterator["Workplace"]:
     from mae.runtime.distributed import launched
     from mae.runtime.interruption import stop_on_signals
     from mae.runtime.progress import ConsoleProgress, Silent
-    from mae.tracking.background import delivering_what_is_owed
+    from mae.tracking.background import delivering_undelivered
     from mae.tracking.store import NONE
 
     processes = launched()
     device = choose_device(options.device, processes)
     store = options.store if processes.leads else NONE
-    with stop_on_signals(second_ends=processes.count == 1) as stop, delivering_what_is_owed(options.runs_dir, store):
+    with stop_on_signals(second_ends=processes.count == 1) as stop, delivering_undelivered(options.runs_dir, store):
         progress = ConsoleProgress(output.console) if processes.leads else Silent()
         yield Workplace(options.runs_dir, store, device, progress, stop, processes)
 
@@ -328,18 +328,18 @@ def sweep(
     seeds: Annotated[int, typer.Option("--seeds", min=2, help="With --seeds-top: trainings per config.")] = 3,
 ) -> None:
     """Search a space with Optuna for the best probe accuracy; the same command continues."""
-    from ablations.sweeps.run import Wishes, make_sweep, run_sweep, sweep_underway
+    from ablations.sweeps.run import SweepRequest, make_sweep, run_sweep, sweep_underway
     from mae.runs.sweep_record import sweep_directory
 
     who = _executor(options, workers, per_gpu, executor, address)
-    wishes = Wishes(
+    request = SweepRequest(
         trials, timeout, space, options.set_keys, sampler, pruner, objective, name, storage, seeds_top, seeds
     )
-    asked = make_sweep(wishes, options.resolve(), options.runs_dir, _progress(output))
+    asked = make_sweep(request, options.resolve(), options.runs_dir, _progress(output))
     if not sweep_directory(options.runs_dir, asked.name).path.exists():
         who.reach()
     with sweep_underway(asked, options.store, output.console) as directory:
-        record, plan = run_sweep(asked, wishes, directory, who, output.console)
+        record, plan = run_sweep(asked, request, directory, who, output.console)
         _print_sweep(record, plan, directory, output)
     untrained = plan.missing(options.runs_dir)
     if record.open or untrained or not any(trial.state == "complete" for trial in record.trials):

@@ -21,7 +21,7 @@ from ablations.execution.job import Job
 from ablations.execution.live_view import LiveView
 from ablations.execution.local_crew import LocalCrew
 from ablations.sweeps.ask_and_tell import AskAndTell
-from ablations.sweeps.run import KeptRecord, Wishes, make_sweep, prepare_study
+from ablations.sweeps.run import KeptRecord, SweepRequest, make_sweep, prepare_study
 from ablations.sweeps.storage import opened
 from mae.config.resolve import resolve
 from mae.runs.directory import ONLINE, RunDirectory
@@ -83,8 +83,8 @@ def _clock() -> np.ndarray:
 
 def measure(url: str, name: str, sampler: str, trials: int, folder: Path) -> np.ndarray:
     """Return the driver's milliseconds (trials, 2) on the wall and of the processor per trial, in the order told."""
-    wishes = Wishes(trials, sampler=sampler, objective="knn_top1", pruner="hyperband", name=name, storage=url)
-    sweep = make_sweep(wishes, resolve("digits"), folder, Silent())
+    request = SweepRequest(trials, sampler=sampler, objective="knn_top1", pruner="hyperband", name=name, storage=url)
+    sweep = make_sweep(request, resolve("digits"), folder, Silent())
     crew, marks = NoWork([Place(folder, "cpu", 1)] * 2), []
     directory = sweep_directory(folder, name)
     with directory.locked(), opened(url, name, folder) as storage, LiveView(Console(quiet=True), trials, 2) as view:

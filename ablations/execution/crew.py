@@ -69,7 +69,7 @@ class Crew(Protocol):
     def start(self, place: int, job: Job) -> None:
         """Start a job on a free place."""
 
-    def hear(self) -> list[tuple[int, Report]]:
+    def poll(self) -> list[tuple[int, Report]]:
         """Wait a moment; return what came, by place. One that has sent its last report is free by then."""
 
     def answer(self, place: int, prune: str) -> None:

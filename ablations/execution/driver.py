@@ -65,7 +65,7 @@ class Driver:
         `finished`, `failed`, `pruned` or `set aside`, which end a job. Raises `RunError` after many faults in a row."""
         if time.monotonic() >= self.paused_until:
             yield from self._start_what_fits()
-        for place, report in self.crew.hear():
+        for place, report in self.crew.poll():
             if report.kind == "progress":
                 self.view.progress(place, report.text, report.share)
             elif report.kind == "warned":

@@ -64,7 +64,7 @@ class LocalCrew:
         theirs.close()
         self.workers[place] = _Worker(process, ours)
 
-    def hear(self) -> list[tuple[int, Report]]:
+    def poll(self) -> list[tuple[int, Report]]:
         if not self.workers:  # whoever asks waits for something else
             time.sleep(HEAR_SECONDS)
             return []
@@ -85,7 +85,7 @@ class LocalCrew:
         try:
             self.workers[place].pipe.send(prune)
         except (BrokenPipeError, ConnectionResetError):
-            return  # it has died, and `hear` will say so
+            return  # it has died, and `poll` will say so
 
     def stop(self) -> None:
         for worker in self.workers.values():

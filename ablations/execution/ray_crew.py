@@ -121,9 +121,9 @@ class Member:
         self.crew.start(0, job)
         return [], None
 
-    def hear(self) -> tuple[list[Report], Parcel | None]:
+    def poll(self) -> tuple[list[Report], Parcel | None]:
         """Return what came within a moment, and with the last report what the job has made, if it has to travel."""
-        reports = [report for _, report in self.crew.hear()]
+        reports = [report for _, report in self.crew.poll()]
         return reports, None if self.crew.workers else self._parcel()
 
     def answer(self, prune: str) -> None:
@@ -174,10 +174,10 @@ class RayCrew:
         if self.places[place].up:
             self._hand_over(self.places[place])
 
-    def hear(self) -> list[tuple[int, Report]]:
+    def poll(self) -> list[tuple[int, Report]]:
         at_work = {number: place for number, place in self.places.items() if place.job is not None}
         for place in at_work.values():
-            place.call = place.call or place.actor.hear.remote()
+            place.call = place.call or place.actor.poll.remote()
         if not at_work:
             time.sleep(HEAR_SECONDS)
             return []

@@ -39,7 +39,7 @@ RECORD_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Wishes:
+class SweepRequest:
     """What the command line asks of a sweep."""
 
     trials: int
@@ -55,26 +55,26 @@ class Wishes:
     seeds: int = 3
 
 
-def make_sweep(wishes: Wishes, base: Config, runs_dir: Path, progress: Progress) -> Sweep:
+def make_sweep(request: SweepRequest, base: Config, runs_dir: Path, progress: Progress) -> Sweep:
     """Return the sweep that is asked for; `UserError` if any of it is impossible. Nothing is written or trained."""
-    if wishes.sampler not in SAMPLERS:
-        raise UserError(f"--sampler {wishes.sampler}: expected one of {', '.join(SAMPLERS)}")
-    if wishes.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", wishes.name):
-        raise UserError(f"--study {wishes.name!r}: expected letters, digits and . _ -, at most 100 of them")
-    objectives = choose_objectives(wishes.objective, base)
-    if wishes.seeds_top and len(objectives) > 1:
+    if request.sampler not in SAMPLERS:
+        raise UserError(f"--sampler {request.sampler}: expected one of {', '.join(SAMPLERS)}")
+    if request.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", request.name):
+        raise UserError(f"--study {request.name!r}: expected letters, digits and . _ -, at most 100 of them")
+    objectives = choose_objectives(request.objective, base)
+    if request.seeds_top and len(objectives) > 1:
         raise UserError("--seeds-top: with several objectives there is a front and no best; give a single one")
-    pruner = choose_pruner(wishes.pruner, len(objectives) == 1 and objectives[0].probe is not None, base)
-    base = evaluated(base, pruner, wishes.fixed)
-    space = read_space(wishes.space) if wishes.space else default_space(base, wishes.fixed)
-    check_space(space, base, wishes.fixed)
-    if wishes.sampler == "grid":
+    pruner = choose_pruner(request.pruner, len(objectives) == 1 and objectives[0].probe is not None, base)
+    base = evaluated(base, pruner, request.fixed)
+    space = read_space(request.space) if request.space else default_space(base, request.fixed)
+    check_space(space, base, request.fixed)
+    if request.sampler == "grid":
         grid(space)
     digest_of = digests(progress)
-    unnamed = Sweep("", space, base, objectives, wishes.sampler, pruner, digest_of, runs_dir)
+    unnamed = Sweep("", space, base, objectives, request.sampler, pruner, digest_of, runs_dir)
     text = json.dumps(identity(unnamed), sort_keys=True)
-    name = f"{wishes.sampler}-{pruner}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    return Sweep(wishes.name or name, space, base, objectives, wishes.sampler, pruner, digest_of, runs_dir)
+    name = f"{request.sampler}-{pruner}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return Sweep(request.name or name, space, base, objectives, request.sampler, pruner, digest_of, runs_dir)
 
 
 def identity(sweep: Sweep) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def sweep_underway(sweep: Sweep, uri: str, console: Console) -> Iterator[RunDire
 
 def run_sweep(
     sweep: Sweep,
-    wishes: Wishes,
+    request: SweepRequest,
     directory: RunDirectory,
     executor: Executor,
     console: Console,
@@ -109,13 +109,13 @@ def run_sweep(
     `RunError` where the machine fails one trial after the other; then nothing is compared. Returns the record and the
     plan of the comparison, whose failed jobs are left out of the choice of the winner.
     """
-    url = wishes.storage or f"sqlite:///{sweep.runs_dir.resolve()}/optuna.db"
+    url = request.storage or f"sqlite:///{sweep.runs_dir.resolve()}/optuna.db"
     with opened(url, sweep.name, sweep.runs_dir) as storage:
         study = prepare_study(sweep, storage)
         record = KeptRecord(sweep, study, directory)
         record.write()
-        _ask_and_tell(sweep, study, wishes, executor, record, console)
-        plan = plan_comparison(sweep, sweep_trials(study), wishes)
+        _ask_and_tell(sweep, study, request, executor, record, console)
+        plan = plan_comparison(sweep, sweep_trials(study), request)
         plan.directory.write_text("study.json", plan.record.model_dump_json(indent=2) + "\n")
         run_plans([plan], executor, False, console)
         values = compared_values(sweep, plan)
@@ -127,18 +127,18 @@ def run_sweep(
     return record.last, plan
 
 
-def plan_comparison(sweep: Sweep, trials: Sequence[SweepTrial], wishes: Wishes) -> Plan:
+def plan_comparison(sweep: Sweep, trials: Sequence[SweepTrial], request: SweepRequest) -> Plan:
     """Return a study of the default and the best trials: one of them, the front, or as many as `--seeds-top` says."""
     cells = [Cell({}, name="default")]
     for trial in best_trials(trials, [objective.direction for objective in sweep.objectives]):
         if change(sweep.base, trial.params) != sweep.base:
             cells.append(Cell(trial.params, name=f"trial {trial.number}"))
     if len(sweep.objectives) == 1:
-        cells = cells[: 1 + max(1, wishes.seeds_top)]
+        cells = cells[: 1 + max(1, request.seeds_top)]
     study = Study(f"{sweep.name}-best", "Are the best trials of the sweep better than the default?", tuple(cells),
                   probed=bool(sweep.kinds))  # fmt: skip
     base = change(sweep.base, {"probe.kinds": list(sweep.kinds)}) if sweep.kinds else sweep.base
-    return make_plan(study, base, wishes.seeds if wishes.seeds_top else 1, sweep.digest_of, sweep.runs_dir)
+    return make_plan(study, base, request.seeds if request.seeds_top else 1, sweep.digest_of, sweep.runs_dir)
 
 
 def best_trials(trials: Sequence[SweepTrial], directions: Sequence[str]) -> list[SweepTrial]:
@@ -189,15 +189,15 @@ def prepare_study(sweep: Sweep, storage: optuna.storages.RDBStorage) -> optuna.S
 def _ask_and_tell(
     sweep: Sweep,
     study: optuna.Study,
-    wishes: Wishes,
+    request: SweepRequest,
     executor: Executor,
     record: "KeptRecord",
     console: Console,
 ) -> None:
     unfinished = [trial for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()]
     told = len(study.get_trials(deepcopy=False)) - len(unfinished)
-    console.print(f"sweep {sweep.name}: {told} of {wishes.trials} trials done already", highlight=False)
-    if told >= wishes.trials and not unfinished:
+    console.print(f"sweep {sweep.name}: {told} of {request.trials} trials done already", highlight=False)
+    if told >= request.trials and not unfinished:
         return
     # Heavy imports from here on: a sweep that is finished answers at once.
     executor.prepare(ConsoleProgress(console).say)
@@ -210,11 +210,11 @@ def _ask_and_tell(
     with (
         executor.crew(sweep.runs_dir) as crew,
         stop_on_signals() as stop,
-        LiveView(console, wishes.trials - told, crew.size) as view,
+        LiveView(console, request.trials - told, crew.size) as view,
     ):
         try:
             AskAndTell(sweep, study, Driver(crew, sweep.runs_dir, view), stop).run(
-                wishes.trials, wishes.seconds, record.write_now_and_then
+                request.trials, request.seconds, record.write_now_and_then
             )
         finally:
             crew.stop()

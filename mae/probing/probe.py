@@ -111,18 +111,18 @@ def wilson_interval(correct: int, count: int) -> tuple[float, float]:
 def baseline(kind: ProbeKind, subject: Subject, setup: Setup, runs_dir: Path) -> dict[str, Any]:
     """Probe a baseline, or return what another run with the same one has found or is about to find."""
     name = probe_name(setup.config, kind, subject.fingerprint)
-    shelf = RunDirectory(runs_dir / "baselines" / name)
-    if (found := shelf.result()) is not None:
+    directory = RunDirectory(runs_dir / "baselines" / name)
+    if (found := directory.result()) is not None:
         return dict(found)
     try:
-        with shelf.locked():
-            if (found := shelf.result()) is None:
+        with directory.locked():
+            if (found := directory.result()) is None:
                 found = probe(kind, subject, setup)
-                shelf.write_json("result.json", found)
+                directory.write_json("result.json", found)
             return dict(found)
     except Busy:
         with setup.progress.task(f"another run's {kind} probe, {subject.name}", 1) as task:
-            while shelf.is_locked():
+            while directory.is_locked():
                 task.advance(0)
                 time.sleep(BUSY_SECONDS)
     return baseline(kind, subject, setup, runs_dir)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from mae.runs.directory import RunDirectory
-from mae.tracking import process as courier
+from mae.tracking import process
 from mae.tracking.store import NONE, first_line, without_secrets
 from mae.tracking.studies import deliver_study, deliver_sweep
 
@@ -76,7 +76,7 @@ def tracked(run: RunDirectory, uri: str, runs_dir: Path, say: Callable[[str], No
     """Return a `Tracker`, or a block that does nothing where tracking is switched off."""
     if uri == NONE:
         return nullcontext()
-    return Tracker(lambda: courier.ask("deliver", str(run.path), uri, str(runs_dir)), uri, run.path, say)
+    return Tracker(lambda: process.ask("deliver", str(run.path), uri, str(runs_dir)), uri, run.path, say)
 
 
 def tracked_studies(
@@ -94,7 +94,7 @@ def tracked_sweep(
 
 
 def _tracked(
-    owed: Sequence[tuple[Callable[[RunDirectory, str, Path], bool], RunDirectory]],
+    undelivered: Sequence[tuple[Callable[[RunDirectory, str, Path], bool], RunDirectory]],
     uri: str,
     runs_dir: Path,
     say: Callable[[str], None],
@@ -103,21 +103,21 @@ def _tracked(
         return nullcontext()
 
     def send() -> None:
-        for deliver, directory in owed:
+        for deliver, directory in undelivered:
             deliver(directory, uri, runs_dir)
 
     return Tracker(send, uri, runs_dir, say, last_wait=STUDY_WAIT)
 
 
 @contextmanager
-def delivering_what_is_owed(runs_dir: Path, uri: str) -> Iterator[None]:
+def delivering_undelivered(runs_dir: Path, uri: str) -> Iterator[None]:
     """Send what earlier commands could not, beside the block; a server that is still away is no error here."""
 
     def send() -> None:
-        with suppress(Exception):  # it stays owed, and the stage at hand reports the server
-            courier.ask("deliver_all", str(runs_dir), uri)
+        with suppress(Exception):  # it is sent with the next command, and the stage at hand reports the server
+            process.ask("deliver_all", str(runs_dir), uri)
 
-    thread = threading.Thread(target=send, name="owed", daemon=True)
+    thread = threading.Thread(target=send, name="undelivered", daemon=True)
     if uri != NONE:
         thread.start()
     try:

@@ -56,9 +56,10 @@ class Parent:
 
 
 def deliver_parent(parent: Parent, uri: str, runs_dir: Path) -> bool:
-    """Bring the store up to date with a parent and its children; say whether it owed something. Raises as MLflow does.
+    """Bring the store up to date with a parent and its children; say whether anything was undelivered.
 
-    A trial goes out once it has ended; until then its stages can be watched in the experiment `mae`.
+    Raises as MLflow does. A trial goes out once it has ended; until then its stages can be watched in the experiment
+    `mae`.
     """
     directory = parent.directory
     client, experiment = connect(uri, runs_dir, parent.experiment)

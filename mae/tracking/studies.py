@@ -58,14 +58,14 @@ def _name(tags: dict[str, str]) -> str:
 
 
 def deliver_studies(runs_dir: Path, uri: str) -> int:
-    """Bring every study and sweep nobody works on up to date; return how many owed something. Raises as MLflow does."""
-    owed = [(deliver_study, directory) for directory, _ in find_studies(runs_dir)]
-    owed += [(deliver_sweep, directory) for directory in find_sweeps(runs_dir)]
-    return sum(deliver(directory, uri, runs_dir) for deliver, directory in owed if not directory.is_locked())
+    """Deliver every study and sweep that nobody works on; return how many were behind. Raises as MLflow does."""
+    undelivered = [(deliver_study, directory) for directory, _ in find_studies(runs_dir)]
+    undelivered += [(deliver_sweep, directory) for directory in find_sweeps(runs_dir)]
+    return sum(deliver(directory, uri, runs_dir) for deliver, directory in undelivered if not directory.is_locked())
 
 
 def deliver_study(directory: RunDirectory, uri: str, runs_dir: Path) -> bool:
-    """Bring the store up to date with one study; say whether it owed something. Raises as MLflow does."""
+    """Bring the store up to date with one study; say whether anything was undelivered. Raises as MLflow does."""
     record = read_study(directory)
     children = []
     for trial in record.trials:
@@ -80,7 +80,7 @@ def deliver_study(directory: RunDirectory, uri: str, runs_dir: Path) -> bool:
 
 
 def deliver_sweep(directory: RunDirectory, uri: str, runs_dir: Path) -> bool:
-    """Bring the store up to date with one sweep; say whether it owed something. Raises as MLflow does."""
+    """Bring the store up to date with one sweep; say whether anything was undelivered. Raises as MLflow does."""
     if not (directory.path / "sweep.json").exists():  # it has just begun
         return False
     record = read_sweep(directory)

@@ -9,7 +9,7 @@ from mae.tracking.studies import deliver_studies
 
 
 def deliver_all(runs_dir: Path, uri: str) -> int:
-    """Bring every stage and study nobody works on up to date; return how many owed something. Raises as MLflow does."""
+    """Deliver every stage and study that nobody works on; return how many were behind. Raises as MLflow does."""
     _, experiment = connect(uri, runs_dir)
     count = 0
     for run in find_runs(runs_dir):

@@ -13,7 +13,7 @@ from mae.runs.directory import ONLINE, Record, RunDirectory
 
 
 def work(pipe: Connection, job: Job, place: Place, *, growing: bool = False) -> None:
-    """Do the pretence and report; on `evaluated`, wait for the word whether to go on."""
+    """Do the fake_worker and report; on `evaluated`, wait for the word whether to go on."""
     doing, answer = steps(job, place, growing), None
     while True:
         report = doing.send(answer)

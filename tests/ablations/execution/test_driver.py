@@ -33,7 +33,7 @@ class MadeUp:
         self.begun.append(job.label)
         self.at_work[place] = self.outcome(job.label, self.begun.count(job.label))
 
-    def hear(self) -> list[tuple[int, Report]]:
+    def poll(self) -> list[tuple[int, Report]]:
         heard, self.at_work = list(self.at_work.items()), {}
         return heard
 
@@ -114,9 +114,9 @@ def test_no_process_is_started_for_a_job_that_another_command_works_on(
 
 def test_what_a_worker_warns_of_is_shown_with_the_jobs_name(tmp_path: Path) -> None:
     class Warning(MadeUp):
-        def hear(self) -> list[tuple[int, Report]]:
+        def poll(self) -> list[tuple[int, Report]]:
             warned = [(place, Report("warned", "checkpoint step-8 is damaged")) for place in self.at_work]
-            return [*warned, *super().hear()]
+            return [*warned, *super().poll()]
 
     console = Console(record=True, quiet=False, file=io.StringIO(), width=120)
     driver = Driver(Warning(1, lambda name, time: FINISHED), tmp_path, LiveView(console, 1, 1))

@@ -24,7 +24,7 @@ from analysis.studies.files import write_study
 from mae.config.resolve import config_fields
 from mae.config.tree import Config
 from mae.errors import UserError
-from tests.helpers import fake_worker as pretence
+from tests.helpers import fake_worker
 
 SCHEMA = Config.model_json_schema()
 
@@ -80,7 +80,7 @@ def study_to_its_end(study: Study, runs_dir: Path) -> pd.DataFrame:
     plan = make_plan(study, Config(), 1, lambda data: data.source, runs_dir)
     plan.directory.write_text("study.json", plan.record.model_dump_json())
     for job in all_jobs([plan]):
-        pretence.work(Mock(), job, Place(runs_dir, "cpu", 1))
+        fake_worker.work(Mock(), job, Place(runs_dir, "cpu", 1))
     frame = study_frame(plan.record, runs_dir, plan.directory.path.name)
     write_study(plan.directory, frame, runs_dir)
     assert_frame_equal(from_runs(runs_dir, pytest.fail), frame)

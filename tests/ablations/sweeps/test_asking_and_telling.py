@@ -27,7 +27,7 @@ from mae.runs.directory import ONLINE, Record, RunDirectory, status_of
 from mae.runs.sweep_record import SweepTrial
 from mae.runtime.interruption import Interrupted, StopRequest
 from tests.conftest import TINY
-from tests.helpers import fake_worker as pretence
+from tests.helpers import fake_worker
 
 Steps = Generator[Report, str | None, None]
 SETTINGS = TINY | {"train.epochs": 3, "run.knn_every": 1}
@@ -53,7 +53,7 @@ class Here:
         self.at_work[place], self.answers[place] = self.steps(job, self.place), None
         self.most = max(self.most, len(self.at_work))
 
-    def hear(self) -> list[tuple[int, Report]]:
+    def poll(self) -> list[tuple[int, Report]]:
         self.silences = 0 if self.at_work else self.silences + 1
         assert self.silences < 100, "nobody works, and the sweep does not end"
         heard = [(place, doing.send(self.answers[place])) for place, doing in self.at_work.items()]
@@ -114,7 +114,7 @@ class Bench:
         sampler: str = "grid",
         pruner: Strict | None = None,
         settings: dict[str, Any] | None = None,
-        steps: Callable[[Job, Place], Steps] = pretence.steps,
+        steps: Callable[[Job, Place], Steps] = fake_worker.steps,
         seconds: float | None = None,
     ) -> list[SweepTrial]:
         """Have one driver work; return the study's trials after it. `crew` is left to look at."""
@@ -173,7 +173,7 @@ def fails(report: Report, job: Job, place: Place) -> Steps:
 
 def fails_at_half(report: Report, job: Job, place: Place) -> Steps:
     """Report one thing when half of an image is to be hidden, and work otherwise."""
-    return fails(report, job, place) if job.config.mask.ratio == 0.5 else pretence.steps(job, place)
+    return fails(report, job, place) if job.config.mask.ratio == 0.5 else fake_worker.steps(job, place)
 
 
 def test_the_default_comes_first_and_then_each_other_point_of_the_grid_once(bench: Bench) -> None:
@@ -277,13 +277,13 @@ def test_a_trial_that_a_killed_driver_asked_for_is_adopted(noted: bool, bench: B
 
 def test_a_trial_that_finished_while_its_driver_was_dead_is_its_own_and_not_reused(bench: Bench) -> None:
     bench.asked(0.5, job=bench.key(0.5))
-    list(pretence.steps(bench.job({"mask.ratio": 0.5}), Place(bench.runs_dir, "cpu", 1)))
+    list(fake_worker.steps(bench.job({"mask.ratio": 0.5}), Place(bench.runs_dir, "cpu", 1)))
     trial = bench.drive(1)[0]
     assert (trial.state, trial.reused, bench.crew.begun) == ("complete", False, [])
 
 
 def test_a_run_that_another_command_finished_answers_a_trial(bench: Bench) -> None:
-    list(pretence.steps(bench.job({"mask.ratio": 0.75}), Place(bench.runs_dir, "cpu", 1)))
+    list(fake_worker.steps(bench.job({"mask.ratio": 0.75}), Place(bench.runs_dir, "cpu", 1)))
     trial = bench.drive(1)[0]
     assert (trial.state, trial.values, trial.reused, bench.crew.begun) == ("complete", [75.0], True, [])
     assert "reused: trial 0, knn_top1 75" in bench.said.getvalue()
@@ -353,7 +353,7 @@ def test_another_trial_is_begun_while_one_waits_after_a_fault(bench: Bench, monk
 
     def once(job: Job, place: Place) -> Steps:
         report = next(faults, None)
-        return pretence.steps(job, place) if report is None else fails(report, job, place)
+        return fake_worker.steps(job, place) if report is None else fails(report, job, place)
 
     assert states(bench.drive(3, steps=once)) == ["complete"] * 3
     assert bench.crew.begun == ["trial 0", "trial 1", "trial 2", "trial 0"]
@@ -447,7 +447,7 @@ def test_trials_equal_to_one_pruned_before_its_turn_have_its_reason(bench: Bench
 
 
 def test_a_finished_run_that_was_evaluated_before_is_told_in_full_and_never_pruned(bench: Bench) -> None:
-    list(pretence.steps(bench.job({"mask.ratio": 0.5}), Place(bench.runs_dir, "cpu", 1)))
+    list(fake_worker.steps(bench.job({"mask.ratio": 0.5}), Place(bench.runs_dir, "cpu", 1)))
     trial = bench.drive(2, pruner=Strict(1))[1]
     assert (trial.state, trial.curve, trial.reused) == ("complete", {1: 50.0, 2: 50.0, 3: 50.0}, True)
 

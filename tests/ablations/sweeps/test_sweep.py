@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from ablations.execution.executor import Executor
 from ablations.execution.job import Job
 from ablations.sweeps.goals import OBJECTIVES, measure
-from ablations.sweeps.run import Wishes, make_sweep, run_sweep, sweep_underway
+from ablations.sweeps.run import SweepRequest, make_sweep, run_sweep, sweep_underway
 from ablations.sweeps.samplers import PRUNERS, SAMPLERS, evaluated
 from cli import app
 from mae.config.fingerprint import pretrain_fingerprint
@@ -29,7 +29,7 @@ from mae.runs.sweep_record import SweepRecord, read_sweep, sweep_directory
 from mae.runtime.interruption import StopRequest
 from mae.runtime.progress import Silent
 from tests.conftest import TINY
-from tests.helpers import fake_worker as pretence
+from tests.helpers import fake_worker
 from tests.helpers.commands import Forked
 
 SPACE = """
@@ -53,6 +53,8 @@ WORSE = {"mask.ratio": 0.55, "loss.region": "all"}
 RATIOS = '[mask.ratio]\ntype = "categorical"\nchoices = [0.75, 0.5, 0.6]'
 WATCHED = TINY | {"train.epochs": 3, "run.knn_every": 1}
 
+WORK = "ablations.execution.local_crew.work"
+
 
 def drive(
     runs_dir: Path,
@@ -65,10 +67,12 @@ def drive(
 ) -> SweepRecord:
     file = runs_dir.parent / f"{runs_dir.name}-space.toml"
     file.write_text(text)
-    wishes = Wishes(**{"trials": trials, "space": file, "objective": "knn_top1", "name": "s", "pruner": "none"} | more)
-    sweep = make_sweep(wishes, build(settings), runs_dir, Silent())
+    request = SweepRequest(
+        **{"trials": trials, "space": file, "objective": "knn_top1", "name": "s", "pruner": "none"} | more
+    )
+    sweep = make_sweep(request, build(settings), runs_dir, Silent())
     with sweep_underway(sweep, uri, Console(quiet=True)) as directory:
-        return run_sweep(sweep, wishes, directory, Executor("cpu", workers), Console(quiet=True))[0]
+        return run_sweep(sweep, request, directory, Executor("cpu", workers), Console(quiet=True))[0]
 
 
 def states(record: SweepRecord) -> list[str]:
@@ -98,7 +102,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablations.execution.local_crew.work", pretence.work)
+    monkeypatch.setattr(WORK, fake_worker.work)
 
 
 class Strict(optuna.pruners.BasePruner):
@@ -250,11 +254,11 @@ def test_a_pruned_training_stops_at_once_and_continues_in_full_when_asked_for(tm
 def test_a_trial_that_always_dies_stays_open_while_the_others_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ablations.execution.local_crew.work", pretence.die_at_half)
+    monkeypatch.setattr(WORK, fake_worker.die_at_half)
     record = drive(tmp_path / "runs", 3, text=RATIOS, sampler="grid")
     assert (states(record), record.open) == (["complete", "running", "complete"], 1)
     assert record.trials[1].reason == "its process ended with signal 9, 3 times"
-    monkeypatch.setattr("ablations.execution.local_crew.work", pretence.work)
+    monkeypatch.setattr(WORK, fake_worker.work)
     record = drive(tmp_path / "runs", 3, text=RATIOS, sampler="grid")
     assert (states(record), record.open) == (["complete"] * 3, 0)
     assert record.trials[1].reason == ""
@@ -264,7 +268,7 @@ def test_a_trial_that_always_dies_stays_open_while_the_others_are_told(
 def test_a_command_that_leaves_a_trial_open_says_so_and_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_settings: list[str]
 ) -> None:
-    monkeypatch.setattr("ablations.execution.local_crew.work", pretence.die_at_half)
+    monkeypatch.setattr(WORK, fake_worker.die_at_half)
     (tmp_path / "space.toml").write_text(RATIOS)
     wanted = ["--trials", "3", "--space", str(tmp_path / "space.toml"), "--sampler", "grid", "--objective", "knn_top1"]
     where = ["--runs-dir", str(tmp_path / "runs"), "--tracking-uri", "none", "--study", "s"]
@@ -276,7 +280,7 @@ def test_a_command_that_leaves_a_trial_open_says_so_and_has_failed(
 
 @pytest.mark.usefixtures("at_once")
 def test_trials_equal_to_one_that_always_dies_stay_open_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablations.execution.local_crew.work", pretence.die_at_half)
+    monkeypatch.setattr(WORK, fake_worker.die_at_half)
     record = drive(tmp_path / "runs", 9, 2, text=RATIOS, sampler="random")
     assert len(record.trials) == 9
     assert {trial.state for trial in record.trials if trial.params["mask.ratio"] == 0.5} == {"running"}
@@ -288,7 +292,7 @@ def test_images_that_are_away_stop_the_sweep_and_the_same_command_does_every_tri
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs_dir, away = tmp_path / "runs", RunError("the images are away")
-    monkeypatch.setattr("ablations.execution.local_crew.work", partial(pretence.hindered, error=away, unless="images"))
+    monkeypatch.setattr(WORK, partial(fake_worker.hindered, error=away, unless="images"))
     with pytest.raises(RunError, match=r"5 failures in a row.*the images are away; the same command continues"):
         drive(runs_dir, 30, 2, sampler="random")
     stopped = read_sweep(sweep_directory(runs_dir, "s"))
@@ -301,7 +305,7 @@ def test_images_that_are_away_stop_the_sweep_and_the_same_command_does_every_tri
 @pytest.mark.usefixtures("at_once")
 def test_an_unforeseen_error_is_no_failure_of_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = ZeroDivisionError("a bug")
-    monkeypatch.setattr("ablations.execution.local_crew.work", partial(pretence.hindered, error=error, unless="never"))
+    monkeypatch.setattr(WORK, partial(fake_worker.hindered, error=error, unless="never"))
     with pytest.raises(RunError, match="ZeroDivisionError: a bug"):
         drive(tmp_path / "runs", 2)
 
@@ -321,7 +325,7 @@ def test_what_lies_in_the_settings_fails_the_trial_for_good(tmp_path: Path) -> N
 
 def test_a_failure_answers_no_equal_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs_dir, error = tmp_path / "runs", SettingsError("out of memory")
-    monkeypatch.setattr("ablations.execution.local_crew.work", partial(pretence.hindered, error=error, unless="memory"))
+    monkeypatch.setattr(WORK, partial(fake_worker.hindered, error=error, unless="memory"))
     first = drive(runs_dir, 6, 3, text=RATIOS, sampler="random")
     assert states(first) == ["failed"] * 6
     assert not any(trial.reused for trial in first.trials)
@@ -345,7 +349,7 @@ def test_a_driver_killed_at_random_moments_ends_with_every_trial_told_and_none_t
 
 
 def test_a_trial_whose_worker_died_once_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablations.execution.local_crew.work", pretence.die_once)
+    monkeypatch.setattr(WORK, fake_worker.die_once)
     record = drive(tmp_path / "runs", 1)
     assert states(record) == ["complete"]
     assert trainings(tmp_path / "runs") == [1]
@@ -386,7 +390,7 @@ def test_a_run_that_others_have_begun_is_pruned_where_it_would_have_been(tmp_pat
 def test_a_run_that_others_have_begun_does_not_have_better_trials_pruned_by_hyperband(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ablations.execution.local_crew.work", partial(pretence.work, growing=True))
+    monkeypatch.setattr(WORK, partial(fake_worker.work, growing=True))
     settings = WATCHED | {"train.epochs": 2, "mask.ratio": 0.5}
     text = '[mask.ratio]\ntype = "categorical"\nchoices = [0.5, 0.6, 0.9]'
     # After epoch 1 it is at 30 %, of 60 % in the end; the next trial at 45 %, of 90 %.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from ablations.sweeps.run import Wishes, best_trials, compared_values, make_sweep, plan_comparison
+from ablations.sweeps.run import SweepRequest, best_trials, compared_values, make_sweep, plan_comparison
 from analysis.sweeps.files import write_sweep
 from analysis.sweeps.frame import as_study, sweep_frame, total_costs
 from analysis.sweeps.importances import importances
@@ -211,10 +211,10 @@ def test_a_sweep_is_a_parent_with_a_child_per_trial_delivered_once(tmp_path: Pat
 def test_trials_of_one_training_are_compared_by_their_own_probes(tmp_path: Path) -> None:
     space = tmp_path / "space.toml"
     space.write_text('[probe.features]\ntype = "categorical"\nchoices = ["class_token", "patch_mean"]')
-    wishes = Wishes(1, space=space, pruner="none")
-    sweep = make_sweep(wishes, Config(), tmp_path, Silent())
+    request = SweepRequest(1, space=space, pruner="none")
+    sweep = make_sweep(request, Config(), tmp_path, Silent())
     other = SweepTrial(number=1, state="complete", params={"probe.features": "class_token"}, values=[90.0], run="r")
-    plan = plan_comparison(sweep, [other], wishes)
+    plan = plan_comparison(sweep, [other], request)
     for job, accuracy in zip(plan.jobs, (80.0, 90.0), strict=True):
         job.stages(tmp_path)[1].write_json("result.json", {"metrics": {"linear/holdout_top1": accuracy}})
     assert compared_values(sweep, plan) == {"default": [80.0], "trial 1": [90.0]}

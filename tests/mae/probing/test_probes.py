@@ -798,13 +798,13 @@ def test_the_metrics_of_a_probe_are_the_encoders_and_those_of_its_baselines(
 
 def test_a_baseline_that_another_run_is_probing_is_waited_for(tiny: Config, digits: ImageData, tmp_path: Path) -> None:
     setup, pixels = Setup(tiny, digits, CPU, Silent()), Subject("pixels", "0123", None)
-    shelf = RunDirectory(tmp_path / "baselines" / f"knn-{probe_fingerprint(tiny, 'knn', '0123')}")
+    directory = RunDirectory(tmp_path / "baselines" / f"knn-{probe_fingerprint(tiny, 'knn', '0123')}")
     found: list[dict[str, float]] = []
     waiting = threading.Thread(target=lambda: found.append(baseline("knn", pixels, setup, tmp_path)))
-    with shelf.locked():
+    with directory.locked():
         waiting.start()
         waiting.join(0.2)
-        shelf.write_json("result.json", {"top1": 12.5})
+        directory.write_json("result.json", {"top1": 12.5})
     waiting.join()
     assert found == [{"top1": 12.5}]
 
