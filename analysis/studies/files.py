@@ -53,7 +53,7 @@ def write_study(
 def _for_tracking(summary: pd.DataFrame) -> dict[str, Any]:
     """Return what MLflow is told of cells, as `mae.tracking.summary` takes it; nothing without probes."""
     probed = summary[summary["probe"].isin(list(PROBES)) & summary["mean"].notna()].rename(columns={"runs": "n"})
-    table = json.loads(probed[list(TRACKED)].to_json(orient="split", index=False))
+    table = json.loads(probed[list(TRACKED)].to_json(orient="split", index=False, double_precision=15))
     return table if len(probed) else {}
 
 
