@@ -1,8 +1,8 @@
-"""What a study has found by cell, in the MLflow run of the whole: as its metrics and as a table.
+"""What a study or sweep has found by cell, in the MLflow run of the whole: as its metrics and as a table.
 
-The study's directory has the table as `summary.json`, written by the analysis: JSON with `columns` and `data`, a list
-per row. The first column says under which probe, the second of which cell; the numbers of the others become metrics
-such as `knn/0.5/mean`. null is none.
+Its directory has the table as `summary.json`, written by the analysis: JSON with `columns` and `data`, a list per row.
+The first column says under which probe (of a sweep: the objective), the second of which cell; the numbers of the others
+become metrics such as `knn/0.5/mean`. null is none.
 """
 
 import json
