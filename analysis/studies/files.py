@@ -1,8 +1,6 @@
 """A study's results as files in its directory: frames, table in four formats, figure."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -17,8 +15,8 @@ from analysis.studies.tables import NOTE, PROBES, display, heading, summarise
 from mae.runs.directory import RunDirectory, replacing
 from mae.tracking.summary import SUMMARY
 
-TRACKED = ("probe", "cell", "mean", "low", "high", "n", "difference", "difference_low", "difference_high", "p")
-"""Columns of a study's table that MLflow is told."""
+TRACKED = ("probe", "cell", "mean", "low", "high", "runs", "difference", "difference_low", "difference_high", "p")
+"""Columns of a study's table that MLflow is told; there `runs` is `n`."""
 
 
 def write_study(
@@ -34,8 +32,7 @@ def write_study(
     directory.write_text("results.csv", frame.to_csv(index=False))
     directory.write_text("curves.csv", read_curves(frame, runs_dir).to_csv(index=False))
     directory.write_text("table.csv", summary.to_csv(index=False))
-    if found := _for_tracking(summary):
-        directory.write_json(SUMMARY, found)
+    write_tracked(directory, summary[summary["probe"].isin(list(PROBES)) & summary["mean"].notna()])
     if pairs or (directory.path / "pairs.csv").exists():
         directory.write_text("pairs.csv", all_pairs(frame, test).to_csv(index=False))
     directory.write_text(
@@ -50,11 +47,14 @@ def write_study(
     return summary
 
 
-def _for_tracking(summary: pd.DataFrame) -> dict[str, Any]:
-    """Return what MLflow is told of cells, as `mae.tracking.summary` takes it; nothing without probes."""
-    probed = summary[summary["probe"].isin(list(PROBES)) & summary["mean"].notna()].rename(columns={"runs": "n"})
-    table = json.loads(probed[list(TRACKED)].to_json(orient="split", index=False))
-    return table if len(probed) else {}
+def write_tracked(directory: RunDirectory, rows: pd.DataFrame) -> None:
+    """Write what MLflow is told of cells, as `mae.tracking.summary` takes it; rows have the columns `TRACKED`.
+
+    Without rows there is no file, unless there was one: it gets empty, as what it said is no longer known.
+    """
+    if len(rows) or (directory.path / SUMMARY).exists():
+        table = rows.reindex(columns=list(TRACKED)).rename(columns={"runs": "n"})
+        directory.write_text(SUMMARY, table.to_json(orient="split", index=False, double_precision=15) + "\n")
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -1,21 +1,24 @@
-"""A sweep's results as files in its directory: frame, importances, figures."""
+"""A sweep's results as files in its directory: frame, importances, final comparison, figures."""
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.studies.files import write_tracked
 from analysis.sweeps.figures import best_so_far, front_figure, importance_figure, optuna_figures, slices
 from analysis.sweeps.frame import as_study
 from analysis.sweeps.importances import importances
+from analysis.sweeps.summary import comparison_frame
 from mae.runs.directory import RunDirectory, replacing
 from mae.runs.sweep_record import SweepRecord
 
 
 def write_sweep(directory: RunDirectory, record: SweepRecord, frame: pd.DataFrame) -> pd.DataFrame:
-    """Write trials.csv, and where trials are complete importances.csv and figures; return the importances.
+    """Write trials.csv, what MLflow is told, and of complete trials importances.csv and figures; return importances.
 
     With several objectives, the importances are those for the first.
     """
     directory.write_text("trials.csv", frame.to_csv(index=False))
+    write_tracked(directory, comparison_frame(record))
     study = as_study(record)
     table = importances(study)
     directory.write_text("importances.csv", table.to_csv(index=False))

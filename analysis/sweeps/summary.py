@@ -5,8 +5,9 @@ import pandas as pd
 from analysis.results.conditions import described, differ
 from analysis.statistics.comparisons import Comparisons, compare
 from analysis.statistics.intervals import mean_interval
+from analysis.studies.files import TRACKED
 from analysis.studies.remarks import ASKED
-from analysis.studies.tables import difference_text
+from analysis.studies.tables import NOTHING, difference_text
 from analysis.sweeps.frame import total_costs
 from mae.runs.sweep_record import SweepRecord
 from mae.runtime.progress import duration
@@ -47,6 +48,19 @@ def compared_with_default(record: SweepRecord) -> Comparisons | None:
         return None
     values, cells, seeds = zip(*runs, strict=True)
     return compare(values, cells, seeds, DEFAULT)
+
+
+def comparison_frame(record: SweepRecord) -> pd.DataFrame:
+    """Return the final comparison as numbers, a row per cell with columns of a study's table: no rows without one.
+
+    `probe` is the objective, which `mean`, `low` and `high` are about.
+    """
+    rows = []
+    if (compared := compared_with_default(record)) is not None:
+        for cell, values in record.compared.items():
+            difference = compared.differences.get(cell, NOTHING)
+            rows.append([record.objectives[0].name, cell, *mean_interval(values), len(values), *difference])
+    return pd.DataFrame(rows, columns=list(TRACKED))
 
 
 def front_table(record: SweepRecord, frame: pd.DataFrame, cells: list[str]) -> pd.DataFrame:

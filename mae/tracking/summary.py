@@ -1,13 +1,14 @@
-"""What a study has found by cell, in the MLflow run of the whole: as its metrics and as a table.
+"""What a study or sweep has found by cell, in the MLflow run of the whole: as its metrics and as a table.
 
-The study's directory has the table as `summary.json`, written by the analysis: JSON with `columns` and `data`, a list
-per row. The first column says under which probe, the second of which cell; the numbers of the others become metrics
-such as `knn/0.5/mean`. null is none.
+Its directory has the table as `summary.json`, written by the analysis: JSON with `columns` and `data`, a list per row.
+The first column says under which probe (of a sweep: the objective), the second of which cell; the numbers of the others
+become metrics such as `knn/0.5/mean`. null is none.
 """
 
 import json
 import re
 from collections.abc import Iterable
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ def _names(cells: Iterable[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     for cell in dict.fromkeys(cells):
         # A slash would begin another part; a colon is refused by servers on Windows.
-        name = re.sub(r"[^\w.-]+", " ", cell)[:CELL_LENGTH].strip() or "cell"
-        taken = list(names.values())
-        names[cell] = name if name not in taken else f"{name} {len(taken) + 1}"
+        name = re.sub(r"[^\w.-]+", " ", cell)[:CELL_LENGTH].strip()
+        if not name.strip("."):  # MLflow takes . and .. for folders
+            name = "cell"
+        numbered = (f"{name} {number}" for number in count(2))
+        names[cell] = next(each for each in chain([name], numbered) if each not in names.values())
     return names

@@ -211,6 +211,14 @@ def test_what_mlflow_is_told_are_the_tables_numbers_with_none_for_what_is_not_kn
     assert [row["n"] for row in rows] == [3, 3, 3, 3]
     assert rows[1]["difference"] is None  # of the default
     assert rows[0]["difference_low"] == pytest.approx(summary["difference_low"].iloc[0])
+    assert rows[0]["p"] == pytest.approx(summary["p"].iloc[0], rel=1e-9)  # small, with all its digits
+
+
+def test_what_mlflow_was_told_is_taken_back_where_no_result_is_left(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "studies" / "s")
+    for accuracies in ({"0.75": [70.0], "0.9": [60.0]}, {"0.75": [None], "0.9": [None]}):
+        write_study(directory, study_frame_of(accuracies, probes=("knn",)), tmp_path)
+    assert directory.read_json("summary.json")["data"] == []
 
 
 def test_a_study_without_probes_tells_mlflow_nothing(tmp_path: Path) -> None:

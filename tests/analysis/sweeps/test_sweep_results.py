@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+<<<<<<< HEAD
 from ablations.sweeps.run import SweepRequest, best_trials, compared_values, make_sweep, plan_comparison
+=======
+from ablations.sweeps.run import Wishes, best_trials, compared_values, make_sweep, plan_comparison
+from analysis.studies.files import write_tracked
+>>>>>>> cmp
 from analysis.sweeps.files import write_sweep
 from analysis.sweeps.frame import as_study, sweep_frame, total_costs
 from analysis.sweeps.importances import importances
-from analysis.sweeps.summary import best_table, importance_table, remarks
+from analysis.sweeps.summary import best_table, comparison_frame, importance_table, remarks
 from mae.config.resolve import resolve
 from mae.config.tree import Config
 from mae.runs.directory import RunDirectory
@@ -166,6 +171,18 @@ def test_the_final_comparison_tells_differences_from_the_default_within_seeds() 
     assert equal.startswith("≈ +0.0333 (")
 
 
+def test_mlflow_is_told_the_final_comparison(tmp_path: Path) -> None:
+    record = with_comparison(default=[60.0, 70.0, 80.0], trial_4=[65.1, 75.0, 84.9])
+    write_sweep(RunDirectory(tmp_path), record, sweep_frame(record, tmp_path))
+    told = RunDirectory(tmp_path).read_json("summary.json")
+    default, trial = (dict(zip(told["columns"], row, strict=True)) for row in told["data"])
+    assert (default["mean"], default["n"], default["difference"]) == (70.0, 3, None)
+    assert (trial["probe"], trial["cell"], trial["mean"]) == ("knn_top1", "trial 4", 75.0)
+    assert trial["difference"] == pytest.approx(5.0)
+    assert trial["difference_low"] < 5 < trial["difference_high"]
+    assert trial["p"] < 0.01
+
+
 def test_less_of_what_is_to_be_small_is_marked_as_lower() -> None:
     table = best_table(with_comparison("seconds", default=[20.0, 30.0, 40.0], trial_4=[10.0, 20.1, 30.1]))
     assert table["Δ default"][1].startswith("▼ -9.93 (-10")
@@ -192,8 +209,9 @@ def test_where_seeds_act_differently_on_the_cells_of_a_sweep_it_is_said() -> Non
 def test_a_sweep_is_a_parent_with_a_child_per_trial_delivered_once(tmp_path: Path) -> None:
     runs_dir, uri = tmp_path / "runs", default_uri(tmp_path)
     text = SPACE.split("[loss.region]")[0]
-    drive(runs_dir, 9, text=text, sampler="random")
+    record = drive(runs_dir, 9, text=text, sampler="random")
     directory = sweep_directory(runs_dir, "s")
+    write_tracked(directory, comparison_frame(record))
     assert deliver_sweep(directory, uri, runs_dir)
     assert not deliver_sweep(directory, uri, runs_dir)
     client = MlflowClient(uri)
@@ -203,6 +221,7 @@ def test_a_sweep_is_a_parent_with_a_child_per_trial_delivered_once(tmp_path: Pat
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = {int(run.data.tags["trial"]): run for run in runs if run is not parent}
     assert (parent.info.status, sorted(children)) == ("FINISHED", list(range(9)))
+    assert parent.data.metrics["knn_top1/default/mean"] == record.compared["default"][0]
     for trial in read_sweep(directory).trials:
         assert trial.values == [children[trial.number].data.metrics["objective/knn_top1"]]
         assert children[trial.number].data.tags["mae.fingerprint"] == trial.run

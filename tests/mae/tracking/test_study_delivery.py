@@ -1,5 +1,6 @@
 import itertools
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,7 @@ def test_the_parent_has_means_over_seeds_as_metrics_and_as_a_table(study: RunDir
     parent, _ = delivered(study, store)
     assert parent.data.metrics == {
         **{"knn/a/mean": 70.0, "knn/a/n": 2.0, "knn/8 8/mean": 60.5, "knn/8 8/n": 3.0},
-        **{"knn/8 8 3/mean": 50.0, "knn/8 8 3/n": 3.0, "knn/crop fixed/n": 1.0},
+        **{"knn/8 8 2/mean": 50.0, "knn/8 8 2/n": 3.0, "knn/crop fixed/n": 1.0},
     }
     assert json.loads(parent.data.tags["mlflow.loggedArtifacts"]) == [{"path": SUMMARY, "type": "table"}]
     file = MlflowClient(default_uri(store)).download_artifacts(parent.info.run_id, SUMMARY, str(study.path))
@@ -208,6 +209,22 @@ def test_means_over_more_seeds_take_the_place_of_those_before(study: RunDirector
         study.write_json(SUMMARY, summary_of(("a", mean, seeds)))
         parent, _ = delivered(study, store)
     assert parent.data.metrics == {"knn/a/mean": 71.5, "knn/a/n": 3.0}
+
+
+def test_means_that_are_known_no_more_are_no_number(study: RunDirectory, store: Path) -> None:
+    for low in (65.0, None):  # of one seed fewer
+        table = {"columns": ["probe", "cell", "mean", "low"], "data": [["knn", "a", 70.0, low]]}
+        study.write_json(SUMMARY, table)
+        parent, _ = delivered(study, store)
+    assert parent.data.metrics["knn/a/mean"] == 70.0
+    assert math.isnan(parent.data.metrics["knn/a/low"])
+
+
+def test_cells_keep_metrics_of_their_own_whatever_their_names(study: RunDirectory, store: Path) -> None:
+    names = ["8 8 2", "8 8 3", "[8, 8]", "8 8", "..", "%", "x" * 300, "a/../b"]
+    study.write_json(SUMMARY, summary_of(*((name, float(place), 1) for place, name in enumerate(names))))
+    metrics = delivered(study, store)[0].data.metrics
+    assert sorted(value for name, value in metrics.items() if name.endswith("/mean")) == [*range(len(names))]
 
 
 @pytest.mark.parametrize("calls", range(1, 9))
