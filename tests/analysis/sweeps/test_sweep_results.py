@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-<<<<<<< HEAD
 from ablations.sweeps.run import SweepRequest, best_trials, compared_values, make_sweep, plan_comparison
-=======
-from ablations.sweeps.run import Wishes, best_trials, compared_values, make_sweep, plan_comparison
 from analysis.studies.files import write_tracked
->>>>>>> cmp
 from analysis.sweeps.files import write_sweep
 from analysis.sweeps.frame import as_study, sweep_frame, total_costs
 from analysis.sweeps.importances import importances
