@@ -54,7 +54,7 @@ class Pretext(nn.Module):
 
     def __init__(self, config: Config, surroundings: Surroundings):
         super().__init__()
-        self.config, self.surroundings = config, surroundings
+        self.config, self.surroundings = config, replace(surroundings, fitted={})  # whose weights are held once
         for name in ("mean", "std"):  # of a run's data, which its record keeps
             values = torch.tensor(getattr(surroundings.statistics, name)).view(-1, 1, 1)
             self.register_buffer(name, values, persistent=False)

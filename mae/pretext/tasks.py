@@ -1,6 +1,7 @@
 """The pretext tasks there are, by name. To add one, write its file and enter it here and in `PretextConfig.kind`."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -16,15 +17,18 @@ from mae.runtime.rng import generator
 PRETEXTS: dict[str, type[Pretext]] = {"mae": MaskedAutoencoder, "rotation": Rotation}
 
 
-def new_pretext(config: Config, data: ImageData) -> Pretext:
-    """Return the task of a config with its first weights, which follow from `train.seed`, fitted on the images."""
+def new_pretext(config: Config, data: ImageData, fitted: Mapping[str, Tensor] = MappingProxyType({})) -> Pretext:
+    """Return the task of a config with its first weights, which follow from `train.seed`, fitted on the images.
+
+    Where another task of the config is there, its state is what this one is `fitted` to: no image is read.
+    """
 
     def sample(count: int) -> Tensor:
         order = torch.randperm(len(data.train.labels), generator=generator(config.train.seed, "sample"))
         return next(iter(data.train.images.batches([order[:count].sort().values]))).cpu()
 
     torch.manual_seed(config.train.seed)
-    surroundings = Surroundings(len(data.train.labels), len(data.classes), data, sample)
+    surroundings = Surroundings(len(data.train.labels), len(data.classes), data, sample, fitted)
     return PRETEXTS[config.pretext.kind](config, surroundings)
 
 

@@ -53,9 +53,10 @@ class Setup:
 
 def subjects(config: Config, data: ImageData, pretrained: Pretext) -> list[Subject]:
     """Return the pretrained encoder and its two baselines."""
+    untrained = new_pretext(config, data, pretrained.state_dict())
     return [
         Subject("pretrained", pretrain_fingerprint(config, data.digest), pretrained),
-        Subject("untrained", untrained_fingerprint(config, data.digest), new_pretext(config, data)),
+        Subject("untrained", untrained_fingerprint(config, data.digest), untrained),
         Subject("pixels", untrained_fingerprint(_no_model(config), data.digest) + "-pixels", None),
     ]
 

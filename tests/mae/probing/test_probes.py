@@ -38,7 +38,7 @@ from mae.probing.probe import Setup, Subject, baseline, holdout, probe, probe_al
 from mae.runs.directory import ONLINE, RunDirectory
 from mae.runtime.interruption import Interrupted, StoppableProgress, StopRequest
 from mae.runtime.progress import Silent
-from mae.training.loop import pretrain
+from mae.training.loop import pretrain, weights_digest
 from tests.conftest import TINY
 from tests.helpers.pretexts import around
 
@@ -738,6 +738,15 @@ def test_probing_changes_no_weight(tiny: Config, digits: ImageData, tmp_path: Pa
     extract(pretext, digits.test.images, torch.arange(10), "class_token", CPU, Silent())
     assert all(before[name].equal(value) for name, value in pretext.state_dict().items())
     assert pretext.encoder.training
+
+
+def test_an_untrained_encoder_is_made_without_reading_an_image(digits: ImageData) -> None:
+    config = build(TINY | {"target.kind": "pca"})
+    pretrained = new_pretext(config, digits)
+    away = Split(CachedImages(torch.zeros(0, 1, 8, 8, dtype=torch.uint8)), digits.train.labels)
+    untrained = subjects(config, replace(digits, train=away), pretrained)[1].pretext
+    assert untrained is not None
+    assert weights_digest(untrained.state_dict()) == weights_digest(pretrained.state_dict())
 
 
 def test_the_pretrained_encoder_is_probed_beside_an_untrained_one_and_raw_pixels(digits: ImageData) -> None:
