@@ -6,7 +6,9 @@ become metrics such as `knn/0.5/mean`. null is none.
 """
 
 import json
+import math
 import re
+import time
 from collections.abc import Iterable
 from itertools import chain, count
 from pathlib import Path
@@ -25,7 +27,7 @@ CELL_LENGTH = 200
 
 
 def send_summary(client: Any, run_id: str, file: Path) -> None:
-    """Send the table's numbers, and say that the artifact of its name is one. Can be repeated, and the newest count.
+    """Send the table's numbers where they are new, and say that the artifact of its name is one; can be repeated.
 
     A metric that the table has no more, as fewer seeds are left, becomes NaN: MLflow deletes none.
     """
@@ -35,12 +37,17 @@ def send_summary(client: Any, run_id: str, file: Path) -> None:
     listed, entry = json.loads(known.tags.get(TABLES, "[]")), {"path": SUMMARY, "type": "table"}
     if entry not in listed:
         client.set_tag(run_id, TABLES, json.dumps([*listed, entry]))
-    # The same time at each attempt: a store keeps equal points once. At one step, MLflow shows the newest.
-    changed = int(file.stat().st_mtime * 1000)
-    values = dict.fromkeys(known.metrics, float("nan")) | _metrics(json.loads(file.read_text(encoding="utf-8")))
-    metrics = [Metric(name, value, changed, 0) for name, value in values.items()]
+    values = dict.fromkeys(known.metrics, math.nan) | _metrics(json.loads(file.read_text(encoding="utf-8")))
+    now = int(time.time() * 1000)  # of several points of one step, MLflow shows the newest
+    metrics = [
+        Metric(name, value, now, 0) for name, value in values.items() if not _same(value, known.metrics.get(name))
+    ]
     for first in range(0, len(metrics), PER_CALL):
         client.log_batch(run_id, metrics=metrics[first : first + PER_CALL])
+
+
+def _same(value: float, known: float | None) -> bool:
+    return known is not None and (value == known or (math.isnan(value) and math.isnan(known)))
 
 
 def _metrics(table: dict[str, Any]) -> dict[str, float]:

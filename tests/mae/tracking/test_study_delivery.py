@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,14 @@ def test_means_over_more_seeds_take_the_place_of_those_before(study: RunDirector
     assert parent.data.metrics == {"knn/a/mean": 71.5, "knn/a/n": 3.0}
 
 
+def test_new_means_count_whatever_the_time_of_their_file(study: RunDirectory, store: Path) -> None:
+    for mean, written in ((70.0, 2e9), (71.5, 1e9)):  # a clock set back, or a backup
+        study.write_json(SUMMARY, summary_of(("a", mean, 2)))
+        os.utime(study.path / SUMMARY, (written, written))
+        parent, _ = delivered(study, store)
+    assert parent.data.metrics["knn/a/mean"] == 71.5
+
+
 def test_means_that_are_known_no_more_are_no_number(study: RunDirectory, store: Path) -> None:
     for low in (65.0, None):  # of one seed fewer
         table = {"columns": ["probe", "cell", "mean", "low"], "data": [["knn", "a", 70.0, low]]}
@@ -227,10 +236,14 @@ def test_cells_keep_metrics_of_their_own_whatever_their_names(study: RunDirector
     assert sorted(value for name, value in metrics.items() if name.endswith("/mean")) == [*range(len(names))]
 
 
-@pytest.mark.parametrize("calls", range(1, 9))
-def test_means_cut_off_at_any_call_arrive_once(calls: int, study: RunDirectory, store: Path) -> None:
-    study.write_json(SUMMARY, summary_of(("a", 70.0, 2)))
-    cut_off(study, store, lambda names: len(names) == calls)
-    parent, _ = delivered(study, store)
-    history = MlflowClient(default_uri(store)).get_metric_history(parent.info.run_id, "knn/a/mean")
-    assert [point.value for point in history] == [70.0]
+def test_means_arrive_once_wherever_their_delivery_is_cut_off(tmp_path: Path, store: Path) -> None:
+    for calls in itertools.count(1):
+        study = make_study(tmp_path / str(calls), f"means-cut-off-{calls}")
+        study.write_json(SUMMARY, summary_of(("a", 70.0, 2)))
+        cut = cut_off(study, store, lambda names, calls=calls: len(names) == calls)
+        parent, _ = delivered(study, store)
+        history = MlflowClient(default_uri(store)).get_metric_history(parent.info.run_id, "knn/a/mean")
+        assert [point.value for point in history] == [70.0]
+        assert json.loads(parent.data.tags["mlflow.loggedArtifacts"]) == [{"path": SUMMARY, "type": "table"}]
+        if not cut:
+            return
