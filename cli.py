@@ -281,7 +281,7 @@ def ablate(
     most = max(seeds, max_seeds) if precision else seeds
     plans = make_plans(studies, base, most, options.runs_dir, only or [], _progress(output))
     if precision:
-        check_comparable(plans)
+        check_comparable(plans, only or [])
     if dry_run:
         expected, told = _print_prospects(plans, seeds, precision, options.runs_dir, output)
         _print_forecast(expected, told, options, who, output)

@@ -94,7 +94,7 @@ def ends(flops: Mapping[Config, float]) -> list[Config]:
 def _family(config: Config) -> Hashable:
     """What trainings share whose time per image is a line over their FLOPs: all but the model and the mask."""
     train = config.train
-    return config.data, train.batch_size, train.micro_batches, train.precision
+    return config.data, config.pretext, train.batch_size, train.micro_batches, train.precision
 
 
 def job_seconds(job: Job, counts: Counts, speed: Speed, fits: FitSpeed, done: set[Hashable]) -> float:

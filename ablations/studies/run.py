@@ -87,8 +87,10 @@ def _put_on_record(plans: Sequence[Plan]) -> None:
         plan.directory.write_text("study.json", plan.record.model_dump_json(indent=2) + "\n")
 
 
-def check_comparable(plans: Sequence[Plan]) -> None:
+def check_comparable(plans: Sequence[Plan], only: Sequence[str]) -> None:
     """Raise `UserError` unless there are differences from a default that could be known to a precision."""
+    if only:
+        raise UserError("--precision is about all cells of a study; leave out --only")
     probed = [plan.record for plan in plans if any(trial.probes for trial in plan.record.trials)]
     if not probed:
         raise UserError(f"--precision is about probe accuracies; {plans[0].record.name} is not probed")

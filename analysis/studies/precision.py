@@ -34,18 +34,25 @@ def widest(frame: pd.DataFrame, test: Test | None = None) -> float:
 def is_precise(frame: pd.DataFrame, precision: float, test: Test | None = None) -> tuple[bool, str]:
     """Say whether all differences of a study are known to ± `precision` points, and how things stand, in a sentence.
 
-    A study that is not probed has no differences to know.
+    There is nothing to know where a study is not probed, or where its default or all other cells have failed.
     """
     seeds, half = frame["seed"].nunique(), widest(frame, test)
     asked = f"asked for ± {precision:g} points"
     if not frame["probe"].isin(list(PROBES)).any():
         return True, f"{asked}: the study is not probed, so no seeds are added"
+    if not _compares(frame):
+        return True, f"{asked}: no run of the default, or none of another cell, has finished, so no seeds are added"
     if half <= precision:
         return True, f"{asked}: reached with {seeds} seeds, the widest interval is ± {half:.2f}"
     told = f"the widest interval is ± {half:.2f}" if half > 0 else "the noise is hardly known yet"
     needed = seeds_for_precision(noise(frame), frame["cell"].nunique(), precision)
     more = f"; by the noise so far it takes about {needed}" if needed and needed > seeds else ""
     return False, f"{asked}: not reached with {seeds} seeds, {told}{more}"
+
+
+def _compares(frame: pd.DataFrame) -> bool:
+    of_default = frame.loc[frame["status"] == "finished", "is_default"]
+    return bool(of_default.any() and not of_default.all())
 
 
 Noise = dict[str, tuple[float, int]]

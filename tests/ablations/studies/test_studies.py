@@ -432,4 +432,9 @@ def test_a_study_that_stops_at_its_first_failure_adds_no_seeds(tmp_path: Path, m
 )
 def test_a_precision_needs_differences_from_a_default(study: Study, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
-        check_comparable([plan(study, Config())])
+        check_comparable([plan(study, Config())], [])
+
+
+def test_a_precision_is_about_all_cells() -> None:
+    with pytest.raises(UserError, match="leave out --only"):
+        check_comparable([plan(STUDIES["mask-ratio"], Config())], ["0.5"])

@@ -60,6 +60,14 @@ def test_a_cell_whose_runs_all_failed_does_not_keep_a_study_from_being_precise()
     assert is_precise(frame, 1000.0)[0]
 
 
+@pytest.mark.parametrize("failing", [["0.75"], ["0.5", "0.9"]])
+def test_where_nothing_can_be_compared_no_seeds_are_added_in_vain(failing: list[str]) -> None:
+    frame = study_frame_of({**RUNS, **{cell: [None] * 4 for cell in failing}}, probes=("linear",))
+    enough, told = is_precise(frame, 0.01)
+    assert enough
+    assert "so no seeds are added" in told
+
+
 def test_a_study_that_is_not_probed_gets_no_more_seeds() -> None:
     assert is_precise(study_frame_of(RUNS, probes=()), 0.01)[0]
 
