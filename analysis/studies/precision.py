@@ -12,7 +12,7 @@ from analysis.statistics.additive_model import AdditiveModel, fit
 from analysis.statistics.comparisons import Test
 from analysis.statistics.intervals import NAN
 from analysis.statistics.power import POWER, half_width, seeds_for, smallest_of
-from analysis.studies.tables import PROBES, compared_cells
+from analysis.studies.tables import PROBES, compared_cells, with_results
 from mae.runs.study_record import StudyRecord, find_studies
 
 LEAST_FREEDOM = 4
@@ -88,9 +88,8 @@ def _pooled(frames: Sequence[pd.DataFrame]) -> Noise:
 
 
 def _fits(frame: pd.DataFrame) -> list[tuple[AdditiveModel, str]]:
-    done = frame[(frame["status"] == "finished") & frame["top1"].notna() & frame["probe"].isin(list(PROBES))]
-    parts = done.groupby("probe", sort=False)
-    return [(fit(*(part[name].tolist() for name in ("top1", "cell", "seed"))), str(probe)) for probe, part in parts]
+    parts = [(probe, done) for probe, done in with_results(frame) if probe in PROBES and len(done)]
+    return [(fit(*(done[name].tolist() for name in ("top1", "cell", "seed"))), probe) for probe, done in parts]
 
 
 @dataclass(frozen=True)
