@@ -638,7 +638,7 @@ def _print_studies(
     from analysis.results.frame import setting, study_frame
     from analysis.studies.files import write_study
     from analysis.studies.pairs import all_pairs, matrices
-    from analysis.studies.remarks import remarks
+    from analysis.studies.remarks import caveats, remarks
     from analysis.studies.tables import COST_COLUMNS, NOTE, display
 
     results = []
@@ -647,6 +647,8 @@ def _print_studies(
         summary = write_study(plan.directory, frame, runs_dir, test, pairs)
         shown = display(summary)
         output.console.rule(f"{plan.record.question} ({setting(frame)})", align="left")
+        for line in caveats(frame):
+            output.console.print(line, highlight=False, soft_wrap=True)
         _print_frame(shown.drop(columns=list(COST_COLUMNS), errors="ignore"), output)
         _print_frame(shown[[name for name in shown.columns if name in ("cell", *COST_COLUMNS)]], output)
         for line in remarks(frame, test):

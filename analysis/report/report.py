@@ -31,7 +31,7 @@ from analysis.studies.figures import (
 from analysis.studies.files import save_figure
 from analysis.studies.findings import MARGIN, check, verdicts
 from analysis.studies.pairs import all_pairs, matrices
-from analysis.studies.remarks import remarks
+from analysis.studies.remarks import caveats, remarks
 from analysis.studies.table_formats import latex_text, to_html, to_latex, to_markdown
 from analysis.studies.tables import NOTE, PROBES, display, summarise
 from mae import __version__
@@ -45,6 +45,10 @@ VERDICT_NOTE = (
     f"a difference within {MARGIN:g} point counts as none where the paper sees none. Undecided: the noise of the seeds "
     "leaves both open, or there is one seed."
 )
+
+
+MARKS = "Means, with 95 % intervals of the difference from the default; dots are single seeds; the paper's in grey."
+"""What is drawn of a study."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class StudyPart:
     name: str
     question: str
     about: str
+    caveats: list[str]
     table: pd.DataFrame
     remarks: list[str]
     pictures: list[Picture]
@@ -124,7 +129,7 @@ def _base(frame: pd.DataFrame, curves: pd.DataFrame, pictures: Any, test: Test |
     across = []
     overview = overview_figure(frame, test=test)
     if frame["study_id"].nunique() > 1 and overview.axes:
-        caption = "Every study under the linear probe. Means with 95 % intervals, dots are seeds, the paper's in grey."
+        caption = f"Every study under the linear probe. {MARKS}"
         across.append(Picture("overview", caption, overview))
     cost = cost_figure(frame)
     if cost.axes:
@@ -163,7 +168,7 @@ def _study(frame: pd.DataFrame, curves: pd.DataFrame, pictures: Any, test: Test 
     first, study_id = frame.iloc[0], str(frame["study_id"].iloc[0])
     drawn = []
     if (frame["status"] == "finished").any():
-        caption = "Means with 95 % intervals over seeds, dots are seeds, the default ringed, the paper's in grey."
+        caption = MARKS
         drawn.append(Picture(study_id, caption, study_figure(frame, test)))
     losses = curves[curves["study_id"] == study_id]
     if len(losses):
@@ -181,6 +186,7 @@ def _study(frame: pd.DataFrame, curves: pd.DataFrame, pictures: Any, test: Test 
         str(first["study"]),
         question,
         about,
+        caveats(frame),
         display(summarise(frame, test)),
         remarks(frame, test),
         drawn,

@@ -22,6 +22,7 @@
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -163,7 +164,11 @@ def comparable(frame: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def setting(frame: pd.DataFrame) -> str:
-    """Return in words what the rows of one comparable part have in common: base config, its probe, data."""
+    """Return in words what the rows of one comparable part have in common: base config, its probe, data.
+
+    Without the base's seed: cells are trained with several.
+    """
     first = frame.iloc[0]
+    base = re.sub(r" seed=\d+$", "", first["base"])
     on = f"on {first['data']}" if first["data"] else ""
-    return " ".join(filter(None, [first["base"], first["base_probe"], on]))
+    return " ".join(filter(None, [base, first["base_probe"], on]))

@@ -83,13 +83,6 @@ class AdditiveModel:
         pairs = [(first, other) for index, first in enumerate(self.cells) for other in self.cells[index + 1 :]]
         return {(first, other): self._pair(first, other) for first, other in pairs}
 
-    def from_chosen(self, reference: str) -> dict[str, Contrast]:
-        """Return every other cell's difference from a cell that was chosen by its result, such as the best.
-
-        Corrected for all pairs of cells, as any of them might have been chosen.
-        """
-        return {cell: self._pair(cell, reference) for cell in self.cells if cell != reference}
-
     def _pair(self, first: str, other: str) -> Contrast:
         weights = {first: 1.0, other: -1.0}
         single = self.contrasts([weights])[0]
@@ -172,7 +165,7 @@ def _unequal_spread(model: AdditiveModel) -> str:
     if len(groups) < 2 or model.deviation < 1e-12:
         return ""
     p = float(stats.levene(*groups, center="median").pvalue)
-    return f"the cells' spread differs (Levene, p {p:.2g})" if p < DOUBT else ""
+    return f"the cells' spread differs (Levene, {_p(p)})" if p < DOUBT else ""
 
 
 def _interaction(model: AdditiveModel) -> str:
@@ -187,7 +180,7 @@ def _interaction(model: AdditiveModel) -> str:
     explained = float((product @ model.residuals) ** 2 / (product @ product))
     left = float(model.residuals @ model.residuals) - explained
     p = float(stats.f.sf(explained / (left / (model.freedom - 1)), 1, model.freedom - 1))
-    return f"seeds act differently on the cells (Tukey's one degree of freedom, p {p:.2g})" if p < DOUBT else ""
+    return f"seeds act differently on the cells (Tukey's one degree of freedom, {_p(p)})" if p < DOUBT else ""
 
 
 def _outlier(model: AdditiveModel) -> str:
@@ -208,4 +201,9 @@ def _outlier(model: AdditiveModel) -> str:
     cell = model.cells[int(row[: len(model.cells)].argmax())]
     seed = model.seeds[int(row[len(model.cells) :].argmax()) + 1] if row[len(model.cells) :].any() else model.seeds[0]
     where = f"{cell}, seed {seed}" if model.blocks else cell
-    return f"the run of {where} lies {residuals[worst] / free[worst]:+.1f} from what the others let expect (p {p:.2g})"
+    return f"the run of {where} lies {residuals[worst] / free[worst]:+.1f} from what the others let expect ({_p(p)})"
+
+
+def _p(p: float) -> str:
+    """Return a p-value in words; a smaller one than 0.0001 says more than normal noise can be trusted with."""
+    return f"p {p:.2g}" if p >= 1e-4 else "p < 0.0001"

@@ -1,15 +1,15 @@
-"""A study's answer in a sentence per probe: what is best, what is not told apart from it, what is worse by how much."""
+"""A study's answer in a sentence per probe: what is best, and what is better or worse than the default by how much."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.additive_model import AdditiveModel, fit
-from analysis.statistics.comparisons import Test, fitting
-from analysis.statistics.intervals import ALPHA, Contrast
+from analysis.statistics.additive_model import AdditiveModel
+from analysis.statistics.comparisons import Comparisons, Test, compare_pairs
+from analysis.statistics.intervals import ALPHA, Contrast, mean_interval
 from analysis.statistics.power import POWER, seeds_needed, smallest_difference
-from analysis.studies.tables import PROBES, compared_cells
+from analysis.studies.tables import PROBES, compared_cells, with_results
 from mae.runtime.progress import duration
 
 WANTED = 0.5
@@ -17,42 +17,72 @@ WANTED = 0.5
 
 
 def answers(frame: pd.DataFrame, test: Test | None = None) -> list[str]:
-    """Return a sentence per probe of one study: the best cell, those not told apart from it, those that are worse.
+    """Return a sentence per probe of one study: the best cell, then which cells are better, worse or not told apart.
 
-    The best is chosen by its results, so it is compared as one of all pairs. With one seed, or where cells are compared
-    by another `test` than the additive model's, only the best is named.
+    Cells are compared with the default as in the study's table. Where none is the default they are compared with the
+    best one, as some of all pairs, since it was chosen by its results.
     """
-    return [_answer(str(probe), part, test) for probe, part in _probed(frame) if part["cell"].nunique() > 1]
+    compared = compared_cells(frame, test)
+    several = [(probe, done) for probe, done in _probed(frame) if done["cell"].nunique() > 1]
+    return [_answer(probe, done, compared.get(probe), test) for probe, done in several]
 
 
-def _answer(probe: str, done: pd.DataFrame, test: Test | None) -> str:
-    model = _model(done)
+def _answer(probe: str, done: pd.DataFrame, compared: Comparisons | None, test: Test | None) -> str:
     means = done.groupby("cell")["top1"].mean()
     best = str(means.idxmax())
-    told = f"{PROBES[probe]}: best at {best} ({means[best]:.1f} %)"
-    if not model.freedom:
-        return f"{told}; with one seed per cell no difference is told from noise"
-    if (test or fitting(model)) != "blocks":
-        return f"{told}; what is told apart from the default is in the table"
+    default = compared.reference if compared else ""
+    told = f"{PROBES[probe]}: best at {best}{', the default' if best == default else ''} ({means[best]:.1f} %)"
+    found = compared.differences if compared else _from_best(done, best, test)
     cells = done.sort_values(["x", "order"])["cell"].drop_duplicates().tolist()  # along the axis, where there is one
     ordered = bool(done["x"].notna().all())
-    found = model.from_chosen(best)
-    open_ones = [cell for cell in cells if cell == best or not found[cell].p < ALPHA]
-    worse = [cell for cell in cells if cell not in open_ones]
-    if len(open_ones) > 1:
-        told += f"; not told apart: {listed(open_ones, cells, ordered)}"
-    if worse:
-        told += f"; worse by {_amount([found[cell] for cell in worse])} points: {listed(worse, cells, ordered)}"
-    untrained = done.groupby("cell")["untrained"].mean()
-    if below := [cell for cell in cells if means[cell] <= untrained[cell]]:
-        told += f"; not above its untrained encoder: {listed(below, cells, ordered)}"
+    verdicts = _verdicts(found, [cell for cell in cells if cell in found], ordered)
+    if not verdicts:
+        why = "with one seed per cell" if done["seed"].nunique() == 1 else "with too few runs or equal ones"
+        return f"{told}; {why} no difference is told from noise"
+    against = "it" if best == default else f"the default, {default}" if default else "it, as some of all pairs"
+    weak = _not_above_untrained(done, cells)
+    ending = [f"not shown to be above the untrained encoder: {listed(weak, cells, ordered)}"] if weak else []
+    return "; ".join([told, f"against {against}: {verdicts[0]}", *verdicts[1:], *ending])
+
+
+def _verdicts(found: Mapping[str, Contrast], cells: Sequence[str], ordered: bool) -> list[str]:
+    """Return what the differences say of those `cells` that have a test: `0.1, 0.2 worse by 1.0 to 2.0 points`."""
+    told = []
+    for word, sign in (("better", 1), ("worse", -1)):
+        if apart := [cell for cell in cells if found[cell].p < ALPHA and found[cell].effect * sign > 0]:
+            amount = _amount([found[cell] for cell in apart])
+            told.append(f"{listed(apart, cells, ordered)} {word} by {amount} points")
+    if level := [cell for cell in cells if found[cell].p >= ALPHA]:
+        told.append(f"{listed(level, cells, ordered)} not told apart")
     return told
+
+
+def _from_best(done: pd.DataFrame, best: str, test: Test | None) -> dict[str, Contrast]:
+    values, cells, seeds = (done[name].tolist() for name in ("top1", "cell", "seed"))
+    pairs, _ = compare_pairs(values, cells, seeds, test)
+    found = {second: each._replace(effect=-each.effect) for (first, second), each in pairs.items() if first == best}
+    return found | {first: each for (first, second), each in pairs.items() if second == best}
+
+
+def _not_above_untrained(done: pd.DataFrame, cells: Sequence[str]) -> list[str]:
+    """Return cells of several seeds whose gain over the untrained encoders of their seeds may be none.
+
+    By each cell's own 95 % interval of the mean gain.
+    """
+    gains = (done["top1"] - done["untrained"]).groupby(done["cell"])
+    means = {cell: mean_interval(gains.get_group(cell).tolist()) for cell in cells}
+    return [cell for cell, (mean, low, _) in means.items() if mean <= 0 or low <= 0]
 
 
 def compared_with_best(frame: pd.DataFrame, test: Test | None = None) -> list[int]:
     """Return by probe how many cells `answers` compares with the best one, where it does."""
-    models = [_model(part) for _, part in _probed(frame)]
-    return [len(model.cells) - 1 for model in models if model.freedom and (test or fitting(model)) == "blocks"]
+    compared = compared_cells(frame, test)
+    counts = []
+    for probe, done in _probed(frame):
+        if probe not in compared:
+            found = _from_best(done, str(done.groupby("cell")["top1"].mean().idxmax()), test)
+            counts.append(sum(np.isfinite(each.p) for each in found.values()))
+    return counts
 
 
 def power_lines(frame: pd.DataFrame, test: Test | None = None) -> list[str]:
@@ -87,13 +117,8 @@ def _price(part: pd.DataFrame, model: AdditiveModel) -> str:
     return f"; for {WANTED:g} points it takes {needed} seeds, {more} more trainings, about {time} one after another"
 
 
-def _model(done: pd.DataFrame) -> AdditiveModel:
-    return fit(done["top1"].tolist(), done["cell"].tolist(), done["seed"].tolist())
-
-
-def _probed(frame: pd.DataFrame) -> list[tuple[object, pd.DataFrame]]:
-    done = frame[(frame["status"] == "finished") & frame["top1"].notna() & frame["probe"].isin(list(PROBES))]
-    return list(done.groupby("probe", sort=False))
+def _probed(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    return [(probe, done) for probe, done in with_results(frame) if probe in PROBES and len(done)]
 
 
 def listed(chosen: Sequence[str], cells: Sequence[str], ordered: bool) -> str:

@@ -8,7 +8,7 @@ marker or place in grey print.
 
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -16,6 +16,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
@@ -44,11 +46,17 @@ STYLE: dict[Any, Any] = {
 PANEL = (3.3, 2.9)
 """Width and height of a panel, inches: a column of a two-column page."""
 
+LEGEND = 0.5
+"""Inches of height that the legend of a study's figure takes more than that of a panel."""
+
 Pictures = tuple[np.ndarray, np.ndarray]
 """Masked and reconstructed images, each (n, H, W, C) of values in 0..1."""
 
 PAPER = {"linear": "paper_linear", "none": "paper_speedup"}
 """What of the paper a probe stands beside; it has no k-NN probe."""
+
+BARS = {"single": "interval over test images", "compared": "95 % interval of the difference from the default"}
+"""What the kinds of bars are."""
 
 BASELINE_LINES = {"untrained": (0, (1, 1)), "pixels": (0, (4, 1, 1, 1))}
 
@@ -56,6 +64,7 @@ PAPER_LABELS = {
     "paper_linear": "the paper: linear probe of ViT-L",
     "paper_speedup": "the paper: ViT-L on TPUs",
 }
+PAPER_AXES = {"paper_linear": "the paper's top-1, %", "paper_speedup": "the paper's speed-up"}
 AXES = {
     "mask.ratio": "masking ratio (share of patches hidden)",
     "model.decoder.depth": "decoder depth (blocks)",
@@ -83,7 +92,7 @@ def study_figure(frame: pd.DataFrame, test: Test | None = None) -> Figure:
     for, as in `analysis.studies.tables.summarise`.
     """
     probes = [probe for probe, part in points(frame).groupby("probe", sort=False) if part["value"].notna().any()]
-    figure = Figure(figsize=(_width(frame) * max(1, len(probes)), _height(frame)), layout="constrained")
+    figure = Figure(figsize=(_width(frame) * max(1, len(probes)), _height(frame) + LEGEND), layout="constrained")
     axes = figure.subplots(1, len(probes), squeeze=False)[0] if probes else []
     for panel, probe in zip(axes, probes, strict=True):
         _draw(panel, frame, str(probe), test)
@@ -101,13 +110,22 @@ def caption(frame: pd.DataFrame) -> str:
 
 
 def _legend(figure: Figure, panels: list[Axes]) -> None:
-    """Explain every mark once, below the panels."""
-    named: dict[str, Any] = {}
+    """Explain every mark once, below the panels; marks of several colours side by side."""
+    named: dict[str, dict[Any, Any]] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            named.setdefault(label, handle)
+            named.setdefault(label, {}).setdefault(cast(Line2D, handle).get_color(), handle)
+    handles: list[Any] = [tuple(each.values()) for each in named.values()]  # a tuple of marks is one entry
+    side_by_side = {tuple: HandlerTuple(ndivide=None)}
     for columns in (4, 3, 2, 1):
-        legend = figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False)
+        legend = figure.legend(
+            handles=handles,
+            labels=list(named),
+            handler_map=side_by_side,
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+        )
         if legend.get_window_extent().width <= figure.bbox.width or columns == 1:
             return
         legend.remove()
@@ -164,16 +182,13 @@ def _draw(panel: Axes, frame: pd.DataFrame, probe: str, test: Test | None = None
     for row in bars.to_dict("records"):
         place = places.get(row["order"], row["order"])
         line, point = ([place, place], [row["from"], row["to"]]), ([place], [row["mean"]])
-        ring = {"markeredgecolor": "black", "markersize": 7} if row["is_default"] else {"markersize": 5}
-        told = {"single": "interval over test images", "compared": "95 % interval of the difference from the default"}
-        label = told.get(row["kind"])
-        panel.plot(*(line if curve else line[::-1]), color=COLORS[probe], linewidth=1.5, zorder=3, label=label)
-        label = "mean of the default, ringed" if row["is_default"] else "mean of a cell"
-        panel.plot(
-            *(point if curve else point[::-1]), MARKERS[probe], color=COLORS[probe], zorder=4, label=label, **ring
-        )
+        panel.plot(*(line if curve else line[::-1]), color=COLORS[probe], linewidth=1.5, zorder=3)
+        label, mark = _mark(row["verdict"])
+        style = {"color": COLORS[probe], "zorder": 4, "label": label}
+        panel.plot(*(point if curve else point[::-1]), MARKERS[probe], **style, **mark)
         if row["is_default"]:
             (panel.axhline if curve else panel.axvline)(row["mean"], color=COLORS[probe], linewidth=0.8, zorder=2)
+    _explain_bars(panel, set(bars["kind"]), COLORS[probe], curve)
     label = SPEEDUP if probe == "none" else ACCURACY
     if curve:
         panel.plot([places[order] for order in means["order"]], means["mean"], color=COLORS[probe], linewidth=0.7)
@@ -184,6 +199,26 @@ def _draw(panel: Axes, frame: pd.DataFrame, probe: str, test: Test | None = None
         panel.set_yticks(cells["order"], cells["cell"])
         panel.set_ylim(len(cells) - 0.5, -0.5)
     _draw_paper(panel, part, probe, curve)
+
+
+def _mark(verdict: str) -> tuple[str, dict[str, Any]]:
+    """Return the label and the style of a cell's mean: filled where it is told apart, ringed for the default."""
+    if verdict == "default":
+        return "mean of the default", {"markeredgecolor": "black", "markersize": 7}
+    if verdict == "within noise":
+        return "mean of a cell, not told apart", {"markersize": 5, "markerfacecolor": "white"}
+    return "mean of a cell" + (", told apart from the default" if verdict != "n/a" else ""), {"markersize": 5}
+
+
+def _explain_bars(panel: Axes, kinds: set[str], color: Any, curve: bool) -> None:
+    """Add the bars and the line that they are held against to the legend, each as it lies in the panel."""
+    style = {"color": color, "markersize": 8}
+    along, across = ("|", "_") if curve else ("_", "|")
+    for kind in kinds & set(BARS):
+        panel.plot([], [], along, markeredgewidth=1.5, label=BARS[kind], **style)
+    if "compared" in kinds:
+        label = "the default's mean: a cell is told apart if its bar misses this line"
+        panel.plot([], [], across, markeredgewidth=0.8, label=label, **style)
 
 
 def _bars(means: pd.DataFrame) -> pd.DataFrame:
@@ -232,7 +267,7 @@ def _dots(panel: Axes, seeds: pd.DataFrame, probe: str, places: dict[int, float]
     """Draw single seeds a little beside their interval."""
     where = [places.get(order, order) for order in seeds["order"]]
     dots = (where, seeds["value"])
-    right, up = (4 / 72, 0.0) if places else (0.0, -5 / 72)
+    right, up = (6 / 72, 0.0) if places else (0.0, -6 / 72)
     assert isinstance(panel.figure, Figure)
     shifted = panel.transData + ScaledTranslation(right, up, panel.figure.dpi_scale_trans)
     style = {"color": COLORS[probe], "alpha": 0.6, "markersize": 4, "label": "run of one seed"}
@@ -269,7 +304,7 @@ def _draw_paper(panel: Axes, part: pd.DataFrame, probe: str, curve: bool) -> Non
     other.plot(*marks, "D--" if curve else "D", **style)
     panel.plot([], [], "D--" if curve else "D", label=PAPER_LABELS[column], **style)
     _fit(other, paper[column], curve)
-    (other.set_ylabel if curve else other.set_xlabel)("the paper's", color=GREY, fontsize=7)
+    (other.set_ylabel if curve else other.set_xlabel)(PAPER_AXES[column], color=GREY, fontsize=7)
     other.tick_params(colors=GREY)
     other.grid(visible=False)
     other.spines["right" if curve else "top"].set(visible=True, color=GREY)

@@ -9,7 +9,7 @@ from analysis.results.curves import read_curves
 from analysis.statistics.comparisons import Test
 from analysis.studies.figures import study_figure
 from analysis.studies.pairs import all_pairs
-from analysis.studies.remarks import remarks
+from analysis.studies.remarks import caveats, remarks
 from analysis.studies.table_formats import to_html, to_latex, to_markdown
 from analysis.studies.tables import NOTE, PROBES, display, heading, summarise
 from mae.runs.directory import RunDirectory, replacing
@@ -35,9 +35,8 @@ def write_study(
     write_tracked(directory, summary[summary["probe"].isin(list(PROBES)) & summary["mean"].notna()])
     if pairs or (directory.path / "pairs.csv").exists():
         directory.write_text("pairs.csv", all_pairs(frame, test).to_csv(index=False))
-    directory.write_text(
-        "table.md", "\n\n".join([heading(frame), to_markdown(shown), *remarks(frame, test), NOTE]) + "\n"
-    )
+    page = [heading(frame), *caveats(frame), to_markdown(shown), *remarks(frame, test), NOTE]
+    directory.write_text("table.md", "\n\n".join(page) + "\n")
     directory.write_text("table.tex", to_latex(shown, question))
     directory.write_text("table.html", to_html(shown))
     if (frame["status"] == "finished").any():

@@ -1,19 +1,21 @@
-"""What has to be said below one study's table, the answer first."""
+"""What has to be said with one study's table: caveats above it, the answer and the rest below."""
 
 import pandas as pd
 
+from analysis.results.conditions import described, differ
 from analysis.statistics.comparisons import Test
-from analysis.studies.answer import answers, power_lines
-from analysis.studies.tables import PROBES, agreement, baselines, caveats, compared_cells, summarise
+from analysis.statistics.intervals import rank_agreement
+from analysis.studies.answer import answers, listed, power_lines
+from analysis.studies.tables import BASELINES, PROBES, compared_cells, differs, summarise, with_results
 
-ASKED = {
+TEST_IN_WORDS = {
     "paired": "compared by the differences within seeds, each cell with a spread of its own, Holm's correction",
     "welch": "compared by Welch's tests, as if cells shared no seeds, Holm's correction",
 }
 
 
 def remarks(frame: pd.DataFrame, test: Test | None = None) -> list[str]:
-    """Return sentences: the answer, what the study could have told, agreement with the paper, baselines, caveats.
+    """Return sentences: the answer, power, tests and what speaks against them, agreement with the paper, baselines.
 
     `test` is the one asked for, as in `analysis.studies.tables.summarise`.
     """
@@ -22,18 +24,102 @@ def remarks(frame: pd.DataFrame, test: Test | None = None) -> list[str]:
         *answers(frame, test),
         *power_lines(frame, test),
         *_of_tests(frame, test),
-        *agreement(summary),
-        *baselines(summary),
-        *caveats(frame),
+        *_agreement(summary),
+        *_baselines(summary),
     ]
+
+
+def caveats(frame: pd.DataFrame) -> list[str]:
+    """Return a sentence for each reason to read one study's table with care."""
+    trials = frame.drop_duplicates(["cell", "seed"])
+    lines = []
+    for status, part in frame[frame["status"] != "finished"].groupby("status"):
+        count = len(part.drop_duplicates(["cell", "seed"]))
+        reasons = ", ".join(dict.fromkeys(filter(None, part["reason"])))
+        lines.append(
+            f"{count} of {len(trials)} trainings {status}{f' ({reasons})' if reasons else ''}: not in any mean"
+        )
+    seeds = frame[frame["status"] == "finished"].groupby("cell")["seed"].nunique()
+    if len(seeds) and seeds.max() == 1:
+        lines.append("one seed: no test, no difference counts")
+    lines += _versions(trials[trials["commit"] != ""])
+    finished = trials[trials["status"] == "finished"]
+    if differ(finished):
+        lines.append(
+            f"time and memory were measured under different conditions: {described(finished, _cells)}. "
+            "Time is relative to the default under the same conditions; memory cannot be compared"
+        )
+    return lines + _below_pixels(frame)
+
+
+def _versions(trials: pd.DataFrame) -> list[str]:
+    """Return which version of the code trained which cells, where there are several."""
+    commits = trials.groupby("commit", sort=False)
+    if len(commits) < 2:
+        return []
+    cells = trials.sort_values("order")["cell"].drop_duplicates().tolist()
+    told = []
+    for commit, part in commits:
+        seeds_of: dict[str, list[int]] = {}
+        for seed, of_seed in part.sort_values("order").groupby("seed"):
+            chosen = of_seed["cell"].tolist()
+            name = listed(chosen, cells, bool(trials["x"].notna().all())) if len(chosen) < len(cells) else "all cells"
+            seeds_of.setdefault(name, []).append(int(str(seed)))
+        by = [f"{name} of seed {', '.join(map(str, seeds))}" for name, seeds in seeds_of.items()]
+        told.append(f"{commit} ({'; '.join(by)})")
+    return [f"trained by {len(commits)} versions of the code: {', '.join(told)}"]
+
+
+def _below_pixels(frame: pd.DataFrame) -> list[str]:
+    """Return a sentence per probe under which the mean of every cell is below that of the raw pixels."""
+    lines = []
+    for probe, done in with_results(frame):
+        means = done.groupby("cell")[["top1", "pixels"]].mean()
+        if len(means) and (means["top1"] < means["pixels"]).all():
+            pixels = means["pixels"].max()
+            lines.append(
+                f"{PROBES.get(probe, probe)}: every cell is below the raw pixels ({pixels:.1f} %): no encoder here "
+                "is better than none for this probe"
+            )
+    return lines
+
+
+def _cells(part: pd.DataFrame) -> str:
+    return "; ".join(dict.fromkeys(part["cell"]))
 
 
 def _of_tests(frame: pd.DataFrame, test: Test | None) -> list[str]:
     """Return what speaks against the comparisons, by which test they are, and of several probes how many."""
     compared = {PROBES[probe]: each for probe, each in compared_cells(frame, test).items() if probe in PROBES}
     lines = [f"{probe}: {remark}" for probe, each in compared.items() for remark in each.remarks]
-    lines += [f"{probe}: {ASKED[each.test]}" for probe, each in compared.items() if each.test in ASKED]
+    lines += [f"{probe}: {TEST_IN_WORDS[each.test]}" for probe, each in compared.items() if each.test in TEST_IN_WORDS]
     tests = [len(each.differences) for each in compared.values() if each.model.freedom]
     if len(tests) > 1:
         lines.append(f"{sum(tests)} comparisons in all, corrected for their number within a probe")
+    return lines
+
+
+def _agreement(summary: pd.DataFrame) -> list[str]:
+    """Return a sentence per probe: how far the cells' ranking agrees with the paper's linear probe."""
+    lines = []
+    for probe, part in summary.groupby("probe", sort=False):
+        pairs = part.dropna(subset=["mean", "paper_linear"])
+        rho, low, high = rank_agreement(pairs["mean"].tolist(), pairs["paper_linear"].tolist())
+        if pd.isna(rho):
+            continue
+        interval = "" if pd.isna(low) else f" (95 %: {low:.2f} to {high:.2f})"
+        lines.append(
+            f"{PROBES.get(str(probe), probe)}: rank agreement with the paper's linear probe over {len(pairs)} cells: "
+            f"Spearman {rho:.2f}{interval}"
+        )
+    return lines
+
+
+def _baselines(summary: pd.DataFrame) -> list[str]:
+    """Return a sentence per probe: what the baselines reach that all its cells share; the others are columns."""
+    lines = []
+    for probe, part in summary.groupby("probe", sort=False):
+        shared = {name: part[name].max() for name in BASELINES if not differs(part[name])}
+        told = [f"{BASELINES[name]} {value:.1f}" for name, value in shared.items() if not pd.isna(value)]
+        lines += [f"{PROBES.get(str(probe), probe)}: {', '.join(told)}"] if told else []
     return lines

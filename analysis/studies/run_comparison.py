@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.results.probe_settings import kind_probe
 from analysis.statistics.comparisons import Comparisons, compare
-from analysis.studies.remarks import ASKED
+from analysis.studies.remarks import TEST_IN_WORDS
 from analysis.studies.tables import PROBES, difference_text
 from mae.config.fingerprint import pretrain_settings
 from mae.config.resolve import differences, flatten, read_toml, resolve
@@ -126,7 +126,7 @@ def _judged(made: Comparisons, runs: Counter[str]) -> str:
     if all(np.isnan(each.p) for each in made.differences.values()):
         why = "one seed each" if max(runs.values()) == 1 else "too few runs, or equal ones"
         return f"{why}: no difference is told from noise"
-    if made.test in ASKED:
-        return ASKED[made.test]
+    if made.test in TEST_IN_WORDS:
+        return TEST_IN_WORDS[made.test]
     seeds = "seeds are blocks" if made.model.blocks else "no blocks, as the configs are not linked by common seeds"
     return f"{seeds}, Dunnett's correction, all intervals hold together with 95 %"

@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.results.conditions import described, differ, relative_seconds
+from analysis.results.conditions import relative_seconds
 from analysis.results.frame import setting
 from analysis.statistics.comparisons import Comparisons, Test, compare
-from analysis.statistics.intervals import ALPHA, NAN, Contrast, mean_interval, rank_agreement
+from analysis.statistics.intervals import ALPHA, NAN, Contrast, mean_interval
 
 PROBES = {"linear": "linear", "knn": "k-NN"}
 NOTHING = Contrast(NAN, NAN, NAN, NAN)
@@ -109,36 +109,6 @@ def _verdict(row: dict[str, Any]) -> str:
     return "higher" if row["difference"] > 0 else "lower"
 
 
-def agreement(summary: pd.DataFrame) -> list[str]:
-    """Return a sentence per probe: how far the cells' ranking agrees with the paper's linear probe."""
-    lines = []
-    for probe, part in summary.groupby("probe", sort=False):
-        pairs = part.dropna(subset=["mean", "paper_linear"])
-        rho, low, high = rank_agreement(pairs["mean"].tolist(), pairs["paper_linear"].tolist())
-        if pd.isna(rho):
-            continue
-        interval = "" if pd.isna(low) else f" (95 %: {low:.2f} to {high:.2f})"
-        lines.append(
-            f"{PROBES.get(str(probe), probe)}: rank agreement with the paper's linear probe over {len(pairs)} cells: "
-            f"Spearman {rho:.2f}{interval}"
-        )
-    return lines
-
-
-def baselines(summary: pd.DataFrame) -> list[str]:
-    """Return a sentence per probe: what the baselines reach that all its cells share; the others are columns."""
-    lines = []
-    for probe, part in summary.groupby("probe", sort=False):
-        shared = {name: part[name].max() for name in BASELINES if not _differs(part[name])}
-        told = [f"{BASELINES[name]} {value:.1f}" for name, value in shared.items() if not pd.isna(value)]
-        lines += [f"{PROBES.get(str(probe), probe)}: {', '.join(told)}"] if told else []
-    return lines
-
-
-def _differs(of_cells: pd.Series) -> bool:
-    return of_cells.nunique() > 1
-
-
 def heading(frame: pd.DataFrame) -> str:
     """Return one study's question, and in brackets its name, where the paper asks it, and on what it was run."""
     first = frame.iloc[0]
@@ -146,38 +116,9 @@ def heading(frame: pd.DataFrame) -> str:
     return f"**{first['question'] or first['study']}** ({', '.join(filter(None, known))})"
 
 
-def caveats(frame: pd.DataFrame) -> list[str]:
-    """Return a sentence for each reason to read one study's table with care."""
-    trials = frame.drop_duplicates(["cell", "seed"])
-    lines = []
-    for status, part in frame[frame["status"] != "finished"].groupby("status"):
-        count = len(part.drop_duplicates(["cell", "seed"]))
-        reasons = ", ".join(dict.fromkeys(filter(None, part["reason"])))
-        lines.append(
-            f"{count} of {len(trials)} trainings {status}{f' ({reasons})' if reasons else ''}: not in any mean"
-        )
-    seeds = frame[frame["status"] == "finished"].groupby("cell")["seed"].nunique()
-    if len(seeds) and seeds.max() == 1:
-        lines.append("one seed: no test, no difference counts")
-    commits = [*dict.fromkeys(filter(None, trials["commit"]))]
-    if len(commits) > 1:
-        lines.append(f"trained by {len(commits)} versions of the code: {', '.join(commits)}")
-    finished = trials[trials["status"] == "finished"]
-    if differ(finished):
-        lines.append(
-            f"time and memory were measured under different conditions: {described(finished, _cells)}. "
-            "Time is relative to the default under the same conditions; memory cannot be compared"
-        )
-    return lines
-
-
-def _cells(part: pd.DataFrame) -> str:
-    return "; ".join(dict.fromkeys(part["cell"]))
-
-
 def display(summary: pd.DataFrame) -> pd.DataFrame:
     """Return the table as people read it: a row of text per cell, the default marked with *, empty columns left out."""
-    own = {probe: [name for name in BASELINES if _differs(part[name])] for probe, part in summary.groupby("probe")}
+    own = {probe: [name for name in BASELINES if differs(part[name])] for probe, part in summary.groupby("probe")}
     rows = []
     for (_, cell), part in summary.groupby(["order", "cell"]):
         first = part.iloc[0]
@@ -197,6 +138,11 @@ def display(summary: pd.DataFrame) -> pd.DataFrame:
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.loc[:, [name for name in table.columns if table[name].ne("").any()]]
+
+
+def differs(of_cells: pd.Series) -> bool:
+    """Say whether the means of a baseline are not the same for all cells."""
+    return of_cells.nunique() > 1
 
 
 def _estimate(row: dict[str, Any]) -> str:
@@ -250,7 +196,8 @@ COST_COLUMNS = ("GFLOPs", "time", "MB", "runs", "failed")
 NOTE = (
     "* the default. Top-1 in %; ±: 95 % interval of the mean over seeds (Student t); (-): of one seed, Wilson's 95 % "
     "interval over test images. Δ: difference from the default in points, with an interval; all intervals of a probe "
-    "hold together with 95 %: seeds are blocks, Dunnett's correction over the cells. ▲ ▼: told apart from the default, "
+    "hold together with 95 %: seeds are blocks, Dunnett's correction over the cells, unless another test is named. "
+    "What a seed does to all cells alike is in ± and not in Δ, so ± may be wider. ▲ ▼: told apart from the default, "
     "the interval leaves out 0; ≈: not told apart; no interval with one seed. GFLOPs per image and training step; time "
     "of pretraining relative to the default; MB at its peak."
 )

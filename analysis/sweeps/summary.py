@@ -6,7 +6,7 @@ from analysis.results.conditions import described, differ
 from analysis.statistics.comparisons import Comparisons, compare
 from analysis.statistics.intervals import mean_interval
 from analysis.studies.files import TRACKED
-from analysis.studies.remarks import ASKED
+from analysis.studies.remarks import TEST_IN_WORDS
 from analysis.studies.tables import NOTHING, difference_text
 from analysis.sweeps.frame import total_costs
 from mae.runs.sweep_record import SweepRecord
@@ -112,7 +112,7 @@ def _of_tests(record: SweepRecord) -> list[str]:
     compared = compared_with_default(record)
     if compared is None:
         return []
-    told = [*compared.remarks, *([ASKED[compared.test]] if compared.test in ASKED else [])]
+    told = [*compared.remarks, *([TEST_IN_WORDS[compared.test]] if compared.test in TEST_IN_WORDS else [])]
     return [f"Δ default: {line}" for line in told]
 
 

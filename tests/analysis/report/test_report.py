@@ -54,7 +54,7 @@ def test_a_page_has_findings_tables_and_what_the_numbers_depend_on(html: str) ->
 def test_bases_have_parts_of_their_own_and_that_is_said() -> None:
     frame = pd.concat([study_frame_of(MASK_RATIO), study_frame_of(MASK_RATIO, "mask-ratio-2", base="cifar10-tiny")])
     report = made(frame)
-    assert [base.title for base in report.bases] == ["digits seed=0 on digits", "cifar10-tiny on digits"]
+    assert [base.title for base in report.bases] == ["digits on digits", "cifar10-tiny on digits"]
     assert [len(base.studies) for base in report.bases] == [1, 1]
 
 
@@ -62,14 +62,14 @@ def test_results_of_different_probes_have_parts_of_their_own() -> None:
     config = flatten(build({"probe.linear.solver": "lars"}).model_dump(mode="json"))
     report = made(pd.concat([study_frame_of(MASK_RATIO), study_frame_of(MASK_RATIO, "mask-ratio-2", config=config)]))
     assert [base.title for base in report.bases] == [
-        "digits seed=0 on digits",
-        "digits seed=0 probe.linear.solver=lars on digits",
+        "digits on digits",
+        "digits probe.linear.solver=lars on digits",
     ]
 
 
 def test_cells_that_are_probed_in_different_ways_stay_in_one_table() -> None:
     report = made(study_frame_of({"5": [60.0], "20": [70.0]}, axis="probe.knn.k", default="20"))
-    assert [base.title for base in report.bases] == ["digits seed=0 on digits"]
+    assert [base.title for base in report.bases] == ["digits on digits"]
     assert report.bases[0].studies[0].table["cell"].tolist() == ["5", "20 *"]
 
 
@@ -147,9 +147,12 @@ def test_tests_are_counted_by_kind_with_what_they_are_corrected_over() -> None:
     assert "of these 5 up to 0.25" in told
 
 
-def test_the_best_cells_comparisons_are_counted_where_all_pairs_are_not(report: Report) -> None:
-    assert "differences of a cell from the best one in 2" in report.multiplicity
-    assert "of two cells" not in report.multiplicity
+def test_the_best_cells_comparisons_are_counted_where_there_is_no_default_and_no_pairs() -> None:
+    frame = study_frame_of(MASK_RATIO, default="")
+    assert "4 differences of a cell from the best one in 2, " in made(frame).multiplicity
+    told = make_report(frame, read_curves(frame[:0], Path()), no_pictures, pairs=True).multiplicity
+    assert "6 differences of two cells in 2, " in told
+    assert "best one" not in told
 
 
 def test_a_report_without_any_test_says_so() -> None:

@@ -1,7 +1,8 @@
 import pytest
 
 from analysis.statistics.comparisons import Test
-from analysis.studies.answer import answers, listed, power_lines
+from analysis.studies.answer import answers, compared_with_best, listed, power_lines
+from analysis.studies.tables import summarise
 from tests.helpers.study_factory import study_frame_of
 
 RATIOS = {
@@ -13,11 +14,41 @@ RATIOS = {
 }
 
 
-def test_the_answer_names_the_best_what_is_not_told_apart_and_what_is_worse_by_how_much() -> None:
-    frame = study_frame_of(RATIOS, default="0.7", probes=("knn",))
-    assert answers(frame) == [
-        "k-NN: best at 0.7 (60.6 %); not told apart: 0.5, 0.7; worse by 1.2 to 10.0 points: 0.1, 0.3, 0.9"
+def test_the_answer_compares_with_the_default_that_is_best() -> None:
+    assert answers(study_frame_of(RATIOS, default="0.7", probes=("knn",))) == [
+        "k-NN: best at 0.7, the default (60.6 %); against it: 0.1, 0.3, 0.9 worse by 1.2 to 10.0 points; "
+        "0.5 not told apart"
     ]
+
+
+def test_the_answer_compares_with_the_default_where_another_cell_is_best() -> None:
+    assert answers(study_frame_of(RATIOS, default="0.3", probes=("knn",))) == [
+        "k-NN: best at 0.7 (60.6 %); against the default, 0.3: 0.5, 0.7 better by 1.0 to 1.2 points; "
+        "0.1, 0.9 worse by 4.8 to 8.8 points"
+    ]
+
+
+@pytest.mark.parametrize("test", [None, "paired", "welch"])
+@pytest.mark.parametrize("default", ["0.3", "0.5", "0.7"])
+def test_the_answer_says_what_the_table_says(default: str, test: Test | None) -> None:
+    frame = study_frame_of(RATIOS, default=default, probes=("knn",))
+    told = answers(frame, test)[0].split(": ", 2)[2]
+    shown = summarise(frame, test).set_index("cell")["verdict"]
+    words = {"higher": "better", "lower": "worse", "within noise": "not told"}
+    said = {cell: part for part in told.split("; ") for cell in RATIOS if cell in part.split(" by ")[0]}
+    assert {cell: verdict for cell, verdict in shown.items() if verdict != "default"} == {
+        cell: next(verdict for verdict, word in words.items() if word in part) for cell, part in said.items()
+    }
+
+
+def test_where_no_cell_is_the_default_the_best_is_compared_as_one_of_all_pairs() -> None:
+    frame = study_frame_of(RATIOS, default="", probes=("knn",))
+    assert answers(frame) == [
+        "k-NN: best at 0.7 (60.6 %); against it, as some of all pairs: 0.1, 0.3, 0.9 worse by 1.2 to 10.0 points; "
+        "0.5 not told apart"
+    ]
+    assert compared_with_best(frame) == [4]
+    assert compared_with_best(study_frame_of(RATIOS, default="0.7")) == []
 
 
 def test_with_one_seed_only_the_best_is_named() -> None:
@@ -26,10 +57,12 @@ def test_with_one_seed_only_the_best_is_named() -> None:
     assert power_lines(frame) == []
 
 
-def test_cells_below_their_own_untrained_encoder_are_named() -> None:
+def test_cells_whose_gain_over_the_untrained_encoder_may_be_none_are_named() -> None:
     frame = study_frame_of(RATIOS, default="0.7", probes=("knn",))
-    frame["untrained"] = 52.0
-    assert answers(frame)[0].endswith("; not above its untrained encoder: 0.1")
+    frame["untrained"] = 54.0
+    assert answers(frame)[0].endswith("; not shown to be above the untrained encoder: 0.1, 0.9")
+    frame["untrained"] = frame["top1"].where(frame["cell"] == "0.9", 40.0) - 0.5  # a gain without any spread
+    assert "untrained" not in answers(frame)[0]
 
 
 def test_a_failed_cell_has_no_part_in_the_answer() -> None:
@@ -53,14 +86,11 @@ def test_the_price_of_half_a_point_is_told_in_seeds_and_time() -> None:
 
 
 @pytest.mark.parametrize("test", ["paired", "welch"])
-def test_the_answer_claims_nothing_by_a_model_that_the_table_does_not_use(test: Test) -> None:
-    frame = study_frame_of(RATIOS, default="0.7", probes=("knn",))
-    assert answers(frame, test) == ["k-NN: best at 0.7 (60.6 %); what is told apart from the default is in the table"]
-    assert power_lines(frame, test) == []
+def test_power_is_not_told_by_a_model_that_the_table_does_not_use(test: Test) -> None:
+    assert power_lines(study_frame_of(RATIOS, default="0.7", probes=("knn",)), test) == []
 
 
-def test_where_the_model_does_not_fit_the_answer_claims_nothing_by_it() -> None:
+def test_power_is_not_told_where_the_model_does_not_fit() -> None:
     frame = study_frame_of(RATIOS, default="0.7", probes=("knn",))
     frame["top1"] *= 1 + 0.2 * frame["seed"]
-    assert answers(frame)[0].endswith("; what is told apart from the default is in the table")
     assert power_lines(frame) == []

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from analysis.results.curves import POINTS, read_curves
@@ -21,9 +22,13 @@ def test_a_curve_has_a_panel_per_probe_and_the_papers_on_a_grey_scale() -> None:
     figure = study_figure(study_frame_of(MASK_RATIO, paper=PAPER))
     figure.draw_without_rendering()
     assert [panel.get_title() for panel in figure.axes[:2]] == ["linear probe", "k-NN probe"]
-    assert [panel.get_ylabel() for panel in figure.axes] == ["test top-1, %"] * 2 + ["the paper's"]
+    assert [panel.get_ylabel() for panel in figure.axes] == ["test top-1, %"] * 2 + ["the paper's top-1, %"]
     paper = figure.axes[2].lines[0]  # beside the linear probe alone: the paper has no other
     assert paper.get_ydata().tolist() == [69.9, 73.5, 66.1]
+
+
+def is_bar(line: Line2D) -> bool:
+    return bool(line.get_linewidth() == 1.5 and np.isfinite(line.get_xdata()).all() and len(line.get_xdata()) == 2)
 
 
 def test_a_bar_leaves_out_the_defaults_line_exactly_where_the_cell_is_told_apart() -> None:
@@ -32,7 +37,7 @@ def test_a_bar_leaves_out_the_defaults_line_exactly_where_the_cell_is_told_apart
     panel = study_figure(frame).axes[0]
     default = sum([60.0, 61.2, 62.0]) / 3
     assert any(list(line.get_xdata()) == pytest.approx([default, default]) for line in panel.lines)
-    bars = {line.get_ydata()[0]: line.get_xdata() for line in panel.lines if "interval" in str(line.get_label())}
+    bars = {line.get_ydata()[0]: line.get_xdata() for line in panel.lines if is_bar(line)}
     told = {row["order"]: row["verdict"] != "within noise" for row in summarise(frame).to_dict("records")}
     assert {order: not low <= default <= high for order, (low, high) in bars.items()} == {1: told[1], 2: told[2]}
     assert told == {0: True, 1: True, 2: False}
@@ -44,9 +49,33 @@ def test_every_mark_is_explained_once() -> None:
     assert sorted(labels) == sorted(set(labels))
     assert {
         "run of one seed",
-        "mean of a cell",
-        "mean of the default, ringed",
+        "mean of a cell, told apart from the default",
+        "mean of the default",
+        "95 % interval of the difference from the default",
+        "the default's mean: a cell is told apart if its bar misses this line",
     } <= set(labels)
+
+
+def test_the_legend_shows_the_marks_of_every_panel() -> None:
+    figure = study_figure(study_frame_of(MASK_RATIO))
+    shown = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
+    default = [handle for handle in figure.legends[0].findobj(Line2D) if handle.get_markeredgecolor() == "black"]
+    assert {handle.get_marker() for handle in default} == {"o", "s"}
+    assert shown["95 % interval of the difference from the default"].get_marker() == "|"  # as the bars stand
+
+
+def test_a_cell_is_filled_where_it_is_told_apart_from_the_default() -> None:
+    frame = study_frame_of({"a": [60.0, 61.2, 62.0], "b": [70.0, 71.0, 72.3], "c": [60.4, 61.0, 62.1]}, axis="",
+                           default="a", probes=("linear",))  # fmt: skip
+    drawn = [line for line in study_figure(frame).axes[0].lines if "mean of a cell" in str(line.get_label())]
+    assert [line.get_ydata()[0] for line in drawn if line.get_markerfacecolor() == "white"] == [2]
+    assert [line.get_ydata()[0] for line in drawn if line.get_markerfacecolor() != "white"] == [1]
+
+
+def test_with_one_seed_no_cell_is_said_to_be_told_apart() -> None:
+    labels = study_figure(study_frame_of({"0.5": [60.0], "0.75": [70.0]})).legends[0].get_texts()
+    assert not [text.get_text() for text in labels if "told apart" in text.get_text()]
+    assert "interval over test images" in [text.get_text() for text in labels]
 
 
 def test_baselines_are_lines_or_a_dash_per_cell_where_cells_differ() -> None:

@@ -4,15 +4,21 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 
+from analysis.results.loading import from_runs
 from analysis.statistics.comparisons import TESTS, Test
-from analysis.studies.files import write_study
-from analysis.studies.remarks import remarks
+from analysis.studies.files import TRACKED, write_study
+from analysis.studies.remarks import caveats, remarks
 from analysis.studies.table_formats import to_html, to_latex, to_markdown
-from analysis.studies.tables import agreement, baselines, caveats, display, heading, speedups, summarise
+from analysis.studies.tables import display, heading, speedups, summarise
 from mae.config.resolve import build, flatten
 from mae.runs.directory import RunDirectory
+from mae.tracking.store import default_uri
+from mae.tracking.studies import deliver_study
+from mae.tracking.summary import SUMMARY
 from tests.helpers.study_factory import Accuracies, study_frame_of
+from tests.helpers.study_factory import write_study as write_runs
 
 ACCURACIES = {
     "0.5": [60.0, 61.0, 62.0],
@@ -66,18 +72,18 @@ def of_patches(seeds: int = 2) -> pd.DataFrame:
 
 
 def test_a_baseline_that_differs_between_cells_is_a_column() -> None:
-    summary = summarise(of_patches())
-    shown = display(summary)
+    frame = of_patches()
+    shown = display(summarise(frame))
     assert shown["linear untrained"].tolist() == shown["k-NN untrained"].tolist() == ["56.9", "88.5"]
     assert "linear pixels" not in shown
-    assert baselines(summary) == ["linear: raw pixels 30.0", "k-NN: raw pixels 30.0"]
+    assert remarks(frame)[-2:] == ["linear: raw pixels 30.0", "k-NN: raw pixels 30.0"]
 
 
 def test_a_baseline_that_cells_share_is_told_once_also_where_a_seed_has_failed() -> None:
     frame = make_study({"0.75": [70.0, 71.0], "0.9": [66.0, None]})
     frame["untrained"] += frame["seed"]
     assert "k-NN untrained" not in display(summarise(frame))
-    assert baselines(summarise(frame)) == ["k-NN: untrained encoder 40.5, raw pixels 30.0"]
+    assert remarks(frame)[-1] == "k-NN: untrained encoder 40.5, raw pixels 30.0"
 
 
 def test_cells_without_a_seed_in_common_do_not_share_a_baseline() -> None:
@@ -103,8 +109,8 @@ def test_a_study_without_any_result_has_a_table() -> None:
 
 
 def test_rank_agreement_compares_with_the_paper() -> None:
-    summary = summarise(make_study(ACCURACIES))
-    assert "Spearman 0.60" in agreement(summary)[0]  # measured order 0.5, 0.9, 0.75, 0.8; paper 0.9, 0.5, 0.8, 0.75
+    told = " ".join(remarks(make_study(ACCURACIES)))
+    assert "Spearman 0.60" in told  # measured order 0.5, 0.9, 0.75, 0.8; paper 0.9, 0.5, 0.8, 0.75
 
 
 def test_the_default_is_marked() -> None:
@@ -118,6 +124,22 @@ def test_files_of_every_format_are_written(tmp_path: Path) -> None:
     names = {file.name for file in directory.path.iterdir()}
     tables = {f"table.{suffix}" for suffix in ("csv", "md", "tex", "html")}
     assert names == {"results.csv", "curves.csv", "summary.json", "figure.png", "figure.pdf"} | tables
+
+
+def test_mlflow_has_the_numbers_of_the_table(tmp_path: Path) -> None:
+    directory = write_runs(tmp_path, ACCURACIES)
+    summary = write_study(directory, from_runs(tmp_path, print), tmp_path)
+    uri = default_uri(tmp_path)
+    deliver_study(directory, uri, tmp_path)
+    client = MlflowClient(uri)
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    parent = next(run for run in client.search_runs(experiments) if "mlflow.loggedArtifacts" in run.data.tags)
+    file = client.download_artifacts(parent.info.run_id, SUMMARY, str(tmp_path))
+    table = pd.read_json(file, orient="split", dtype={"cell": str})
+    for row, expected in zip(table.to_dict("records"), summary.to_dict("records"), strict=True):
+        for column in TRACKED:
+            assert row["n" if column == "runs" else column] == pytest.approx(expected[column], nan_ok=True)
+        assert parent.data.metrics[f"{row['probe']}/{row['cell']}/mean"] == pytest.approx(expected["mean"])
 
 
 def test_latex_has_rules_and_no_sign_that_it_cannot_set() -> None:
@@ -136,19 +158,29 @@ def test_markdown_and_html_escape_what_would_break_them() -> None:
 
 
 def test_unfinished_trainings_are_counted_with_their_reasons() -> None:
-    assert caveats(make_study({"0.75": [1.0, 2.0], "0.9": [None, 1.0]})) == [
+    assert caveats(make_study({"0.75": [61.0, 62.0], "0.9": [None, 61.0]})) == [
         "1 of 4 trainings failed (NaN): not in any mean"
     ]
 
 
 def test_one_seed_is_said() -> None:
-    assert caveats(make_study({"0.75": [1.0], "0.9": [1.0]})) == ["one seed: no test, no difference counts"]
+    assert caveats(make_study({"0.75": [61.0], "0.9": [61.0]})) == ["one seed: no test, no difference counts"]
 
 
 def test_versions_of_the_code_are_named() -> None:
     frame = make_study(ACCURACIES)
-    frame.loc[0, "commit"] = "def456"
-    assert caveats(frame) == ["trained by 2 versions of the code: def456, abc123"]
+    frame.loc[(frame["seed"] == 1) | (frame["cell"] == "0.9"), "commit"] = "def456"
+    assert caveats(frame) == [
+        "trained by 2 versions of the code: abc123 (0.5 to 0.8 of seed 0, 2), "
+        "def456 (0.9 of seed 0, 2; all cells of seed 1)"
+    ]
+
+
+def test_a_table_in_which_every_cell_is_below_the_raw_pixels_begins_with_that() -> None:
+    frame = make_study({"0.75": [25.0, 26.0], "0.9": [24.0, 25.0]})
+    assert [line.split(":")[1] for line in caveats(frame)] == [" every cell is below the raw pixels (30.0 %)"]
+    frame.loc[frame["cell"] == "0.9", "pixels"] = 20.0
+    assert caveats(frame) == []
 
 
 def elsewhere(frame: pd.DataFrame, cell: str, seed: int | None = None) -> pd.DataFrame:
@@ -182,7 +214,7 @@ def test_a_speed_up_needs_a_reference_of_the_same_device() -> None:
 
 def test_the_heading_names_probe_settings_that_are_not_the_defaults() -> None:
     config = flatten(build({"probe.features": "class_token"}).model_dump(mode="json"))
-    assert "digits seed=0 probe.features=class_token on digits)" in heading(study_frame_of(ACCURACIES, config=config))
+    assert "digits probe.features=class_token on digits)" in heading(study_frame_of(ACCURACIES, config=config))
 
 
 def test_speed_is_relative_to_the_cell_the_paper_calls_1() -> None:
