@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from ablations.execution.crew import Crew
 from ablations.execution.forkserver import start_server
-from ablations.execution.local_crew import LocalCrew, places
+from ablations.execution.local_pool import LocalPool, local_slots
 from ablations.execution.ray_address import cluster_address, reach
+from ablations.execution.worker_pool import WorkerPool
 from mae.errors import UserError
 from mae.runtime.threads import wait_passively
 
@@ -53,14 +53,14 @@ class Executor:
             start_server()
 
     @contextmanager
-    def crew(self, runs_dir: Path) -> Iterator[Crew]:
-        """Yield the crew. To be entered before signals are handled: Ray takes SIGTERM for itself when it starts."""
+    def pool(self, runs_dir: Path) -> Iterator[WorkerPool]:
+        """Yield the pool. To be entered before signals are handled: Ray takes SIGTERM for itself when it starts."""
         if self.kind == "local":
             self.reach()
-            yield LocalCrew(places(self.device, self.workers, self.per_gpu, runs_dir))
+            yield LocalPool(local_slots(self.device, self.workers, self.per_gpu, runs_dir))
             return
-        from ablations.execution.ray_crew import ray_crew
+        from ablations.execution.ray_pool import ray_pool
 
         address = cluster_address(self.address)
-        with ray_crew(address, self.device, self.workers, self.per_gpu, runs_dir) as crew:
-            yield crew
+        with ray_pool(address, self.device, self.workers, self.per_gpu, runs_dir) as pool:
+            yield pool

@@ -14,8 +14,8 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from ablations.execution.crew import Place, Report
 from ablations.execution.job import Job
+from ablations.execution.worker_pool import Report, Slot
 from mae.config.resolve import change
 from mae.errors import ImpossibleSettings, RunError, SettingsError, UserError
 from mae.pipeline import Workplace, choose_device, run_pretraining, run_probes
@@ -28,7 +28,7 @@ REPORT_SECONDS = 0.5
 """Least time between two reports of progress."""
 
 
-def work(pipe: Connection, job: Job, place: Place) -> None:
+def work(pipe: Connection, job: Job, slot: Slot) -> None:
     """Do one job and send a last `Report`; the entry point of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which asks workers to stop
     # A second signal changes nothing: a scheduler and the driver may both ask.
@@ -36,9 +36,9 @@ def work(pipe: Connection, job: Job, place: Place) -> None:
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, stop.receive)
     threading.Thread(target=_stop_with_driver, args=(stop,), daemon=True).start()
-    torch.set_num_threads(limited(place.threads))
+    torch.set_num_threads(limited(slot.threads))
     try:
-        workplace = Workplace(place.runs_dir, "none", choose_device(place.device), PipeProgress(pipe), stop)
+        workplace = Workplace(slot.runs_dir, "none", choose_device(slot.device), PipeProgress(pipe), stop)
         run = run_pretraining(job.config, workplace, job.fingerprint)
         for each in (job, *job.also):
             if each.kinds:

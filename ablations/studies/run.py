@@ -141,19 +141,19 @@ def run_plans(plans: Sequence[Plan], executor: Executor, fail_fast: bool, consol
         return {}
     # Heavy imports from here on: a study that is finished answers at once.
     executor.prepare(ConsoleProgress(console).say)
-    from ablations.execution.driver import Driver, work_off
-    from ablations.execution.live_view import LiveView
+    from ablations.execution.job_queue import JobQueue, run_jobs
+    from ablations.execution.jobs_progress import JobsProgress
     from mae.data.dataset import load_data
     from mae.runtime.interruption import stop_on_signals
 
     for config in {job.config.data: job.config for job in missing}.values():
         load_data(config.data, config.run, ConsoleProgress(console))  # decoded once, before any worker needs it
     with (
-        executor.crew(runs_dir) as crew,
+        executor.pool(runs_dir) as pool,
         stop_on_signals() as stop,
-        LiveView(console, len(missing), crew.size) as view,
+        JobsProgress(console, len(missing), pool.size) as view,
     ):
-        return work_off(missing, Driver(crew, runs_dir, view), stop, fail_fast)
+        return run_jobs(missing, JobQueue(pool, runs_dir, view), stop, fail_fast)
 
 
 def _runs_dir(plans: Sequence[Plan]) -> Path:

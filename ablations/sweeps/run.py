@@ -201,23 +201,23 @@ def _ask_and_tell(
         return
     # Heavy imports from here on: a sweep that is finished answers at once.
     executor.prepare(ConsoleProgress(console).say)
-    from ablations.execution.driver import Driver
-    from ablations.execution.live_view import LiveView
+    from ablations.execution.job_queue import JobQueue
+    from ablations.execution.jobs_progress import JobsProgress
     from mae.data.dataset import load_data
     from mae.runtime.interruption import stop_on_signals
 
     load_data(sweep.base.data, sweep.base.run, ConsoleProgress(console))
     with (
-        executor.crew(sweep.runs_dir) as crew,
+        executor.pool(sweep.runs_dir) as pool,
         stop_on_signals() as stop,
-        LiveView(console, request.trials - told, crew.size) as view,
+        JobsProgress(console, request.trials - told, pool.size) as view,
     ):
         try:
-            AskAndTell(sweep, study, Driver(crew, sweep.runs_dir, view), stop).run(
+            AskAndTell(sweep, study, JobQueue(pool, sweep.runs_dir, view), stop).run(
                 request.trials, request.seconds, record.write_now_and_then
             )
         finally:
-            crew.stop()
+            pool.stop()
             record.write()
 
 

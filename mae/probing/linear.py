@@ -59,13 +59,13 @@ def _minimise(
     weights: Tensor, features: Tensor, labels: Tensor, penalty: float, axes: Tensor, units: Tensor, task: Task
 ) -> Tensor:
     """Return the weights of least loss, from `weights` on; steps are along `axes` (D, D, columns) in `units` (D,)."""
-    place = torch.cat([weights[:, :-1] @ axes / units, weights[:, -1:]], dim=1).requires_grad_()
+    point = torch.cat([weights[:, :-1] @ axes / units, weights[:, -1:]], dim=1).requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [place], max_iter=300, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+        [point], max_iter=300, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
     )
 
     def here() -> Tensor:
-        return torch.cat([place[:, :-1] * units @ axes.T, place[:, -1:]], dim=1)
+        return torch.cat([point[:, :-1] * units @ axes.T, point[:, -1:]], dim=1)
 
     def closure() -> Tensor:
         task.advance(0)  # a fit on raw pixels takes a minute, and whoever wants to stop it waits

@@ -53,7 +53,7 @@ WORSE = {"mask.ratio": 0.55, "loss.region": "all"}
 RATIOS = '[mask.ratio]\ntype = "categorical"\nchoices = [0.75, 0.5, 0.6]'
 WATCHED = TINY | {"train.epochs": 3, "run.knn_every": 1}
 
-WORK = "ablations.execution.local_crew.work"
+WORK = "ablations.execution.local_pool.work"
 
 
 def drive(
@@ -97,7 +97,7 @@ def trainings(runs_dir: Path) -> list[int]:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no pause after a fault."""
-    monkeypatch.setattr("ablations.execution.driver.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("ablations.execution.job_queue.PAUSE_SECONDS", 0.0)
 
 
 @pytest.fixture
