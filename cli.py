@@ -267,7 +267,7 @@ def ablate(
     fail_fast: Annotated[bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")] = False,
 ) -> None:
     """Run an ablation study: train and probe what is missing, print its table beside the paper's figures."""
-    from ablations.studies.run import check_comparable, choose_studies, make_plans, run_until, surely_trains, underway
+    from ablations.studies.run import check_comparable, choose_studies, make_plans, run_until, underway
 
     who = _executor(options, workers, per_gpu, executor, address)
     base = options.resolve(*_kinds(probes.split(",") if probes else None))
@@ -275,8 +275,6 @@ def ablate(
         _list_studies(options, output, base, seeds)
         return
     studies = choose_studies(name, file, axis or [])
-    if surely_trains(studies, base, seeds, options.runs_dir):
-        who.prepare(_progress(output).say)
     seeds = max(seeds, 2) if precision else seeds
     most = max(seeds, max_seeds) if precision else seeds
     plans = make_plans(studies, base, most, options.runs_dir, only or [], _progress(output))

@@ -90,7 +90,7 @@ def measure(url: str, name: str, sampler: str, trials: int, folder: Path) -> np.
     with directory.locked(), opened(url, name, folder) as storage, JobsProgress(Console(quiet=True), trials, 2) as view:
         study = prepare_study(sweep, storage)
         record = KeptRecord(sweep, study, directory)
-        loop = AskAndTell(sweep, study, JobQueue(pool, folder, view), StopRequest())
+        loop = AskAndTell(sweep, study, JobQueue(pool, folder, view, StopRequest()))
 
         def told() -> None:
             record.write_now_and_then()

@@ -15,7 +15,7 @@ from ablations.execution.jobs_progress import JobsProgress
 from ablations.execution.worker_pool import Report, WorkerPool
 from mae.errors import RunError
 from mae.runs.directory import RunDirectory, Status
-from mae.runtime.interruption import Interrupted, StopRequest
+from mae.runtime.interruption import StopRequest
 
 FAULTS_OF_A_JOB = 3
 """After so many faults that are not its own doing, a job is set aside. Until then it continues from its checkpoint."""
@@ -43,8 +43,8 @@ class _Entry:
 class JobQueue:
     """A queue of jobs in front of a pool; tells of evaluations and of how each job ends."""
 
-    def __init__(self, pool: WorkerPool, runs_dir: Path, view: JobsProgress) -> None:
-        self.pool, self.runs_dir, self.view = pool, runs_dir, view
+    def __init__(self, pool: WorkerPool, runs_dir: Path, view: JobsProgress, stop: StopRequest) -> None:
+        self.pool, self.runs_dir, self.view, self.stop = pool, runs_dir, view, stop
         self.waiting: deque[_Entry] = deque()
         self.running: dict[int, _Entry] = {}
         self.faults_in_a_row, self.paused_until = 0, 0.0
@@ -142,30 +142,25 @@ class JobQueue:
         return None
 
 
-def run_jobs(jobs: Sequence[Job], queue: JobQueue, stop: StopRequest, fail_fast: bool = False) -> dict[str, str]:
+def run_jobs(jobs: Sequence[Job], queue: JobQueue, fail_fast: bool = False) -> dict[str, str]:
     """Do every job; return the reasons of those that failed, by fingerprint.
 
     A job that finished before, here or under another command, is not done again. Raises `Interrupted` on a stop
-    request, once all workers have saved, and `RunError` after many faults in a row, or at the first failure with
-    `fail_fast`.
+    request, and `RunError` after many faults in a row, or at the first failure with `fail_fast`.
     """
     failures: dict[str, str] = {}
     for job in jobs:
         queue.submit(job)
-    try:
-        while queue.pending:
-            if stop.number:
-                raise Interrupted(stop.number)
-            for job, report in queue.events():
-                if report.kind in ("failed", "set aside"):
-                    failures[job.fingerprint] = report.text
-                    queue.view.failed(job.label, report.text)
-                else:
-                    queue.view.finished(job.label, reused=report is REUSED)
-            if failures and fail_fast:
-                raise RunError(next(iter(failures.values())))
-    finally:
-        queue.pool.stop()
+    while queue.pending:
+        queue.stop.check()
+        for job, report in queue.events():
+            if report.kind in ("failed", "set aside"):
+                failures[job.fingerprint] = report.text
+                queue.view.failed(job.label, report.text)
+            else:
+                queue.view.finished(job.label, reused=report is REUSED)
+        if failures and fail_fast:
+            raise RunError(next(iter(failures.values())))
     return failures
 
 

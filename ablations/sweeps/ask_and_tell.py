@@ -28,7 +28,6 @@ from mae.config.tree import Config, ProbeKind
 from mae.errors import UserError
 from mae.runs.directory import ONLINE, RunDirectory
 from mae.runs.sweep_record import SweepTrial
-from mae.runtime.interruption import Interrupted, StopRequest
 
 STATES = {
     TrialState.RUNNING: "running",
@@ -94,8 +93,8 @@ class _Outcome:
 class AskAndTell:
     """One driver's work on one study."""
 
-    def __init__(self, sweep: Sweep, study: optuna.Study, queue: JobQueue, stop: StopRequest) -> None:
-        self.sweep, self.study, self.queue, self.stop = sweep, study, queue, stop
+    def __init__(self, sweep: Sweep, study: optuna.Study, queue: JobQueue) -> None:
+        self.sweep, self.study, self.queue = sweep, study, queue
         self.open: list[_Open] = []
         self.equal: list[_Open] = []  # of these, those that wait for an equal one
         self.aside: list[_Open] = []  # asked for and not told, and left to the next driver
@@ -123,8 +122,7 @@ class AskAndTell:
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._take(Trial(self.study, frozen._trial_id), frozen)
         while True:
-            if self.stop.number:
-                raise Interrupted(self.stop.number)
+            self.queue.stop.check()
             while (
                 len(self.open) - self.queue.retries < self.queue.pool.size
                 and self.told + len(self.open) + len(self.aside) < trials

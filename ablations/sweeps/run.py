@@ -199,26 +199,11 @@ def _ask_and_tell(
     console.print(f"sweep {sweep.name}: {told} of {request.trials} trials done already", highlight=False)
     if told >= request.trials and not unfinished:
         return
-    # Heavy imports from here on: a sweep that is finished answers at once.
-    executor.prepare(ConsoleProgress(console).say)
-    from ablations.execution.job_queue import JobQueue
-    from ablations.execution.jobs_progress import JobsProgress
-    from mae.data.dataset import load_data
-    from mae.runtime.interruption import stop_on_signals
-
-    load_data(sweep.base.data, sweep.base.run, ConsoleProgress(console))
-    with (
-        executor.pool(sweep.runs_dir) as pool,
-        stop_on_signals() as stop,
-        JobsProgress(console, request.trials - told, pool.size) as view,
-    ):
-        try:
-            AskAndTell(sweep, study, JobQueue(pool, sweep.runs_dir, view), stop).run(
-                request.trials, request.seconds, record.write_now_and_then
-            )
-        finally:
-            pool.stop()
-            record.write()
+    try:
+        with executor.queue(sweep.runs_dir, [sweep.base], request.trials - told, console) as queue:
+            AskAndTell(sweep, study, queue).run(request.trials, request.seconds, record.write_now_and_then)
+    finally:
+        record.write()
 
 
 class KeptRecord:

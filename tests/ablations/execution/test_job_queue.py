@@ -45,9 +45,11 @@ class MadeUp:
 def do(names: str, pool: MadeUp, runs_dir: Path) -> dict[str, str]:
     """Have a job done per letter; return the reasons of those that failed, by letter."""
     jobs = [Job(name, Config(), name, ()) for name in names]
-    return run_jobs(
-        jobs, JobQueue(pool, runs_dir, JobsProgress(Console(quiet=True), len(jobs), pool.size)), StopRequest()
-    )
+    return run_jobs(jobs, queue_before(pool, runs_dir))
+
+
+def queue_before(pool: MadeUp, runs_dir: Path) -> JobQueue:
+    return JobQueue(pool, runs_dir, JobsProgress(Console(quiet=True), 20, pool.size), StopRequest())
 
 
 @pytest.fixture
@@ -92,7 +94,7 @@ def test_a_job_that_failed_waits_longer_than_the_others(tmp_path: Path, monkeypa
 def test_nothing_is_started_in_the_pause_after_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ablations.execution.job_queue.PAUSE_SECONDS", 1e6)
     pool = MadeUp(8, lambda name, time: FAULT)
-    queue = JobQueue(pool, tmp_path, JobsProgress(Console(quiet=True), 20, pool.size))
+    queue = queue_before(pool, tmp_path)
     for name in "abcdefghijklmnopqrst":
         queue.submit(Job(name, Config(), name, ()))
     for _ in range(9):
@@ -106,7 +108,7 @@ def test_no_process_is_started_for_a_job_that_another_command_works_on(
 ) -> None:
     monkeypatch.setattr("ablations.execution.job_queue.BUSY_SECONDS", 0.0)
     pool, job = MadeUp(1, lambda name, time: FINISHED), Job("a", Config(), "0123456789ab", ("knn",))
-    queue = JobQueue(pool, tmp_path, JobsProgress(Console(quiet=True), 1, 1))
+    queue = queue_before(pool, tmp_path)
     queue.submit(job)
     with job.stages(tmp_path)[stage].locked():  # the pretraining, or its probe
         assert list(queue.events()) == []
@@ -121,6 +123,7 @@ def test_what_a_worker_warns_of_is_shown_with_the_jobs_name(tmp_path: Path) -> N
             return [*warned, *super().poll()]
 
     console = Console(record=True, quiet=False, file=io.StringIO(), width=120)
-    queue = JobQueue(Warning(1, lambda name, time: FINISHED), tmp_path, JobsProgress(console, 1, 1))
-    assert run_jobs([Job("a", Config(), "a", ())], queue, StopRequest()) == {}
+    pool = Warning(1, lambda name, time: FINISHED)
+    queue = JobQueue(pool, tmp_path, JobsProgress(console, 1, 1), StopRequest())
+    assert run_jobs([Job("a", Config(), "a", ())], queue) == {}
     assert "a: checkpoint step-8 is damaged" in console.export_text()

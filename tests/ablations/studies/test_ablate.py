@@ -60,10 +60,10 @@ def job_of(settings: dict[str, Any]) -> Job:
     return Job("a job", config, pretrain_fingerprint(config, open_source(config.data, Silent()).digest), ("knn",))
 
 
-def do(jobs: list[Job], runs_dir: Path, stop: StopRequest | None = None) -> dict[str, str]:
+def do(jobs: list[Job], runs_dir: Path, threads: int = 1) -> dict[str, str]:
     with JobsProgress(Console(quiet=True), len(jobs), 1) as view:
-        queue = JobQueue(LocalPool([Slot(runs_dir, "cpu", 1)]), runs_dir, view)
-        return run_jobs(jobs, queue, stop or StopRequest())
+        queue = JobQueue(LocalPool([Slot(runs_dir, "cpu", threads)]), runs_dir, view, StopRequest())
+        return run_jobs(jobs, queue)
 
 
 def holder(run: RunDirectory) -> int:
@@ -165,8 +165,7 @@ def test_a_killed_worker_is_replaced_and_nothing_changes(tmp_path: Path) -> None
 
 def test_a_worker_takes_no_more_threads_than_the_user_allows(tmp_path: Path) -> None:
     work = job(**{"train.epochs": 1})
-    with JobsProgress(Console(quiet=True), 1, 1) as view:
-        run_jobs([work], JobQueue(LocalPool([Slot(tmp_path, "cpu", 2)]), tmp_path, view), StopRequest())
+    do([work], tmp_path, threads=2)
     assert RunDirectory(tmp_path / work.fingerprint).read_json("environment.json")["threads"] == 1  # OMP_NUM_THREADS
 
 

@@ -126,7 +126,8 @@ class Bench:
         def told() -> None:
             self.rounds += 1
 
-        AskAndTell(sweep, self.study, JobQueue(self.pool, self.runs_dir, view), self.stop).run(trials, seconds, told)
+        queue = JobQueue(self.pool, self.runs_dir, view, self.stop)
+        AskAndTell(sweep, self.study, queue).run(trials, seconds, told)
         return sweep_trials(self.study)
 
     def job(self, settings: dict[str, Any]) -> Job:
