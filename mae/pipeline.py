@@ -29,11 +29,11 @@ from mae.probing.probe import Setup, probe_all, subjects
 from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory
 from mae.runs.weights import read_weights
 from mae.runtime.distributed import ALONE, Processes
-from mae.runtime.interruption import Interrupted, Pruned, StoppableProgress, StopRequest
+from mae.runtime.interruption import Interrupted, Pruned, StopRequest
 from mae.runtime.progress import Progress
 from mae.tracking.background import tracked
 from mae.training import checkpoints
-from mae.training.loop import pretrain
+from mae.training.loop import Watch, pretrain
 from mae.training.trainer import steps_per_epoch
 
 CONDITIONS = ("device_name", "processes", "threads")
@@ -42,7 +42,10 @@ CONDITIONS = ("device_name", "processes", "threads")
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where and how stages run: folder of all runs, MLflow store, device, progress, request to stop, processes."""
+    """Where and how stages run: folder of all runs, MLflow store, device, progress, request to stop, processes.
+
+    `watch` may prune a pretraining after an online evaluation.
+    """
 
     runs_dir: Path
     tracking_uri: str
@@ -50,6 +53,7 @@ class Workplace:
     progress: Progress
     stop: StopRequest
     processes: Processes = ALONE
+    watch: Watch = lambda epochs, accuracy: ""
 
 
 def choose_device(name: str, processes: Processes = ALONE) -> torch.device:
@@ -108,7 +112,8 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
         on = f"{where.device}" if processes.count == 1 else f"{processes.count} processes, {where.device.type}"
         where.progress.say(f"{fingerprint}: {record.name}, on {on}")
         with _stage(run, record, config, where) if processes.leads else _explained(), processes.failures_told():
-            result = pretrain(config, data, run, where.device, where.progress, where.stop, online_accuracy, processes)
+            how = where.device, where.progress, where.stop, online_accuracy, processes, where.watch
+            result = pretrain(config, data, run, *how)
             if processes.leads:
                 run.write_json("result.json", result)
                 checkpoints.remove(run.checkpoints)
@@ -141,7 +146,7 @@ def run_probes(run: RunDirectory, config: Config, where: Workplace) -> dict[str,
     missing = [kind for kind, probe in probes.items() if probe.result() is None]
     if missing:
         data = images_of(run, config, where)
-        setup = Setup(config, data, where.device, StoppableProgress(where.progress, where.stop))
+        setup = Setup(config, data, where.device, where.progress, where.stop)
         probed = subjects(config, data, load_pretext(run, config, where.device))
     for kind in missing:
         probe = probes[kind]

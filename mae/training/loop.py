@@ -16,7 +16,7 @@ from mae.pretext.pictures import draw, shown_images
 from mae.runs.directory import ENCODER, ONLINE, PRETEXT, RunDirectory
 from mae.runs.weights import write_weights
 from mae.runtime.distributed import ALONE, Processes
-from mae.runtime.interruption import StopRequest
+from mae.runtime.interruption import Interrupted, Pruned, StopRequest
 from mae.runtime.progress import Progress
 from mae.runtime.rng import generator
 from mae.runtime.system_metrics import system_metrics
@@ -25,6 +25,9 @@ from mae.training.trainer import Step, Trainer
 
 Evaluate = Callable[[Pretext, ImageData], float]
 """Says how good an encoder's features are so far, in percent."""
+
+Watch = Callable[[int, float], str]
+"""Called after each online evaluation, with epochs done and k-NN top-1 in percent: why to prune the run, or ""."""
 
 SAVING_APART = 20
 """Time between two checkpoints, at least, in times that the last one took: saving takes under 5 % of a run."""
@@ -39,11 +42,12 @@ def pretrain(
     stop: StopRequest,
     evaluate: Evaluate,
     processes: Processes = ALONE,
+    watch: Watch = lambda epochs, accuracy: "",
 ) -> dict[str, Any]:
     """Pretrain to the end, from the last checkpoint if there is one; return what goes into `result.json`.
 
-    `evaluate` says how good the features are so far. All `processes` call this with the same arguments; process 0 alone
-    uses `run`, the others return nothing.
+    All `processes` call this with the same arguments; process 0 alone uses `run`, the others return nothing. Raises
+    `Interrupted` on a stop request and `Pruned` when `watch` says so, with everything saved.
     """
     trainer = Trainer(config, data, device, processes)
     _go_back(trainer, run, progress)
@@ -52,10 +56,11 @@ def pretrain(
         for epoch in range(trainer.position.step // trainer.steps_per_epoch, config.train.epochs):
             for index, batch in _epoch_batches(trainer, epoch):
                 step = trainer.step(batch, index)
-                stopped = processes.greatest(stop.number)  # all stop at the same step
+                number = processes.greatest(stop.number)  # all stop at the same step
+                ending = Interrupted(number) if number else None
                 if not processes.leads:
-                    if stopped:
-                        raise stop.interruption(stopped)
+                    if ending:
+                        raise ending
                     continue
                 clock.add(step)
                 last_of_epoch = trainer.position.step % trainer.steps_per_epoch == 0
@@ -66,15 +71,16 @@ def pretrain(
                         metrics[ONLINE] = evaluate(trainer.pretext, trainer.data)
                     run.append_metrics(trainer.position.step, metrics | system_metrics(device))
                     if ONLINE in metrics:
-                        stopped = stop.evaluated(epoch + 1, metrics[ONLINE]) or stopped
+                        reason = watch(epoch + 1, metrics[ONLINE])
+                        ending = Pruned(reason) if reason else ending
                     note = f"loss {metrics['train/loss']:.4f}  {metrics['train/images_per_second']:.0f} images/s"
                 task.advance(1, note if trainer.position.step % config.run.log_every == 0 or last_of_epoch else "")
                 if last_of_epoch and _due(config.run.picture_every, epoch + 1, config.train.epochs):
                     draw(trainer.pretext, shown_images(data), run.pictures / f"epoch-{epoch + 1:04d}.png")
-                if stopped or clock.should_save(config.run.checkpoint_seconds):
+                if ending or clock.should_save(config.run.checkpoint_seconds):
                     _save(trainer, run, clock)
-                if stopped:
-                    raise stop.interruption(stopped)
+                if ending:
+                    raise ending
     if not processes.leads:
         return {}
     if not checkpoints.checkpoint(run.checkpoints, trainer.position.step).exists():
