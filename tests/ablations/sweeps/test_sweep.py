@@ -334,7 +334,7 @@ def test_a_failure_answers_no_equal_trial(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_driver_killed_at_random_moments_ends_with_every_trial_told_and_none_trained_twice(tmp_path: Path) -> None:
-    runs_dir, trials, draws = tmp_path / "runs", 6, random.Random(0)
+    runs_dir, trials, draws = tmp_path / "runs", 12, random.Random(0)
     for _ in range(3):
         driver = Forked(drive, runs_dir, trials, 2, pruner="hyperband")
         time.sleep(draws.uniform(0.5, 2.5))
