@@ -32,7 +32,7 @@ NODE_RUNS_DIR = "MAE_NODE_RUNS_DIR"
 """Environment variable of a node: where it keeps runs, if not at the driver's path."""
 
 PATIENCE_SECONDS = 10.0
-"""How long a worker may take to come up before the live view says that the cluster has no room for it."""
+"""How long a worker may take to come up before its line says that the cluster has no room for it."""
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def work(pipe: Connection, job: Job, slot: Slot) -> None:
 
 
 def _stop_with_driver(stop: StopRequest) -> None:
-    """Ask for a stop when the driver is gone: the job is saved, and whoever starts next continues it."""
+    """Ask for a stop when the driver is gone: the job is saved, and the next command continues it."""
     driver = multiprocessing.parent_process()
     assert driver is not None  # this is no main process
     driver.join()

@@ -12,7 +12,6 @@ from ablations.execution.job import Job
 POLL_SECONDS = 0.2
 """Longest wait for a report."""
 
-
 ONGOING = ("progress", "warned", "evaluated")
 """Kinds of reports after which a job goes on."""
 
