@@ -210,9 +210,9 @@ def pretrain(options: Options, output: Output) -> None:
     _share_cores(output)
     from mae.pipeline import run_pretraining
 
-    with _workplace(options, output) as work:
-        run = run_pretraining(config, work)
-        if not work.processes.leads:
+    with _workplace(options, output) as where:
+        run = run_pretraining(config, where)
+        if not where.processes.leads:
             return
     output.console.print(f"run {run.path.name} is finished: {run.path}", highlight=False, soft_wrap=True)
     output.result({"run": run.path.name, **run.result()})
@@ -225,8 +225,8 @@ def probe(options: Options, output: Output, run: Run, kind: Kinds = None) -> Non
 
     found = find_run(options.runs_dir, run)
     config = options.resolve_for(found, ("probe", "run"), *_kinds(kind))
-    with _workplace(options, output) as work:
-        _probe_and_print(found, config, work, output)
+    with _workplace(options, output) as where:
+        _probe_and_print(found, config, where, output)
 
 
 @_command("run", shared_by_processes=True)
@@ -236,10 +236,10 @@ def run_pipeline(options: Options, output: Output, kind: Kinds = None) -> None:
     _share_cores(output)
     from mae.pipeline import run_pretraining
 
-    with _workplace(options, output) as work:
-        run = run_pretraining(config, work)
-        if work.processes.leads:  # the others are done
-            _probe_and_print(run, config, work, output)
+    with _workplace(options, output) as where:
+        run = run_pretraining(config, where)
+        if where.processes.leads:  # the others are done
+            _probe_and_print(run, config, where, output)
 
 
 @_command("ablate")
@@ -267,7 +267,7 @@ def ablate(
     fail_fast: Annotated[bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")] = False,
 ) -> None:
     """Run an ablation study: train and probe what is missing, print its table beside the paper's figures."""
-    from ablations.studies.run import check_comparable, choose_studies, make_plans, run_until, surely_trains, underway
+    from ablations.studies.run import check_comparable, choose_studies, make_plans, run_until, underway
 
     who = _executor(options, workers, per_gpu, executor, address)
     base = options.resolve(*_kinds(probes.split(",") if probes else None))
@@ -275,8 +275,6 @@ def ablate(
         _list_studies(options, output, base, seeds)
         return
     studies = choose_studies(name, file, axis or [])
-    if surely_trains(studies, base, seeds, options.runs_dir):
-        who.prepare(_progress(output).say)
     seeds = max(seeds, 2) if precision else seeds
     most = max(seeds, max_seeds) if precision else seeds
     plans = make_plans(studies, base, most, options.runs_dir, only or [], _progress(output))
@@ -361,8 +359,8 @@ def reconstruct(
     config = options.resolve_for(found, ("mask", "run"))
     from mae.pipeline import draw_reconstructions
 
-    with _workplace(options, output) as work:
-        draw_reconstructions(found, config, images or [], to, work)
+    with _workplace(options, output) as where:
+        draw_reconstructions(found, config, images or [], to, where)
     output.console.print(f"drawn: {to}", highlight=False, soft_wrap=True)
     output.result({"run": found.path.name, "picture": str(to)})
 
@@ -456,8 +454,8 @@ def report(
     write_report(made, file, kind)
     output.console.print(f"report: {file}", highlight=False, soft_wrap=True)
     shown = [*dict.fromkeys(frame["study_id"])] if studies else []
-    places, say = results or [options.runs_dir], _progress(output).say
-    done = execute_notebooks(places, shown, folder, say) if folder else Execution()
+    sources, say = results or [options.runs_dir], _progress(output).say
+    done = execute_notebooks(sources, shown, folder, say) if folder else Execution()
     verdicts = {base.title: {row["finding"]: row["verdict"] for row in base.findings} for base in made.bases}
     found = {"pairs": json.loads(made.pairs.to_json(orient="records"))} if pairs else {}
     output.result({"report": str(file), "verdicts": verdicts, "notebooks": asdict(done)} | found)
@@ -518,8 +516,8 @@ def clean(
     from mae.data.sources import cache_folder
     from mae.runs.housekeeping import bytes_in, find_removable, remove
 
-    places = options.runs_dir, cache_folder()
-    found = find_removable(*places, unused_days)
+    folders = options.runs_dir, cache_folder()
+    found = find_removable(*folders, unused_days)
     gone = [each for each in found if delete and remove(each)]
     table = Table("what", "MB", "where", box=SIMPLE_HEAD)
     for each in found:
@@ -530,7 +528,7 @@ def clean(
     done = (
         f"{sum(each.size for each in gone) / 1e9:.3g} GB removed" if delete else "nothing is removed without --delete"
     )
-    left = ", ".join(f"{place}: {bytes_in(place) / 1e9:.3g} GB" for place in places)
+    left = ", ".join(f"{folder}: {bytes_in(folder) / 1e9:.3g} GB" for folder in folders)
     output.console.print(f"{total / 1e9:.3g} GB in all; {done}\n{left}", highlight=False, soft_wrap=True)
     items = [{"kind": each.kind, "path": str(each.path), "bytes": each.size, "removed": each in gone} for each in found]
     output.result({"items": items, "bytes": total})
@@ -600,7 +598,7 @@ def _executor(options: Options, workers: int | None, per_gpu: int, kind: Any, ad
 def _print_forecast(
     plans: Any, prospects: list[dict[str, Any]], options: Options, who: "Executor", output: Output
 ) -> None:
-    from ablations.execution.local_crew import places
+    from ablations.execution.local_pool import local_slots
     from ablations.studies.plan import all_jobs
     from mae.errors import UserError
     from mae.runtime.progress import duration
@@ -614,16 +612,16 @@ def _print_forecast(
         who.prepare(_progress(output).say)
     from ablations.studies.forecast import forecast, makespan
 
-    where = places(who.device, who.workers, who.per_gpu, options.runs_dir)
-    costs = forecast(missing, [job for job in jobs if job not in missing], where, _progress(output))
+    slots = local_slots(who.device, who.workers, who.per_gpu, options.runs_dir)
+    costs = forecast(missing, [job for job in jobs if job not in missing], slots, _progress(output))
     table = Table("training", "GFLOPs", "time", "disk MB", box=SIMPLE_HEAD)
     for cost in costs:
         table.add_row(cost.label, f"{cost.gflops:.3g}", duration(cost.seconds), f"{cost.disk / 1e6:.0f}")
     output.console.print(table)
-    seconds, disk = makespan([cost.seconds for cost in costs], len(where)), sum(cost.disk for cost in costs)
+    seconds, disk = makespan([cost.seconds for cost in costs], len(slots)), sum(cost.disk for cost in costs)
     summary = f"{len(jobs)} trainings, {len(jobs) - len(missing)} done already; about {duration(seconds)} with "
     output.console.print(
-        f"{summary}{len(where)} worker(s), {disk / 1e9:.2g} GB: steps, online evaluations, probes with their baselines "
+        f"{summary}{len(slots)} worker(s), {disk / 1e9:.2g} GB: steps, online evaluations, probes with their baselines "
         "(once, in the first training that needs them); decoding the images once is not counted",
         highlight=False,
         soft_wrap=True,
@@ -732,10 +730,10 @@ def _print_frame(frame: Any, output: Output) -> None:
     output.console.print(table)
 
 
-def _probe_and_print(run: Any, config: Any, work: "Workplace", output: Output) -> None:
+def _probe_and_print(run: Any, config: Any, where: "Workplace", output: Output) -> None:
     from mae.pipeline import run_probes
 
-    metrics = run_probes(run, config, work)
+    metrics = run_probes(run, config, where)
     table = Table("probe", "pretrained", "untrained", "raw pixels", title="test top-1, % (95 % interval)")
     for kind in config.probe.kinds:
         cells = []

@@ -1,1 +1,1 @@
-"""Many pipelines: studies declared as data, the plan of what is still to train, and the driver that works it off."""
+"""Many trainings: studies, sweeps, and the processes that do their jobs. Start with `studies/paper.py`."""

@@ -15,11 +15,11 @@ import numpy as np
 import optuna
 from rich.console import Console
 
-from ablations.execution.crew import Place, Report
-from ablations.execution.driver import Driver
 from ablations.execution.job import Job
-from ablations.execution.live_view import LiveView
-from ablations.execution.local_crew import LocalCrew
+from ablations.execution.job_queue import JobQueue
+from ablations.execution.jobs_progress import JobsProgress
+from ablations.execution.local_pool import LocalPool
+from ablations.execution.worker_pool import Report, Slot
 from ablations.sweeps.ask_and_tell import AskAndTell
 from ablations.sweeps.run import KeptRecord, SweepRequest, make_sweep, prepare_study
 from ablations.sweeps.storage import opened
@@ -33,37 +33,37 @@ EVALUATIONS = 10
 """Online evaluations per trial, as on `digits`."""
 
 
-class NoWork(LocalCrew):
+class NoWork(LocalPool):
     """Has every job evaluated and finished at once; the files that a worker would write are made outside the clock."""
 
-    def __init__(self, where: list[Place]) -> None:
-        super().__init__(where)
+    def __init__(self, slots: list[Slot]) -> None:
+        super().__init__(slots)
         self.reports: dict[int, Iterator[Report]] = {}
         self.idle = np.zeros(2)  # seconds that are not the driver's
 
     def free(self) -> list[int]:
-        return [place for place in range(len(self.where)) if place not in self.reports]
+        return [number for number in range(len(self.slots)) if number not in self.reports]
 
-    def start(self, place: int, job: Job) -> None:
+    def start(self, worker: int, job: Job) -> None:
         began = _clock()
-        run = RunDirectory(self.where[place].runs_dir / job.fingerprint)
+        run = RunDirectory(self.slots[worker].runs_dir / job.fingerprint)
         run.path.mkdir(parents=True)
         accuracy = 100 * job.config.mask.ratio
         run.append_metrics(1, {"train/epoch": 0, ONLINE: accuracy})
         run.write_json("result.json", {"metrics": {"knn/holdout_top1": accuracy}})
-        self.reports[place] = self._reports(job, accuracy)
+        self.reports[worker] = self._reports(job, accuracy)
         self.idle += _clock() - began
 
-    def hear(self) -> list[tuple[int, Report]]:
-        heard = []
-        for place, reports in list(self.reports.items()):
+    def poll(self) -> list[tuple[int, Report]]:
+        came = []
+        for worker, reports in list(self.reports.items()):
             report = next(reports)
             if report.kind == "finished":
-                del self.reports[place]
-            heard.append((place, report))
-        return heard
+                del self.reports[worker]
+            came.append((worker, report))
+        return came
 
-    def answer(self, place: int, prune: str) -> None:
+    def answer(self, worker: int, prune: str) -> None:
         pass  # nothing is pruned: the dearest case
 
     def stop(self) -> None:
@@ -85,23 +85,23 @@ def measure(url: str, name: str, sampler: str, trials: int, folder: Path) -> np.
     """Return the driver's milliseconds (trials, 2) on the wall and of the processor per trial, in the order told."""
     request = SweepRequest(trials, sampler=sampler, objective="knn_top1", pruner="hyperband", name=name, storage=url)
     sweep = make_sweep(request, resolve("digits"), folder, Silent())
-    crew, marks = NoWork([Place(folder, "cpu", 1)] * 2), []
+    pool, marks = NoWork([Slot(folder, "cpu", 1)] * 2), []
     directory = sweep_directory(folder, name)
-    with directory.locked(), opened(url, name, folder) as storage, LiveView(Console(quiet=True), trials, 2) as view:
+    with directory.locked(), opened(url, name, folder) as storage, JobsProgress(Console(quiet=True), trials, 2) as view:
         study = prepare_study(sweep, storage)
         record = KeptRecord(sweep, study, directory)
-        loop = AskAndTell(sweep, study, Driver(crew, folder, view), StopRequest())
+        loop = AskAndTell(sweep, study, JobQueue(pool, folder, view, StopRequest()))
 
         def told() -> None:
             record.write_now_and_then()
-            marks.append((loop.told, _clock() - crew.idle))
+            marks.append((loop.told, _clock() - pool.idle))
 
         told()
         loop.run(trials, None, told)
     times = np.empty((trials, 2))
     for (first, before), (last, after) in pairwise(marks):
         times[first:last] = 1000 * (after - before) / (last - first)
-    return times
+    return times[: marks[-1][0]]  # later ones were impossible, and told at once
 
 
 def main() -> None:

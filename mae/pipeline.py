@@ -29,11 +29,11 @@ from mae.probing.probe import Setup, probe_all, subjects
 from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory
 from mae.runs.weights import read_weights
 from mae.runtime.distributed import ALONE, Processes
-from mae.runtime.interruption import Interrupted, Pruned, StoppableProgress, StopRequest
+from mae.runtime.interruption import Interrupted, Pruned, StopRequest
 from mae.runtime.progress import Progress
 from mae.tracking.background import tracked
 from mae.training import checkpoints
-from mae.training.loop import pretrain
+from mae.training.loop import Watch, pretrain
 from mae.training.trainer import steps_per_epoch
 
 CONDITIONS = ("device_name", "processes", "threads")
@@ -42,7 +42,10 @@ CONDITIONS = ("device_name", "processes", "threads")
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where and how stages run: folder of all runs, MLflow store, device, progress, request to stop, processes."""
+    """Where and how stages run: folder of all runs, MLflow store, device, progress, request to stop, processes.
+
+    `watch` may prune a pretraining after an online evaluation.
+    """
 
     runs_dir: Path
     tracking_uri: str
@@ -50,6 +53,7 @@ class Workplace:
     progress: Progress
     stop: StopRequest
     processes: Processes = ALONE
+    watch: Watch = lambda epochs, accuracy: ""
 
 
 def choose_device(name: str, processes: Processes = ALONE) -> torch.device:
@@ -77,49 +81,50 @@ def choose_device(name: str, processes: Processes = ALONE) -> torch.device:
     return device
 
 
-def run_pretraining(config: Config, work: Workplace, planned: str | None = None) -> RunDirectory:
+def run_pretraining(config: Config, where: Workplace, planned: str | None = None) -> RunDirectory:
     """Return the finished pretraining of `config`, training what is still missing; all processes call this.
 
     With a `planned` fingerprint, images are not looked at if the run is finished, or another process works on it
     (`Busy`); `RunError` if its fingerprint turns out to be another one: then these are other images.
     """
-    processes = work.processes
+    processes = where.processes
     processes.check(config.train)
     if planned is not None:
-        run = RunDirectory(work.runs_dir / planned)
-        if _is_finished(run, config, work):
+        run = RunDirectory(where.runs_dir / planned)
+        if _is_finished(run, config, where):
             return run
         if run.is_locked():
             raise Busy(f"another process works on {run.path}; wait for it")
-    with processes.joined(work.device):
-        data = processes.in_turns(lambda: load_data(config.data, config.run, work.progress))
+    with processes.joined(where.device):
+        data = processes.in_turns(lambda: load_data(config.data, config.run, where.progress))
         fingerprint = processes.same(pretrain_fingerprint(config, data.digest), "fingerprint of settings and images")
         if planned not in (None, fingerprint):
             raise RunError(
                 f"the images at {config.data.source} on {platform.node()} are not those that were planned for"
             )
-        run = RunDirectory(work.runs_dir / fingerprint)
-        if processes.from_first(processes.leads and _is_finished(run, config, work)):
+        run = RunDirectory(where.runs_dir / fingerprint)
+        if processes.from_first(processes.leads and _is_finished(run, config, where)):
             return run
         with processes.together():
             steps_per_epoch(config, data)  # refuses an impossible batch size before anything is written
         torch.use_deterministic_algorithms(config.train.deterministic)
         record = Record(stage="pretrain", name=name_run(config), fingerprint=fingerprint, data=data.describe())
-        where = f"{work.device}" if processes.count == 1 else f"{processes.count} processes, {work.device.type}"
-        work.progress.say(f"{fingerprint}: {record.name}, on {where}")
-        with _stage(run, record, config, work) if processes.leads else _explained(), processes.failures_told():
-            result = pretrain(config, data, run, work.device, work.progress, work.stop, online_accuracy, processes)
+        on = f"{where.device}" if processes.count == 1 else f"{processes.count} processes, {where.device.type}"
+        where.progress.say(f"{fingerprint}: {record.name}, on {on}")
+        with _stage(run, record, config, where) if processes.leads else _explained(), processes.failures_told():
+            how = where.device, where.progress, where.stop, online_accuracy, processes, where.watch
+            result = pretrain(config, data, run, *how)
             if processes.leads:
                 run.write_json("result.json", result)
                 checkpoints.remove(run.checkpoints)
     return run
 
 
-def _is_finished(run: RunDirectory, config: Config, work: Workplace) -> bool:
+def _is_finished(run: RunDirectory, config: Config, where: Workplace) -> bool:
     """Say, also to people, whether a pretraining is finished; if it is, its folder is put in order."""
     if run.result() is None:
         return False
-    work.progress.say(f"{run.path.name} is finished already: {name_run(config)}")
+    where.progress.say(f"{run.path.name} is finished already: {name_run(config)}")
     record = run.read_record()
     if record is not None and record.status != "finished":
         with suppress(UserError), run.locked():  # a folder that cannot be written to stays as it is
@@ -135,23 +140,23 @@ def _put_in_order(run: RunDirectory, record: Record) -> None:
     run.write_record(record.model_copy(update=done))
 
 
-def run_probes(run: RunDirectory, config: Config, work: Workplace) -> dict[str, float]:
+def run_probes(run: RunDirectory, config: Config, where: Workplace) -> dict[str, float]:
     """Return the metrics of every probe the config asks for, probing a finished pretraining where they are missing."""
-    places = {kind: probe_directory(run, config, kind) for kind in config.probe.kinds}
-    missing = [kind for kind, place in places.items() if place.result() is None]
+    probes = {kind: probe_directory(run, config, kind) for kind in config.probe.kinds}
+    missing = [kind for kind, probe in probes.items() if probe.result() is None]
     if missing:
-        data = images_of(run, config, work)
-        setup = Setup(config, data, work.device, StoppableProgress(work.progress, work.stop))
-        probed = subjects(config, data, load_pretext(run, config, work.device))
+        data = images_of(run, config, where)
+        setup = Setup(config, data, where.device, where.progress, where.stop)
+        probed = subjects(config, data, load_pretext(run, config, where.device))
     for kind in missing:
-        place = places[kind]
+        probe = probes[kind]
         name = f"{kind} of {name_run(config)}"
-        fingerprint = place.path.name.removeprefix(f"{kind}-")
+        fingerprint = probe.path.name.removeprefix(f"{kind}-")
         record = Record(stage="probe", name=name, fingerprint=fingerprint, parent=run.path.name, data=data.describe())
-        with _stage(place, record, config, work):
-            metrics = probe_all(kind, probed, setup, work.runs_dir)
-            place.write_json("result.json", {"metrics": metrics})
-    return {name: value for place in places.values() for name, value in place.result()["metrics"].items()}
+        with _stage(probe, record, config, where):
+            metrics = probe_all(kind, probed, setup, where.runs_dir)
+            probe.write_json("result.json", {"metrics": metrics})
+    return {name: value for probe in probes.values() for name, value in probe.result()["metrics"].items()}
 
 
 def probe_directory(run: RunDirectory, config: Config, kind: ProbeKind) -> RunDirectory:
@@ -168,10 +173,10 @@ def _finished(run: RunDirectory) -> Record:
     return record
 
 
-def images_of(run: RunDirectory, config: Config, work: Workplace) -> ImageData:
+def images_of(run: RunDirectory, config: Config, where: Workplace) -> ImageData:
     """Return the images a finished run was trained on; `UserError` if it is not finished or they have changed."""
     record = _finished(run)
-    data = load_data(config.data, config.run, work.progress)
+    data = load_data(config.data, config.run, where.progress)
     if data.digest != record.data["digest"]:
         raise UserError(f"the images at {config.data.source} are no longer those that {run.path.name} was trained on")
     return data
@@ -199,19 +204,19 @@ def load_pretext(run: RunDirectory, config: Config, device: torch.device) -> Pre
     return saved_pretext(config, facts, state).to(device)
 
 
-def draw_reconstructions(run: RunDirectory, config: Config, files: list[Path], to: Path, work: Workplace) -> None:
+def draw_reconstructions(run: RunDirectory, config: Config, files: list[Path], to: Path, where: Workplace) -> None:
     """Write a PNG of image files, or of the first test images, as a finished run reconstructs them under `config`."""
-    pretext = load_pretext(run, config, work.device)
+    pretext = load_pretext(run, config, where.device)
     images = [torch.tensor(decode(file, config.data.stored, config.data.channels)) for file in files]
     if not to.parent.is_dir():
         raise UserError(f"--to {to}: there is no folder {to.parent}")
-    chosen = torch.stack(images) if images else _test_images(run, config, work)
+    chosen = torch.stack(images) if images else _test_images(run, config, where)
     draw(pretext, chosen, to)
 
 
-def _test_images(run: RunDirectory, config: Config, work: Workplace) -> torch.Tensor:
+def _test_images(run: RunDirectory, config: Config, where: Workplace) -> torch.Tensor:
     try:
-        return shown_images(images_of(run, config, work))
+        return shown_images(images_of(run, config, where))
     except (UserError, RunError) as error:
         raise type(error)(
             f"{error}; without its data set give image files (mae-cli reconstruct {run.path.name} FILE), "
@@ -270,9 +275,9 @@ def _git_commit() -> str:
 
 
 @contextmanager
-def _stage(run: RunDirectory, record: Record, config: Config, work: Workplace) -> Iterator[None]:
+def _stage(run: RunDirectory, record: Record, config: Config, where: Workplace) -> Iterator[None]:
     """Hold a stage's directory, say in it what it is, and track it; the record ends before the last delivery."""
-    surroundings = environment(work.device, work.processes)
+    surroundings = environment(where.device, where.processes)
     tags = {f"mae.{name}": str(surroundings[name]) for name in ("git_commit", "torch", "host", "command", *CONDITIONS)}
     with run.locked():
         if run.result() is not None:
@@ -280,7 +285,7 @@ def _stage(run: RunDirectory, record: Record, config: Config, work: Workplace) -
         record = record.model_copy(update={"tags": _with_earlier_conditions(tags, run)})
         run.write_text("config.toml", to_toml(config))
         run.write_json("environment.json", surroundings)
-        with tracked(run, work.tracking_uri, work.runs_dir, work.progress.say), _recorded(run, record):
+        with tracked(run, where.tracking_uri, where.runs_dir, where.progress.say), _recorded(run, record):
             yield
 
 

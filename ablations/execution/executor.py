@@ -1,17 +1,24 @@
 """Who does the jobs of a command: worker processes on this machine, or workers on the nodes of a Ray cluster."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from ablations.execution.crew import Crew
+from rich.console import Console
+
 from ablations.execution.forkserver import start_server
-from ablations.execution.local_crew import LocalCrew, places
+from ablations.execution.job_queue import JobQueue
+from ablations.execution.jobs_progress import JobsProgress
+from ablations.execution.local_pool import LocalPool, local_slots
 from ablations.execution.ray_address import cluster_address, reach
+from ablations.execution.worker_pool import WorkerPool
+from mae.config.tree import Config
 from mae.errors import UserError
+from mae.runtime.interruption import stop_on_signals
+from mae.runtime.progress import ConsoleProgress
 from mae.runtime.threads import wait_passively
 
 
@@ -53,14 +60,36 @@ class Executor:
             start_server()
 
     @contextmanager
-    def crew(self, runs_dir: Path) -> Iterator[Crew]:
-        """Yield the crew. To be entered before signals are handled: Ray takes SIGTERM for itself when it starts."""
+    def pool(self, runs_dir: Path) -> Iterator[WorkerPool]:
+        """Yield the workers. Enter it before signals are handled: Ray takes SIGTERM for itself when it starts."""
         if self.kind == "local":
             self.reach()
-            yield LocalCrew(places(self.device, self.workers, self.per_gpu, runs_dir))
+            yield LocalPool(local_slots(self.device, self.workers, self.per_gpu, runs_dir))
             return
-        from ablations.execution.ray_crew import ray_crew
+        from ablations.execution.ray_pool import ray_pool
 
         address = cluster_address(self.address)
-        with ray_crew(address, self.device, self.workers, self.per_gpu, runs_dir) as crew:
-            yield crew
+        with ray_pool(address, self.device, self.workers, self.per_gpu, runs_dir) as pool:
+            yield pool
+
+    @contextmanager
+    def queue(self, runs_dir: Path, configs: Iterable[Config], jobs: int, console: Console) -> Iterator[JobQueue]:
+        """Yield a queue for `jobs` jobs that train on the images of `configs`, which are decoded first.
+
+        A signal becomes the queue's request to stop. When the block ends, all workers have saved and ended.
+        """
+        progress = ConsoleProgress(console)
+        self.prepare(progress.say)
+        from mae.data.dataset import load_data  # heavy: a study or sweep that is finished answers at once
+
+        for config in {config.data: config for config in configs}.values():
+            load_data(config.data, config.run, progress)  # once, before any worker needs them
+        with (
+            self.pool(runs_dir) as pool,
+            stop_on_signals() as stop,
+            JobsProgress(console, jobs, pool.size) as view,
+        ):
+            try:
+                yield JobQueue(pool, runs_dir, view, stop)
+            finally:
+                pool.stop()

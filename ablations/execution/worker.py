@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 
 import torch
 
-from ablations.execution.crew import Place, Report
 from ablations.execution.job import Job
+from ablations.execution.worker_pool import Report, Slot
 from mae.config.resolve import change
 from mae.errors import ImpossibleSettings, RunError, SettingsError, UserError
 from mae.pipeline import Workplace, choose_device, run_pretraining, run_probes
@@ -28,21 +30,22 @@ REPORT_SECONDS = 0.5
 """Least time between two reports of progress."""
 
 
-def work(pipe: Connection, job: Job, place: Place) -> None:
+def work(pipe: Connection, job: Job, slot: Slot) -> None:
     """Do one job and send a last `Report`; the entry point of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which asks workers to stop
     # A second signal changes nothing: a scheduler and the driver may both ask.
-    stop = _WatchedRun(pipe) if job.watched else StopRequest(second_ends=False)
+    stop = StopRequest(second_ends=False)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, stop.receive)
     threading.Thread(target=_stop_with_driver, args=(stop,), daemon=True).start()
-    torch.set_num_threads(limited(place.threads))
+    torch.set_num_threads(limited(slot.threads))
     try:
-        workplace = Workplace(place.runs_dir, "none", choose_device(place.device), PipeProgress(pipe), stop)
-        run = run_pretraining(job.config, workplace, job.fingerprint)
+        where = Workplace(slot.runs_dir, "none", choose_device(slot.device), PipeProgress(pipe), stop)
+        where = replace(where, watch=partial(_ask_driver, pipe)) if job.watched else where
+        run = run_pretraining(job.config, where, job.fingerprint)
         for each in (job, *job.also):
             if each.kinds:
-                run_probes(run, change(each.config, {"probe.kinds": list(each.kinds)}), workplace)
+                run_probes(run, change(each.config, {"probe.kinds": list(each.kinds)}), where)
         report = Report("finished")
     except Busy as error:
         report = Report("busy", str(error))
@@ -61,29 +64,19 @@ def work(pipe: Connection, job: Job, place: Place) -> None:
 
 
 def _stop_with_driver(stop: StopRequest) -> None:
-    """Ask for a stop when the driver is gone: the job is saved, and whoever starts next continues it."""
+    """Ask for a stop when the driver is gone: the job is saved, and the next command continues it."""
     driver = multiprocessing.parent_process()
     assert driver is not None  # this is no main process
     driver.join()
     stop.number = stop.number or signal.SIGTERM
 
 
-class _WatchedRun(StopRequest):
-    """Tells the driver of every online evaluation and waits for its word: nothing is trained past a pruning."""
-
-    def __init__(self, pipe: Connection) -> None:
-        super().__init__(second_ends=False)
-        self.pipe = pipe
-        self.pruned = ""
-
-    def evaluated(self, epoch: int, accuracy: float) -> int:
-        with suppress(BrokenPipeError, EOFError, ConnectionResetError):  # the driver was killed: that stops the run too
-            self.pipe.send(Report("evaluated", epoch=epoch, accuracy=accuracy))
-            self.pruned = self.pipe.recv()
-        return signal.SIGTERM if self.pruned else self.number
-
-    def interruption(self, number: int) -> Interrupted:
-        return Pruned(self.pruned) if self.pruned else super().interruption(number)
+def _ask_driver(pipe: Connection, epoch: int, accuracy: float) -> str:
+    """Tell the driver of an online evaluation and wait for its answer: nothing is trained past a pruning."""
+    with suppress(BrokenPipeError, EOFError, ConnectionResetError):  # the driver was killed: that stops the run too
+        pipe.send(Report("evaluated", epoch=epoch, accuracy=accuracy))
+        return str(pipe.recv())
+    return ""
 
 
 class PipeProgress:

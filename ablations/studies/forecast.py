@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
-from ablations.execution.crew import Place
-from ablations.execution.forked_calls import call_at
+from ablations.execution.forked_calls import call_in
 from ablations.execution.job import Job
+from ablations.execution.worker_pool import Slot
 from ablations.studies.speeds import FitSpeed, Size, Speed
 from mae.config.tree import Config, DataConfig, RunConfig
 from mae.data.decode_workers import CHUNK, decode_chunk
@@ -147,18 +147,18 @@ def makespan(seconds: Sequence[float], workers: int) -> float:
     return max(free)
 
 
-def forecast(jobs: Sequence[Job], others: Sequence[Job], where: Sequence[Place], progress: Progress) -> list[Forecast]:
-    """Return the cost of each job at `where`, measuring for a few seconds; `others` are done, and so their baselines.
+def forecast(jobs: Sequence[Job], others: Sequence[Job], slots: Sequence[Slot], progress: Progress) -> list[Forecast]:
+    """Return the cost of each job in `slots`, measuring for a few seconds; `others` are done, and so their baselines.
 
     Left out are decoding for the first time, votes of neighbours, pictures and checkpoints.
     """
     configs = list(dict.fromkeys(_without_seed(job.config) for job in jobs))
     if not configs:
         return []
-    sizes = dict(zip(configs, call_at(where[:1], _sizes, configs)[0], strict=True))
+    sizes = dict(zip(configs, call_in(slots[:1], _sizes, configs)[0], strict=True))
     chosen = ends({config: size.training for config, size in sizes.items()})
     progress.say(f"measuring {len(chosen)} of {len(jobs)} trainings, about {SECONDS:.0f} s")
-    answers = call_at(where, _speeds, chosen, SECONDS)
+    answers = call_in(slots, _speeds, chosen, SECONDS)
     fits = _mean([fits for _, fits in answers])
     speeds = [_mean(each) for each in zip(*(speeds for speeds, _ in answers), strict=True)]
     runs = {job.config.data: job.config.run for job in jobs}

@@ -1,5 +1,6 @@
 """How large and how fast trainings are, on made-up images: what they show costs no time. Runs where workers run."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 
@@ -60,27 +61,18 @@ def _made_up(config: Config) -> ImageData:
     return ImageData("noise", split, split, ("one",), "", "every byte", mean, std, 0)
 
 
-class _Evaluations(Silent):
-    """Counts those of a fit, which tells of each."""
-
-    count = 0
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        self.count += 1
-
-
 def fit_speed(device: torch.device) -> FitSpeed:
     """Return how fast linear probes are fitted on `device`, from a second of it."""
     images, small, large, classes = 1000, 64, 512, 10
     features = torch.randn(images, small, device=device)
     labels = torch.arange(images, device=device) % classes
-    evaluations = _Evaluations()
+    evaluations = itertools.count()
     principal = principal_axes(features)
-    fit = _seconds(lambda: fit_logistic(features, labels, classes, 1e-3, principal, evaluations))
+    fit = _seconds(lambda: fit_logistic(features, labels, classes, 1e-3, principal, lambda: next(evaluations)))
     wide, weights = torch.randn(images, large, device=device), torch.randn(large, classes, device=device)
     product = min(_seconds(lambda: (wide @ weights).sum().item()) for _ in range(3))
     axes = min(_seconds(lambda: torch.linalg.eigh(wide.T @ wide)[0].sum().item()) for _ in range(3))
-    return FitSpeed(fit / max(1, evaluations.count), product / (2 * images * large * classes), axes / large**3)
+    return FitSpeed(fit / max(1, next(evaluations)), product / (2 * images * large * classes), axes / large**3)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -39,7 +39,7 @@ class Plan:
         return len({trial.seed for trial in self.record.trials})
 
     def of_seeds(self, stop: int, start: int = 0) -> "Plan":
-        """Return the plan with its seeds from place `start` to before `stop` only."""
+        """Return the plan with its seeds from number `start` to before `stop` only."""
         kept = sorted({trial.seed for trial in self.record.trials})[start:stop]
         trials = [trial for trial in self.record.trials if trial.seed in kept]
         jobs = tuple(job for job in self.jobs if job.config.train.seed in kept)

@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.console import Console
 
 from ablations.execution.executor import Executor
+from ablations.execution.job_queue import run_jobs
 from ablations.studies.paper import STUDIES
 from ablations.studies.plan import Plan, all_jobs, make_plan
-from ablations.studies.study import Digests, Study, plan_cells, product, read_study
-from mae.config.fingerprint import pretrain_fingerprint
+from ablations.studies.study import Digests, Study, product, read_study
 from mae.config.resolve import nearest
 from mae.config.tree import Config, DataConfig
 from mae.data.sources import Identity, open_source
@@ -59,16 +59,6 @@ def make_plans(
     for note in [note for plan in plans for note in plan.notes]:
         progress.say(note)
     return plans
-
-
-def surely_trains(studies: Sequence[Study], base: Config, seeds: int, runs_dir: Path) -> bool:
-    """Say whether there are too few finished trainings for all to be done already: known before the images are.
-
-    Raises `UserError` as `plan_cells`.
-    """
-    finished = sum(1 for _ in runs_dir.glob("*/result.json"))
-    trained = [{pretrain_fingerprint(cell.config, "") for cell in plan_cells(study, base)} for study in studies]
-    return any(len(different) * seeds > finished for different in trained)
 
 
 @contextmanager
@@ -139,21 +129,8 @@ def run_plans(plans: Sequence[Plan], executor: Executor, fail_fast: bool, consol
     console.print(f"{len(jobs)} trainings, {len(jobs) - len(missing)} of them done already", highlight=False)
     if not missing:
         return {}
-    # Heavy imports from here on: a study that is finished answers at once.
-    executor.prepare(ConsoleProgress(console).say)
-    from ablations.execution.driver import Driver, work_off
-    from ablations.execution.live_view import LiveView
-    from mae.data.dataset import load_data
-    from mae.runtime.interruption import stop_on_signals
-
-    for config in {job.config.data: job.config for job in missing}.values():
-        load_data(config.data, config.run, ConsoleProgress(console))  # decoded once, before any worker needs it
-    with (
-        executor.crew(runs_dir) as crew,
-        stop_on_signals() as stop,
-        LiveView(console, len(missing), crew.size) as view,
-    ):
-        return work_off(missing, Driver(crew, runs_dir, view), stop, fail_fast)
+    with executor.queue(runs_dir, [job.config for job in missing], len(missing), console) as queue:
+        return run_jobs(missing, queue, fail_fast)
 
 
 def _runs_dir(plans: Sequence[Plan]) -> Path:

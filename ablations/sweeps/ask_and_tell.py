@@ -15,9 +15,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ablations.execution.crew import Report
-from ablations.execution.driver import REUSED, Driver, record_end
 from ablations.execution.job import Job
+from ablations.execution.job_queue import REUSED, JobQueue, record_end
+from ablations.execution.worker_pool import Report
 from ablations.studies.study import Digests
 from ablations.sweeps.goals import Objective, measure
 from ablations.sweeps.space import Space, grid, point_of, suggest
@@ -28,7 +28,6 @@ from mae.config.tree import Config, ProbeKind
 from mae.errors import UserError
 from mae.runs.directory import ONLINE, RunDirectory
 from mae.runs.sweep_record import SweepTrial
-from mae.runtime.interruption import Interrupted, StopRequest
 
 STATES = {
     TrialState.RUNNING: "running",
@@ -94,8 +93,8 @@ class _Outcome:
 class AskAndTell:
     """One driver's work on one study."""
 
-    def __init__(self, sweep: Sweep, study: optuna.Study, driver: Driver, stop: StopRequest) -> None:
-        self.sweep, self.study, self.driver, self.stop = sweep, study, driver, stop
+    def __init__(self, sweep: Sweep, study: optuna.Study, queue: JobQueue) -> None:
+        self.sweep, self.study, self.queue = sweep, study, queue
         self.open: list[_Open] = []
         self.equal: list[_Open] = []  # of these, those that wait for an equal one
         self.aside: list[_Open] = []  # asked for and not told, and left to the next driver
@@ -123,10 +122,9 @@ class AskAndTell:
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._take(Trial(self.study, frozen._trial_id), frozen)
         while True:
-            if self.stop.number:
-                raise Interrupted(self.stop.number)
+            self.queue.stop.check()
             while (
-                len(self.open) - self.driver.postponed < self.driver.crew.size
+                len(self.open) - self.queue.retries < self.queue.pool.size
                 and self.told + len(self.open) + len(self.aside) < trials
                 and time.monotonic() < deadline
                 and self._ask()
@@ -135,8 +133,8 @@ class AskAndTell:
             if not self.open:
                 return
             before = self.told
-            for job, report in self.driver.events():
-                self._hear(next(each for each in self.open if each.job is job), report)
+            for job, report in self.queue.events():
+                self._take_in(next(each for each in self.open if each.job is job), report)
             if self.told > before:
                 told()
 
@@ -184,7 +182,7 @@ class AskAndTell:
                 record_end(self._run(taken), "pruned", taken.pruned)
             self._end(taken, _Outcome(TrialState.PRUNED, reason=taken.pruned), reused=not taken.adopted)
         else:
-            self.driver.submit(taken.job)
+            self.queue.submit(taken.job)
 
     def _is_pruned(self, taken: _Open) -> bool:
         """Tell Optuna what an unfinished run has measured before its turn, under this sweep or another command; say
@@ -197,9 +195,9 @@ class AskAndTell:
     def _run(self, taken: _Open) -> RunDirectory:
         return RunDirectory(self.sweep.runs_dir / taken.job.fingerprint)
 
-    def _hear(self, taken: _Open, report: Report) -> None:
+    def _take_in(self, taken: _Open, report: Report) -> None:
         if report.kind == "evaluated":
-            self.driver.answer(taken.job, self._report(taken, report.epoch, report.accuracy))
+            self.queue.answer(taken.job, self._report(taken, report.epoch, report.accuracy))
         elif report.kind == "finished":
             self._finish(taken, reused=report is REUSED and not taken.adopted)
         elif report.kind == "pruned":
@@ -230,7 +228,7 @@ class AskAndTell:
         prune = taken.trial.should_prune()  # asked of the default too, which others are measured by
         if prune and not final and not taken.is_default and epoch < taken.job.config.train.epochs:
             taken.pruned = f"pruned after epoch {epoch} as {taken.job.label} of sweep {self.sweep.name}"
-            # Before the worker hears of it: the decision holds if this process dies.
+            # Before the worker is told: the decision holds if this process dies.
             taken.trial.set_user_attr("reason", taken.pruned)
         return taken.pruned
 
@@ -251,7 +249,7 @@ class AskAndTell:
             self.aside.append(each)
             each.fault = fault
             each.trial.set_user_attr("fault", fault)
-            self.driver.view.failed(each.job.label, f"{fault}; it stays open")
+            self.queue.view.failed(each.job.label, f"{fault}; it stays open")
         self.equal = [each for each in self.equal if each in self.open]
 
     def _end(self, taken: _Open, outcome: _Outcome, reused: bool = False) -> None:
@@ -277,7 +275,7 @@ class AskAndTell:
             self._end(twin, known, reused=True)
 
     def _tell(self, trial: Trial, outcome: _Outcome, label: str, reused: bool = False) -> None:
-        view = self.driver.view
+        view = self.queue.view
         self.study.tell(trial, outcome.values, outcome.state)
         self.told += 1
         if outcome.state == TrialState.COMPLETE:

@@ -21,7 +21,6 @@ from ablations.studies.run import digests, run_plans
 from ablations.studies.study import Cell, Study
 from ablations.sweeps.ask_and_tell import AskAndTell, Sweep, sweep_trials
 from ablations.sweeps.goals import choose_objectives, measure
-from ablations.sweeps.mirrored_storage import MirroredStorage
 from ablations.sweeps.samplers import PRUNERS, SAMPLERS, choose_pruner, evaluated, make_sampler
 from ablations.sweeps.space import check_space, default_space, grid, read_space
 from ablations.sweeps.storage import open_study, opened
@@ -176,14 +175,11 @@ def prepare_study(sweep: Sweep, storage: optuna.storages.RDBStorage) -> optuna.S
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     directions = [objective.direction for objective in sweep.objectives]
-    kept = open_study(storage, sweep.name, directions, identity(sweep))
-    trials = len(kept.get_trials(deepcopy=False))
-    return optuna.load_study(
-        study_name=sweep.name,
-        storage=MirroredStorage(storage, kept),
-        sampler=make_sampler(sweep.sampler, sweep.space, sweep.name, trials),
-        pruner=PRUNERS[sweep.pruner](sweep.base),
-    )
+    study = open_study(storage, sweep.name, directions, identity(sweep))
+    trials = len(study.get_trials(deepcopy=False))
+    study.sampler = make_sampler(sweep.sampler, sweep.space, sweep.name, trials)
+    study.pruner = PRUNERS[sweep.pruner](sweep.base)
+    return study
 
 
 def _ask_and_tell(
@@ -199,26 +195,11 @@ def _ask_and_tell(
     console.print(f"sweep {sweep.name}: {told} of {request.trials} trials done already", highlight=False)
     if told >= request.trials and not unfinished:
         return
-    # Heavy imports from here on: a sweep that is finished answers at once.
-    executor.prepare(ConsoleProgress(console).say)
-    from ablations.execution.driver import Driver
-    from ablations.execution.live_view import LiveView
-    from mae.data.dataset import load_data
-    from mae.runtime.interruption import stop_on_signals
-
-    load_data(sweep.base.data, sweep.base.run, ConsoleProgress(console))
-    with (
-        executor.crew(sweep.runs_dir) as crew,
-        stop_on_signals() as stop,
-        LiveView(console, request.trials - told, crew.size) as view,
-    ):
-        try:
-            AskAndTell(sweep, study, Driver(crew, sweep.runs_dir, view), stop).run(
-                request.trials, request.seconds, record.write_now_and_then
-            )
-        finally:
-            crew.stop()
-            record.write()
+    try:
+        with executor.queue(sweep.runs_dir, [sweep.base], request.trials - told, console) as queue:
+            AskAndTell(sweep, study, queue).run(request.trials, request.seconds, record.write_now_and_then)
+    finally:
+        record.write()
 
 
 class KeptRecord:

@@ -15,7 +15,7 @@ SAMPLERS: dict[str, Callable[[int, Space], samplers.BaseSampler]] = {
         seed=seed, multivariate=True, group=any(each.when for each in space)
     ),
     "random": lambda seed, space: samplers.RandomSampler(seed=seed),
-    "grid": lambda seed, space: samplers.RandomSampler(seed=seed),  # draws nothing: whoever asks enqueues the points
+    "grid": lambda seed, space: samplers.RandomSampler(seed=seed),  # draws nothing: all points are enqueued
     "gp": lambda seed, space: samplers.GPSampler(seed=seed),
     "cmaes": lambda seed, space: samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
     "nsga2": lambda seed, space: samplers.NSGAIISampler(seed=seed),

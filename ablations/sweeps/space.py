@@ -239,8 +239,8 @@ def _parameter(key: str, table: dict[str, Any]) -> Parameter:
             return Parameter(key, given.values(), given.conditions())
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:])
-        raise UserError(f"{key}{'.' + place if place else ''}: {first['msg']}") from None
+        inside = ".".join(str(part) for part in first["loc"][1:])
+        raise UserError(f"{key}{'.' + inside if inside else ''}: {first['msg']}") from None
     except (ValueError, UserWarning) as error:  # Optuna's own rules: low <= high, no step with log ...
         raise UserError(f"{key}: {error}") from None
 

@@ -27,15 +27,15 @@ def reconstruct_cells(frame: pd.DataFrame, runs_dir: Path) -> tuple[np.ndarray, 
 
     Cells whose runs or images are not on this machine are left out.
     """
-    work = Workplace(runs_dir, NONE, torch.device("cpu"), Silent(), StopRequest())
+    where = Workplace(runs_dir, NONE, torch.device("cpu"), Silent(), StopRequest())
     done = frame[frame["status"] == "finished"].sort_values(["order", "seed"])
     originals, cells = np.empty((0, 0, 0, 0)), {}
     for cell, trials in done.groupby("cell", sort=False):
         run = RunDirectory(runs_dir / str(trials["run"].iloc[0]))
         try:
             config = stored_config(run, (), ())
-            pretext = load_pretext(run, config, work.device)
-            images = centre(shown_images(images_of(run, config, work))[:IMAGES], config.data)
+            pretext = load_pretext(run, config, where.device)
+            images = centre(shown_images(images_of(run, config, where))[:IMAGES], config.data)
         except (RunError, UserError):
             continue
         if not isinstance(pretext, MaskedAutoencoder):

@@ -98,7 +98,7 @@ def _random_resized_boxes(
 ) -> Tensor:
     """Area uniform in `scale`, aspect ratio log-uniform in 3/4 .. 4/3; the first of ten attempts that fits."""
     draws = torch.rand(count, ATTEMPTS, 2, generator=generator)
-    place = torch.rand(count, 2, generator=generator)
+    corner = torch.rand(count, 2, generator=generator)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[..., 0])
     aspect = torch.exp((2 * draws[..., 1] - 1) * math.log(4 / 3))
     box_width, box_height = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
@@ -107,8 +107,8 @@ def _random_resized_boxes(
     found = fits.any(dim=1)
     box_height = torch.where(found, box_height.gather(1, first)[:, 0], height)
     box_width = torch.where(found, box_width.gather(1, first)[:, 0], width)
-    top = (place[:, 0] * (height - box_height + 1)).long()
-    left = (place[:, 1] * (width - box_width + 1)).long()
+    top = (corner[:, 0] * (height - box_height + 1)).long()
+    left = (corner[:, 1] * (width - box_width + 1)).long()
     return torch.stack([top, left, box_height, box_width], dim=1)
 
 

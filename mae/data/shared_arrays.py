@@ -20,21 +20,21 @@ class Shared:
     def __init__(self, content: object, folder: Path) -> None:
         arrays: list[pickle.PickleBuffer] = []
         self._pickled = pickle.dumps(content, protocol=5, buffer_callback=arrays.append)
-        self._places: list[tuple[int, int]] = []
+        self._spans: list[tuple[int, int]] = []
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, lives as long as this
         for array in arrays:
             self._file.write(b"\0" * (-self._file.tell() % ALIGNMENT))
             start = self._file.tell()
             self._file.write(array.raw())
-            self._places.append((start, self._file.tell()))
+            self._spans.append((start, self._file.tell()))
         self._file.flush()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrived, (DupFd(self._file.fileno()), self._pickled, self._places)
+        return _arrived, (DupFd(self._file.fileno()), self._pickled, self._spans)
 
 
-def _arrived(descriptor: Any, pickled: bytes, places: list[tuple[int, int]]) -> object:
+def _arrived(descriptor: Any, pickled: bytes, spans: list[tuple[int, int]]) -> object:
     with open(descriptor.detach(), "rb") as file:
-        empty = not places or places[-1][1] == 0
+        empty = not spans or spans[-1][1] == 0
         mapped = memoryview(b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    return pickle.loads(pickled, buffers=[mapped[start:end] for start, end in places])
+    return pickle.loads(pickled, buffers=[mapped[start:end] for start, end in spans])

@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     images: Tensor
     """uint8 (B, C, h, w)."""
     indexes: Tensor
-    """int64 (B,): their places in the training set."""
+    """int64 (B,): their indexes in the training set."""
     labels: Tensor
     """int64 (B,): their classes, -1 where unknown."""
 

@@ -8,12 +8,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mae.config.tree import LinearProbeConfig
+from mae.runtime.interruption import StoppableTask
 from mae.runtime.progress import Task
 from mae.runtime.rng import generator
 from mae.training.schedule import lr_at, peak_lr
 
 Views = Callable[[int], Tensor]
 """The training features (n, D) of an epoch: the same each time, or of newly augmented images."""
+
+Check = Callable[[], object]
+"""Called before each evaluation of a loss, for a fit on raw pixels takes a minute; what it raises ends the fit."""
 
 WEAKEST, STRONGEST = 1e-10, 10.0
 """Penalties are tried beyond the ends of the grid as far as this."""
@@ -37,7 +41,7 @@ def fit_logistic(
     classes: int,
     penalty: float,
     principal: tuple[Tensor, Tensor],
-    task: Task,
+    check: Check,
     start: Tensor | None = None,
 ) -> Tensor:
     """Return weights (classes, D + 1), bias last, of multinomial logistic regression by L-BFGS, from `start` or zero.
@@ -52,23 +56,23 @@ def fit_logistic(
     # Cross-entropy curves by p (1 - p) of a class's probability times the variance; p = 1 / classes at first.
     curvature = variances * (classes - 1) / classes**2 + penalty
     units = (curvature + 1e-6 * curvature.max()).rsqrt()
-    return _minimise(weights, features, labels, penalty, axes, units, task)
+    return _minimise(weights, features, labels, penalty, axes, units, check)
 
 
 def _minimise(
-    weights: Tensor, features: Tensor, labels: Tensor, penalty: float, axes: Tensor, units: Tensor, task: Task
+    weights: Tensor, features: Tensor, labels: Tensor, penalty: float, axes: Tensor, units: Tensor, check: Check
 ) -> Tensor:
     """Return the weights of least loss, from `weights` on; steps are along `axes` (D, D, columns) in `units` (D,)."""
-    place = torch.cat([weights[:, :-1] @ axes / units, weights[:, -1:]], dim=1).requires_grad_()
+    point = torch.cat([weights[:, :-1] @ axes / units, weights[:, -1:]], dim=1).requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [place], max_iter=300, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+        [point], max_iter=300, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
     )
 
     def here() -> Tensor:
-        return torch.cat([place[:, :-1] * units @ axes.T, place[:, -1:]], dim=1)
+        return torch.cat([point[:, :-1] * units @ axes.T, point[:, -1:]], dim=1)
 
     def closure() -> Tensor:
-        task.advance(0)  # a fit on raw pixels takes a minute, and whoever wants to stop it waits
+        check()
         optimizer.zero_grad()
         weights = here()
         loss = F.cross_entropy(scores(weights, features), labels) + penalty / 2 * weights[:, :-1].square().sum()
@@ -114,7 +118,7 @@ def lbfgs_predict(
     classes: int,
     config: LinearProbeConfig,
     holdout: tuple[Tensor, Tensor],
-    task: Task,
+    task: StoppableTask,
 ) -> tuple[Tensor, dict[str, float]]:
     """Return predicted classes (m,) and the penalty chosen; test images have no say in it.
 
@@ -123,12 +127,17 @@ def lbfgs_predict(
     """
     penalty, accuracy, weights = _best_fit(train, labels, classes, config, holdout, task)
     train, test = standardise(train, test)
-    weights = fit_logistic(train, labels, classes, penalty, principal_axes(train), task, weights)
+    weights = fit_logistic(train, labels, classes, penalty, principal_axes(train), task.check, weights)
     return scores(weights, test).argmax(1), {"penalty": penalty, "holdout_top1": 100 * accuracy}
 
 
 def _best_fit(
-    train: Tensor, labels: Tensor, classes: int, config: LinearProbeConfig, holdout: tuple[Tensor, Tensor], task: Task
+    train: Tensor,
+    labels: Tensor,
+    classes: int,
+    config: LinearProbeConfig,
+    holdout: tuple[Tensor, Tensor],
+    task: StoppableTask,
 ) -> tuple[float, float, Tensor]:
     """Return the best penalty, its accuracy on the held-out part, and its weights."""
     held, rest = holdout
@@ -138,7 +147,7 @@ def _best_fit(
 
     def accuracy_of(penalty: float) -> float:
         start = next(reversed(weights.values()), None)
-        weights[penalty] = fit_logistic(fit, labels[rest], classes, penalty, principal, task, start)
+        weights[penalty] = fit_logistic(fit, labels[rest], classes, penalty, principal, task.check, start)
         task.advance(int(penalty in config.penalties))  # how many are tried beyond the grid is not known before
         return (scores(weights[penalty], judge).argmax(1) == labels[held]).float().mean().item()
 

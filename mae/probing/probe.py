@@ -1,6 +1,8 @@
 """Probes: what a frozen encoder knows, beside the untrained encoder and raw pixels under the same probe."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from mae.probing.features import BATCH, extract, pool, raw_pixels
 from mae.probing.knn import knn_predict
 from mae.probing.linear import lars_predict, lbfgs_predict
 from mae.runs.directory import Busy, RunDirectory
+from mae.runtime.interruption import StoppableTask, StopRequest
 from mae.runtime.progress import Progress
 from mae.runtime.rng import generator
 
@@ -49,6 +52,13 @@ class Setup:
     data: ImageData
     device: torch.device
     progress: Progress
+    stop: StopRequest = field(default_factory=StopRequest)
+
+    @contextmanager
+    def task(self, description: str, total: int) -> Iterator[StoppableTask]:
+        """Open a piece of work of `total` units."""
+        with self.progress.task(description, total) as task:
+            yield StoppableTask(task, self.stop)
 
 
 def subjects(config: Config, data: ImageData, pretrained: Pretext) -> list[Subject]:
@@ -79,7 +89,7 @@ def probe(kind: ProbeKind, subject: Subject, setup: Setup) -> dict[str, Any]:
         chosen = {"holdout_top1": 100 * (voted == labels[held]).float().mean().item()}
         predicted = knn_predict(train, labels, test, knn.k, knn.temperature, classes)
     elif linear.solver == "lbfgs":
-        with setup.progress.task(f"linear probe, {subject.name}", len(linear.penalties) + 1) as task:
+        with setup.task(f"linear probe, {subject.name}", len(linear.penalties) + 1) as task:
             split = holdout(len(train), config.probe)
             predicted, chosen = lbfgs_predict(train, labels, test, classes, linear, split, task)
     else:
@@ -89,7 +99,7 @@ def probe(kind: ProbeKind, subject: Subject, setup: Setup) -> dict[str, Any]:
                 return train
             return _augmented_features(subject.pretext, labelled, epoch, setup)
 
-        with setup.progress.task(f"linear probe, {subject.name}", linear.lars_epochs) as task:
+        with setup.task(f"linear probe, {subject.name}", linear.lars_epochs) as task:
             predicted, chosen = lars_predict(views, labels, test, classes, linear, config.probe.seed, task)
     correct = predicted.cpu() == data.test.labels
     low, high = wilson_interval(int(correct.sum()), len(correct))
@@ -122,9 +132,9 @@ def baseline(kind: ProbeKind, subject: Subject, setup: Setup, runs_dir: Path) ->
                 directory.write_json("result.json", found)
             return dict(found)
     except Busy:
-        with setup.progress.task(f"another run's {kind} probe, {subject.name}", 1) as task:
+        with setup.task(f"another run's {kind} probe, {subject.name}", 1) as task:
             while directory.is_locked():
-                task.advance(0)
+                task.check()
                 time.sleep(BUSY_SECONDS)
     return baseline(kind, subject, setup, runs_dir)
 
@@ -149,7 +159,7 @@ def _features(subject: Subject, split: str, indexes: Tensor, setup: Setup) -> Te
     if split not in subject.features:
         config, data, device = setup.config, setup.data, setup.device
         images = data.train.images if split == "train" else data.test.images
-        with setup.progress.task(f"features of {split} images, {subject.name}", len(indexes)) as task:
+        with setup.task(f"features of {split} images, {subject.name}", len(indexes)) as task:
             if subject.pretext is None:
                 features = raw_pixels(images, indexes, config.data, data, task)
             else:

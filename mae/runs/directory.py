@@ -307,7 +307,7 @@ def run_row(run: RunDirectory) -> dict[str, Any]:
     record = run.read_record()
     assert record is not None  # find_runs leaves out what has none
     metrics: dict[str, float] = {}
-    for place in [run, *probes_of(run)]:
-        metrics |= (place.result() or {}).get("metrics", {})
+    for stage in [run, *probes_of(run)]:
+        metrics |= (stage.result() or {}).get("metrics", {})
     status = status_of(run)[0]
     return {"run": run.path.name, "name": record.name, "status": status, "seconds": record.seconds, "metrics": metrics}

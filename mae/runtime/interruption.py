@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from mae.runtime.progress import Progress, Task
+from mae.runtime.progress import Task
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -33,7 +33,7 @@ class Pruned(Interrupted):
 
 
 class StopRequest:
-    """Remembers the first signal; whoever works looks at it between steps."""
+    """Remembers the first signal; long work looks at it between steps."""
 
     def __init__(self, second_ends: bool = True) -> None:
         self.number, self.second_ends = 0, second_ends
@@ -43,18 +43,10 @@ class StopRequest:
             os._exit(130 if number == signal.SIGINT else 143)
         self.number = self.number or number
 
-    def evaluated(self, epoch: int, accuracy: float) -> int:
-        """Hear of an online evaluation after `epoch` epochs, k-NN top-1 in percent; return what to stop with, or 0."""
-        return 0
-
-    def interruption(self, number: int) -> Interrupted:
-        """Return what to raise once everything is saved, having been asked to stop with `number`."""
-        return Interrupted(number)
-
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come."""
         if self.number:
-            raise self.interruption(self.number)
+            raise Interrupted(self.number)
 
 
 @contextmanager
@@ -70,29 +62,15 @@ def stop_on_signals(second_ends: bool = True) -> Iterator[StopRequest]:
 
 
 @dataclass(frozen=True)
-class StoppableProgress:
-    """Passes progress on, and ends a task with `Interrupted` at its next step once a stop was asked for."""
+class StoppableTask:
+    """A piece of work that ends with `Interrupted`, at its next step or `check`, once a stop was asked for."""
 
-    progress: Progress
-    stop: StopRequest
-
-    def say(self, message: str) -> None:
-        self.progress.say(message)
-
-    def warn(self, message: str) -> None:
-        self.progress.warn(message)
-
-    @contextmanager
-    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
-        with self.progress.task(description, total, done) as task:
-            yield _StoppableTask(task, self.stop)
-
-
-@dataclass(frozen=True)
-class _StoppableTask:
     task: Task
     stop: StopRequest
 
-    def advance(self, amount: int = 1, note: str = "") -> None:
+    def check(self) -> None:
         self.stop.check()
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.check()
         self.task.advance(amount, note)

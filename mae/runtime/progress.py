@@ -1,4 +1,4 @@
-"""Progress of long work: a live bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of one piece of long work in this process: a bar on a terminal, a plain line now and then elsewhere."""
 
 import time
 from collections.abc import Iterator

@@ -16,7 +16,7 @@ from mae.pretext.pictures import draw, shown_images
 from mae.runs.directory import ENCODER, ONLINE, PRETEXT, RunDirectory
 from mae.runs.weights import write_weights
 from mae.runtime.distributed import ALONE, Processes
-from mae.runtime.interruption import StopRequest
+from mae.runtime.interruption import Interrupted, Pruned, StopRequest
 from mae.runtime.progress import Progress
 from mae.runtime.rng import generator
 from mae.runtime.system_metrics import system_metrics
@@ -25,6 +25,9 @@ from mae.training.trainer import Step, Trainer
 
 Evaluate = Callable[[Pretext, ImageData], float]
 """Says how good an encoder's features are so far, in percent."""
+
+Watch = Callable[[int, float], str]
+"""Called after each online evaluation, with epochs done and k-NN top-1 in percent: why to prune the run, or ""."""
 
 SAVING_APART = 20
 """Time between two checkpoints, at least, in times that the last one took: saving takes under 5 % of a run."""
@@ -39,92 +42,94 @@ def pretrain(
     stop: StopRequest,
     evaluate: Evaluate,
     processes: Processes = ALONE,
+    watch: Watch = lambda epochs, accuracy: "",
 ) -> dict[str, Any]:
     """Pretrain to the end, from the last checkpoint if there is one; return what goes into `result.json`.
 
-    `evaluate` says how good the features are so far. All `processes` call this with the same arguments; process 0 alone
-    uses `run`, the others return nothing.
+    All `processes` call this with the same arguments; process 0 alone uses `run`, the others return nothing. Raises
+    `Interrupted` on a stop request and `Pruned` when `watch` says so, with everything saved.
     """
-    work = Trainer(config, data, device, processes)
-    _go_back(work, run, progress)
-    with progress.task("pretraining", work.total_steps, work.position.step) as task:
-        clock = _Clock(work.position.seconds)
-        for epoch in range(work.position.step // work.steps_per_epoch, config.train.epochs):
-            for index, batch in _epoch_batches(work, epoch):
-                step = work.step(batch, index)
-                stopped = processes.greatest(stop.number)  # all stop at the same step
+    trainer = Trainer(config, data, device, processes)
+    _go_back(trainer, run, progress)
+    with progress.task("pretraining", trainer.total_steps, trainer.position.step) as task:
+        clock = _Clock(trainer.position.seconds)
+        for epoch in range(trainer.position.step // trainer.steps_per_epoch, config.train.epochs):
+            for index, batch in _epoch_batches(trainer, epoch):
+                step = trainer.step(batch, index)
+                number = processes.greatest(stop.number)  # all stop at the same step
+                ending = Interrupted(number) if number else None
                 if not processes.leads:
-                    if stopped:
-                        raise stop.interruption(stopped)
+                    if ending:
+                        raise ending
                     continue
                 clock.add(step)
-                last_of_epoch = work.position.step % work.steps_per_epoch == 0
-                if work.position.step % config.run.log_every == 0 or last_of_epoch:
-                    work.check_finite()
+                last_of_epoch = trainer.position.step % trainer.steps_per_epoch == 0
+                if trainer.position.step % config.run.log_every == 0 or last_of_epoch:
+                    trainer.check_finite()
                     metrics = clock.metrics(config.train.batch_size) | {"train/lr": step.lr, "train/epoch": epoch}
                     if last_of_epoch and _due(config.run.knn_every, epoch + 1, config.train.epochs):
-                        metrics[ONLINE] = evaluate(work.pretext, work.data)
-                    run.append_metrics(work.position.step, metrics | system_metrics(device))
+                        metrics[ONLINE] = evaluate(trainer.pretext, trainer.data)
+                    run.append_metrics(trainer.position.step, metrics | system_metrics(device))
                     if ONLINE in metrics:
-                        stopped = stop.evaluated(epoch + 1, metrics[ONLINE]) or stopped
+                        reason = watch(epoch + 1, metrics[ONLINE])
+                        ending = Pruned(reason) if reason else ending
                     note = f"loss {metrics['train/loss']:.4f}  {metrics['train/images_per_second']:.0f} images/s"
-                task.advance(1, note if work.position.step % config.run.log_every == 0 or last_of_epoch else "")
+                task.advance(1, note if trainer.position.step % config.run.log_every == 0 or last_of_epoch else "")
                 if last_of_epoch and _due(config.run.picture_every, epoch + 1, config.train.epochs):
-                    draw(work.pretext, shown_images(data), run.pictures / f"epoch-{epoch + 1:04d}.png")
-                if stopped or clock.should_save(config.run.checkpoint_seconds):
-                    _save(work, run, clock)
-                if stopped:
-                    raise stop.interruption(stopped)
+                    draw(trainer.pretext, shown_images(data), run.pictures / f"epoch-{epoch + 1:04d}.png")
+                if ending or clock.should_save(config.run.checkpoint_seconds):
+                    _save(trainer, run, clock)
+                if ending:
+                    raise ending
     if not processes.leads:
         return {}
-    if not checkpoints.checkpoint(run.checkpoints, work.position.step).exists():
-        _save(work, run, clock)
-    return _finish(work, run)
+    if not checkpoints.checkpoint(run.checkpoints, trainer.position.step).exists():
+        _save(trainer, run, clock)
+    return _finish(trainer, run)
 
 
-def _go_back(work: Trainer, run: RunDirectory, progress: Progress) -> None:
+def _go_back(trainer: Trainer, run: RunDirectory, progress: Progress) -> None:
     """Continue from the last checkpoint, if there is one; process 0 reads it and forgets the curves after it."""
-    processes = work.processes
+    processes = trainer.processes
     saved = processes.from_first(checkpoints.latest(run.checkpoints, progress.warn) if processes.leads else None)
     if saved is not None:
-        work.restore(saved)
-        progress.say(f"continuing at step {work.position.step} of {work.total_steps}")
+        trainer.restore(saved)
+        progress.say(f"continuing at step {trainer.position.step} of {trainer.total_steps}")
         # Who adds up what: another order is another rounding.
         sums = {"process(es)": (saved["processes"], processes.count)}
-        if work.device.type == "cpu":
+        if trainer.device.type == "cpu":
             sums["thread(s)"] = saved["random"]["threads"], torch.get_num_threads()
         for name, (before, now) in sums.items():
             if before != now:
                 progress.warn(f"by {before} {name} so far, now by {now}: equal to rounding, not to the bit")
     if processes.leads:
-        run.forget_metrics_after(work.position.step)
+        run.forget_metrics_after(trainer.position.step)
 
 
-def _epoch_batches(work: Trainer, epoch: int) -> Iterator[tuple[int, Batch]]:
+def _epoch_batches(trainer: Trainer, epoch: int) -> Iterator[tuple[int, Batch]]:
     """Yield (step, batch) for what is left of an epoch, of each batch this process's share.
 
     The order is a function of (seed, epoch).
     """
-    batch, steps = work.config.train.batch_size, work.steps_per_epoch
-    order = torch.randperm(len(work.data.train.labels), generator=generator(work.config.train.seed, "order", epoch))
-    first = work.position.step - epoch * steps
-    part = work.processes.part(batch)
+    settings, train, steps = trainer.config.train, trainer.data.train, trainer.steps_per_epoch
+    order = torch.randperm(len(train.labels), generator=generator(settings.seed, "order", epoch))
+    first, batch = trainer.position.step - epoch * steps, settings.batch_size
+    part = trainer.processes.part(batch)
     pieces = [order[index * batch : (index + 1) * batch][part] for index in range(first, steps)]
-    train = work.data.train
-    for place, (chosen, images) in enumerate(zip(pieces, train.images.batches(pieces), strict=True)):
-        yield epoch * steps + first + place, Batch(images, chosen, train.labels[chosen])
+    for number, (chosen, images) in enumerate(zip(pieces, train.images.batches(pieces), strict=True)):
+        yield epoch * steps + first + number, Batch(images, chosen, train.labels[chosen])
 
 
-def _save(work: Trainer, run: RunDirectory, clock: "_Clock") -> None:
-    work.check_finite()
-    work.position.seconds = clock.seconds()
+def _save(trainer: Trainer, run: RunDirectory, clock: "_Clock") -> None:
+    trainer.check_finite()
+    trainer.position.seconds = clock.seconds()
     with clock.saving():
-        checkpoints.save(run.checkpoints, work.position.step, work.state())
+        checkpoints.save(run.checkpoints, trainer.position.step, trainer.state())
 
 
-def _finish(work: Trainer, run: RunDirectory) -> dict[str, Any]:
+def _finish(trainer: Trainer, run: RunDirectory) -> dict[str, Any]:
     """Keep the weights, without the optimiser's state; the checkpoints go when the result is safe too."""
-    state = work.pretext.state_dict()
+    state = trainer.pretext.state_dict()
     write_weights(run.path / ENCODER, under(state, "encoder."))
     write_weights(run.path / PRETEXT, {name: value for name, value in state.items() if name[:8] != "encoder."})
     points = [point["metrics"] for point in run.read_metrics()]
@@ -132,10 +137,10 @@ def _finish(work: Trainer, run: RunDirectory) -> dict[str, Any]:
         "weights_sha256": weights_digest(state),
         "metrics": {
             "train/final_loss": points[-1]["train/loss"],
-            "cost/seconds": work.position.seconds,
-            "cost/steps": work.position.step,
+            "cost/seconds": trainer.position.seconds,
+            "cost/steps": trainer.position.step,
             "cost/peak_memory_mb": max(point["system/peak_memory_mb"] for point in points),
-            **{f"cost/{name}": value for name, value in work.pretext.cost().items()},
+            **{f"cost/{name}": value for name, value in trainer.pretext.cost().items()},
         },
     }
 

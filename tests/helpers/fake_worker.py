@@ -6,15 +6,15 @@ from collections.abc import Generator
 from multiprocessing.connection import Connection
 
 from ablations.execution import worker
-from ablations.execution.crew import Place, Report
 from ablations.execution.job import Job
+from ablations.execution.worker_pool import Report, Slot
 from mae.config.resolve import to_toml
 from mae.runs.directory import ONLINE, Record, RunDirectory
 
 
-def work(pipe: Connection, job: Job, place: Place, *, growing: bool = False) -> None:
+def work(pipe: Connection, job: Job, slot: Slot, *, growing: bool = False) -> None:
     """Do the fake_worker and report; on `evaluated`, wait for the word whether to go on."""
-    doing, answer = steps(job, place, growing), None
+    doing, answer = steps(job, slot, growing), None
     while True:
         report = doing.send(answer)
         pipe.send(report)
@@ -23,13 +23,13 @@ def work(pipe: Connection, job: Job, place: Place, *, growing: bool = False) -> 
         answer = pipe.recv()
 
 
-def steps(job: Job, place: Place, growing: bool = False) -> Generator[Report, str | None, None]:
+def steps(job: Job, slot: Slot, growing: bool = False) -> Generator[Report, str | None, None]:
     """Leave what a pretraining and its probes leave; `trained` in the run directory gets a line each time.
 
     A run that exists in part continues; with `growing`, the accuracy is reached at the end and grows evenly until then.
     Yields the reports and receives why the job is to end after an evaluation, if it is.
     """
-    run, accuracy = RunDirectory(place.runs_dir / job.fingerprint), 100 * job.config.mask.ratio
+    run, accuracy = RunDirectory(slot.runs_dir / job.fingerprint), 100 * job.config.mask.ratio
     epochs = job.config.train.epochs
     with run.locked(), open(run.path / "trained", "a") as trained:
         trained.write("once\n")
@@ -53,33 +53,33 @@ def steps(job: Job, place: Place, growing: bool = False) -> Generator[Report, st
     yield Report("finished")
 
 
-def die(pipe: Connection, job: Job, place: Place) -> None:
+def die(pipe: Connection, job: Job, slot: Slot) -> None:
     """Be killed without a word."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_once(pipe: Connection, job: Job, place: Place) -> None:
+def die_once(pipe: Connection, job: Job, slot: Slot) -> None:
     """Be killed without a word the first time, and work the second."""
-    mark = place.runs_dir / "died"
+    mark = slot.runs_dir / "died"
     if not mark.exists():
         mark.touch()
-        die(pipe, job, place)
-    work(pipe, job, place)
+        die(pipe, job, slot)
+    work(pipe, job, slot)
 
 
-def die_at_half(pipe: Connection, job: Job, place: Place) -> None:
+def die_at_half(pipe: Connection, job: Job, slot: Slot) -> None:
     """Be killed without a word whenever half of an image is to be hidden, and work otherwise."""
-    (die if job.config.mask.ratio == 0.5 else work)(pipe, job, place)
+    (die if job.config.mask.ratio == 0.5 else work)(pipe, job, slot)
 
 
-def hindered(pipe: Connection, job: Job, place: Place, *, error: Exception, unless: str) -> None:
+def hindered(pipe: Connection, job: Job, slot: Slot, *, error: Exception, unless: str) -> None:
     """Be a real worker whose pretraining raises `error`, unless the runs folder has a file of that name: then work."""
-    if (place.runs_dir / unless).exists():
-        work(pipe, job, place)
+    if (slot.runs_dir / unless).exists():
+        work(pipe, job, slot)
         return
 
     def fail(*arguments: object) -> RunDirectory:
         raise error
 
     worker.run_pretraining = fail
-    worker.work(pipe, job, place)
+    worker.work(pipe, job, slot)

@@ -13,7 +13,7 @@ import pytest
 from ray.cluster_utils import Cluster
 from typer.testing import CliRunner
 
-from ablations.execution.ray_crew import NODE_RUNS_DIR, Demand, demand
+from ablations.execution.ray_pool import NODE_RUNS_DIR, Demand, demand
 from ablations.execution.run_parcel import pack, unpack
 from cli import app
 from mae.errors import UserError

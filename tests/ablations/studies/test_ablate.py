@@ -16,12 +16,12 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ablations.execution.crew import Place
-from ablations.execution.driver import Driver, work_off
 from ablations.execution.executor import Executor
 from ablations.execution.job import Job
-from ablations.execution.live_view import LiveView
-from ablations.execution.local_crew import LocalCrew, places
+from ablations.execution.job_queue import JobQueue, run_jobs
+from ablations.execution.jobs_progress import JobsProgress
+from ablations.execution.local_pool import LocalPool, local_slots
+from ablations.execution.worker_pool import Slot
 from ablations.studies.paper import STUDIES
 from cli import app
 from mae.config.fingerprint import pretrain_fingerprint
@@ -60,10 +60,10 @@ def job_of(settings: dict[str, Any]) -> Job:
     return Job("a job", config, pretrain_fingerprint(config, open_source(config.data, Silent()).digest), ("knn",))
 
 
-def do(jobs: list[Job], runs_dir: Path, stop: StopRequest | None = None) -> dict[str, str]:
-    with LiveView(Console(quiet=True), len(jobs), 1) as view:
-        driver = Driver(LocalCrew([Place(runs_dir, "cpu", 1)]), runs_dir, view)
-        return work_off(jobs, driver, stop or StopRequest())
+def do(jobs: list[Job], runs_dir: Path, threads: int = 1) -> dict[str, str]:
+    with JobsProgress(Console(quiet=True), len(jobs), 1) as view:
+        queue = JobQueue(LocalPool([Slot(runs_dir, "cpu", threads)]), runs_dir, view, StopRequest())
+        return run_jobs(jobs, queue)
 
 
 def holder(run: RunDirectory) -> int:
@@ -148,7 +148,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
 
 def test_no_job_is_begun_on_a_device_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    with pytest.raises(UserError, match="--device cuda"), Executor("cuda").crew(tmp_path):
+    with pytest.raises(UserError, match="--device cuda"), Executor("cuda").pool(tmp_path):
         pass
 
 
@@ -165,16 +165,15 @@ def test_a_killed_worker_is_replaced_and_nothing_changes(tmp_path: Path) -> None
 
 def test_a_worker_takes_no_more_threads_than_the_user_allows(tmp_path: Path) -> None:
     work = job(**{"train.epochs": 1})
-    with LiveView(Console(quiet=True), 1, 1) as view:
-        work_off([work], Driver(LocalCrew([Place(tmp_path, "cpu", 2)]), tmp_path, view), StopRequest())
+    do([work], tmp_path, threads=2)
     assert RunDirectory(tmp_path / work.fingerprint).read_json("environment.json")["threads"] == 1  # OMP_NUM_THREADS
 
 
 def test_a_job_whose_process_dies_every_time_fails_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ablations.execution.local_crew.work", die)
-    monkeypatch.setattr("ablations.execution.driver.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("ablations.execution.local_pool.work", die)
+    monkeypatch.setattr("ablations.execution.job_queue.PAUSE_SECONDS", 0.0)
     reason = do([job()], tmp_path)[job().fingerprint]
     assert reason == "its process ended with signal 9, 3 times"
 
@@ -256,9 +255,9 @@ def test_a_run_that_another_has_just_finished_is_left_alone(tmp_path: Path, monk
 def test_gpus_are_shared_out_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert [place.device for place in places("auto", None, 2, tmp_path)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert [slot.device for slot in local_slots("auto", None, 2, tmp_path)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
     with pytest.raises(UserError, match="--per-gpu"):
-        places("auto", 5, 2, tmp_path)
+        local_slots("auto", 5, 2, tmp_path)
 
 
 def test_a_dry_run_tells_cost_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

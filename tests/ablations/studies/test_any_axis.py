@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from ablations.execution.crew import Place
+from ablations.execution.worker_pool import Slot
 from ablations.studies.plan import all_jobs, make_plan
 from ablations.studies.study import Study, product, read_study
 from analysis.report.report import make_report, write_report
@@ -80,7 +80,7 @@ def study_to_its_end(study: Study, runs_dir: Path) -> pd.DataFrame:
     plan = make_plan(study, Config(), 1, lambda data: data.source, runs_dir)
     plan.directory.write_text("study.json", plan.record.model_dump_json())
     for job in all_jobs([plan]):
-        fake_worker.work(Mock(), job, Place(runs_dir, "cpu", 1))
+        fake_worker.work(Mock(), job, Slot(runs_dir, "cpu", 1))
     frame = study_frame(plan.record, runs_dir, plan.directory.path.name)
     write_study(plan.directory, frame, runs_dir)
     assert_frame_equal(from_runs(runs_dir, pytest.fail), frame)

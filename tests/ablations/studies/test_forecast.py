@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from ablations.execution.crew import Place
-from ablations.execution.forked_calls import call_at
+from ablations.execution.forked_calls import call_in
 from ablations.execution.job import Job
+from ablations.execution.worker_pool import Slot
 from ablations.studies import forecast as forecasting
 from ablations.studies.forecast import Counts, ends, fit_line, forecast, job_seconds, makespan
 from ablations.studies.paper import STUDIES
@@ -22,7 +22,7 @@ from mae.config.tree import Config
 from mae.errors import RunError
 from mae.runtime.progress import Silent
 
-HERE = Place(Path("runs"), "cpu", 1)
+HERE = Slot(Path("runs"), "cpu", 1)
 FITS = FitSpeed(0.0, 0.0, 0.0)
 
 
@@ -148,14 +148,14 @@ def test_workers_take_the_next_job_when_they_are_free() -> None:
 def test_a_study_is_forecast_from_two_of_its_trainings_measured_at_every_place(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def answer(where: list[Place], function: Any, configs: list[Config], *more: Any) -> list[Any]:
+    def answer(slots: list[Slot], function: Any, configs: list[Config], *more: Any) -> list[Any]:
         if not more:
             return [[Size(1e9 * config.kept_patches, 1e9, 8) for config in configs]]
-        asked.append((len(where), [config.mask.ratio for config in configs]))
+        asked.append((len(slots), [config.mask.ratio for config in configs]))
         speeds = [Speed(config.kept_patches / 1000, 0.0, 0.0) for config in configs]
         return [(speeds, FITS), ([Speed(3 * each.step, 0.0, 0.0) for each in speeds], FITS)]
 
-    monkeypatch.setattr(forecasting, "call_at", answer)
+    monkeypatch.setattr(forecasting, "call_in", answer)
     monkeypatch.setattr(forecasting, "count", lambda *arguments: Counts(32, 8, 10, 0.0))
     base = build({"train.epochs": 1})
     jobs = make_plan(STUDIES["mask-ratio"], base, 2, lambda data: "digest", Path("runs")).jobs
@@ -169,7 +169,7 @@ def threads(device: torch.device) -> tuple[str, int]:
 
 
 def test_calls_have_the_device_and_threads_of_workers() -> None:
-    assert call_at([Place(Path("runs"), "cpu", 8)], threads) == [("cpu", 1)]  # OMP_NUM_THREADS
+    assert call_in([Slot(Path("runs"), "cpu", 8)], threads) == [("cpu", 1)]  # OMP_NUM_THREADS
 
 
 def fail(device: torch.device, how: str) -> None:
@@ -181,4 +181,4 @@ def fail(device: torch.device, how: str) -> None:
 @pytest.mark.parametrize(("how", "reason"), [("dies", "its process died"), ("raises", "MemoryError: no memory$")])
 def test_a_call_that_fails_says_why(how: str, reason: str) -> None:
     with pytest.raises(RunError, match=f"measuring failed: {reason}"):
-        call_at([HERE], fail, how)
+        call_in([HERE], fail, how)

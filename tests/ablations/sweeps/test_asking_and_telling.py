@@ -1,4 +1,4 @@
-"""The loop of a sweep in front of a crew that works in this process: what Optuna is asked for and told, and when."""
+"""The loop of a sweep in front of a pool that works in this process: what Optuna is asked for and told, and when."""
 
 import io
 from collections.abc import Callable, Generator, Mapping
@@ -14,10 +14,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 from rich.console import Console
 
-from ablations.execution.crew import Place, Report
-from ablations.execution.driver import Driver
 from ablations.execution.job import Job
-from ablations.execution.live_view import LiveView
+from ablations.execution.job_queue import JobQueue
+from ablations.execution.jobs_progress import JobsProgress
+from ablations.execution.worker_pool import Report, Slot
 from ablations.sweeps.ask_and_tell import AskAndTell, Sweep, online_curve, sweep_trials
 from ablations.sweeps.goals import OBJECTIVES
 from ablations.sweeps.space import Parameter
@@ -36,34 +36,34 @@ Values = Mapping[str, tuple[Any, ...] | FloatDistribution]
 
 
 class Here:
-    """A crew whose workers take a step each, in turn, when they are heard."""
+    """A pool whose workers take a step each, in turn, when the pool is polled."""
 
-    def __init__(self, runs_dir: Path, size: int, steps: Callable[[Job, Place], Steps]) -> None:
-        self.place, self.size, self.steps = Place(runs_dir, "cpu", 1), size, steps
+    def __init__(self, runs_dir: Path, size: int, steps: Callable[[Job, Slot], Steps]) -> None:
+        self.slot, self.size, self.steps = Slot(runs_dir, "cpu", 1), size, steps
         self.begun: list[str] = []
         self.at_work: dict[int, Steps] = {}
         self.answers: dict[int, str | None] = {}
         self.silences = self.most = 0
 
     def free(self) -> list[int]:
-        return [place for place in range(self.size) if place not in self.at_work]
+        return [number for number in range(self.size) if number not in self.at_work]
 
-    def start(self, place: int, job: Job) -> None:
+    def start(self, worker: int, job: Job) -> None:
         self.begun.append(job.label)
-        self.at_work[place], self.answers[place] = self.steps(job, self.place), None
+        self.at_work[worker], self.answers[worker] = self.steps(job, self.slot), None
         self.most = max(self.most, len(self.at_work))
 
     def poll(self) -> list[tuple[int, Report]]:
         self.silences = 0 if self.at_work else self.silences + 1
         assert self.silences < 100, "nobody works, and the sweep does not end"
-        heard = [(place, doing.send(self.answers[place])) for place, doing in self.at_work.items()]
-        for place, report in heard:
+        came = [(worker, doing.send(self.answers[worker])) for worker, doing in self.at_work.items()]
+        for worker, report in came:
             if report.kind not in ("progress", "evaluated"):
-                del self.at_work[place]
-        return heard
+                del self.at_work[worker]
+        return came
 
-    def answer(self, place: int, prune: str) -> None:
-        self.answers[place] = prune
+    def answer(self, worker: int, prune: str) -> None:
+        self.answers[worker] = prune
 
     def stop(self) -> None: ...
 
@@ -114,19 +114,20 @@ class Bench:
         sampler: str = "grid",
         pruner: Strict | None = None,
         settings: dict[str, Any] | None = None,
-        steps: Callable[[Job, Place], Steps] = fake_worker.steps,
+        steps: Callable[[Job, Slot], Steps] = fake_worker.steps,
         seconds: float | None = None,
     ) -> list[SweepTrial]:
-        """Have one driver work; return the study's trials after it. `crew` is left to look at."""
+        """Have one driver work; return the study's trials after it. `pool` is left to look at."""
         sweep = self.sweep(values or {"mask.ratio": RATIOS}, sampler, "median" if pruner else "none", settings or {})
         self.study.pruner = pruner or optuna.pruners.NopPruner()
-        self.crew = Here(self.runs_dir, size, steps)
-        view = LiveView(Console(file=self.said, width=200), trials, size)
+        self.pool = Here(self.runs_dir, size, steps)
+        view = JobsProgress(Console(file=self.said, width=200), trials, size)
 
         def told() -> None:
             self.rounds += 1
 
-        AskAndTell(sweep, self.study, Driver(self.crew, self.runs_dir, view), self.stop).run(trials, seconds, told)
+        queue = JobQueue(self.pool, self.runs_dir, view, self.stop)
+        AskAndTell(sweep, self.study, queue).run(trials, seconds, told)
         return sweep_trials(self.study)
 
     def job(self, settings: dict[str, Any]) -> Job:
@@ -158,7 +159,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr("ablations.execution.driver.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("ablations.execution.job_queue.PAUSE_SECONDS", 0.0)
     return Bench(tmp_path)
 
 
@@ -166,21 +167,21 @@ def states(trials: list[SweepTrial]) -> list[str]:
     return [trial.state for trial in trials]
 
 
-def fails(report: Report, job: Job, place: Place) -> Steps:
+def fails(report: Report, job: Job, slot: Slot) -> Steps:
     """Report one thing, whatever the job."""
     yield report
 
 
-def fails_at_half(report: Report, job: Job, place: Place) -> Steps:
+def fails_at_half(report: Report, job: Job, slot: Slot) -> Steps:
     """Report one thing when half of an image is to be hidden, and work otherwise."""
-    return fails(report, job, place) if job.config.mask.ratio == 0.5 else fake_worker.steps(job, place)
+    return fails(report, job, slot) if job.config.mask.ratio == 0.5 else fake_worker.steps(job, slot)
 
 
 def test_the_default_comes_first_and_then_each_other_point_of_the_grid_once(bench: Bench) -> None:
     trials = bench.drive(50, values={"mask.ratio": (0.5, 0.75, 0.6)})
     assert [trial.params for trial in trials] == [{"mask.ratio": ratio} for ratio in (0.75, 0.5, 0.6)]
     assert [trial.is_default for trial in trials] == [True, False, False]
-    assert bench.crew.begun == ["trial 0", "trial 1", "trial 2"]
+    assert bench.pool.begun == ["trial 0", "trial 1", "trial 2"]
 
 
 def test_the_record_of_a_trial_says_what_it_was_and_measured(bench: Bench) -> None:
@@ -220,19 +221,19 @@ def test_a_sampler_goes_on_after_the_default_until_there_are_as_many_trials_as_a
     trials = bench.drive(8, sampler="random")
     assert states(trials) == ["complete"] * 8
     assert [trial.is_default for trial in trials] == [True] + [False] * 7
-    assert len(bench.crew.begun) == len({trial.run for trial in trials}) == 8 - [t.reused for t in trials].count(True)
+    assert len(bench.pool.begun) == len({trial.run for trial in trials}) == 8 - [t.reused for t in trials].count(True)
 
 
 def test_another_driver_asks_for_what_is_missing_only(bench: Bench) -> None:
     bench.drive(2)
     trials = bench.drive(3)
     assert [trial.params["mask.ratio"] for trial in trials] == list(RATIOS)
-    assert bench.crew.begun == ["trial 2"]
+    assert bench.pool.begun == ["trial 2"]
 
 
-def test_no_more_trials_are_open_than_there_are_places_and_as_many_when_there_are_points(bench: Bench) -> None:
+def test_no_more_trials_are_open_than_there_are_workers_and_as_many_when_there_are_points(bench: Bench) -> None:
     bench.drive(50, size=2, pruner=Strict(9))
-    assert bench.crew.most == 2
+    assert bench.pool.most == 2
 
 
 def test_the_caller_hears_of_every_round_in_which_a_trial_was_told_and_of_no_other(bench: Bench) -> None:
@@ -272,27 +273,27 @@ def test_a_trial_that_a_killed_driver_asked_for_is_adopted(noted: bool, bench: B
     trials = bench.drive(1)
     assert (states(trials), trials[0].params, trials[0].values) == (["complete"], {"mask.ratio": 0.5}, [50.0])
     assert [trials[0].run, trials[0].probes["knn"]] == bench.key(0.5)
-    assert bench.crew.begun == ["trial 0"]
+    assert bench.pool.begun == ["trial 0"]
 
 
 def test_a_trial_that_finished_while_its_driver_was_dead_is_its_own_and_not_reused(bench: Bench) -> None:
     bench.asked(0.5, job=bench.key(0.5))
-    list(fake_worker.steps(bench.job({"mask.ratio": 0.5}), Place(bench.runs_dir, "cpu", 1)))
+    list(fake_worker.steps(bench.job({"mask.ratio": 0.5}), Slot(bench.runs_dir, "cpu", 1)))
     trial = bench.drive(1)[0]
-    assert (trial.state, trial.reused, bench.crew.begun) == ("complete", False, [])
+    assert (trial.state, trial.reused, bench.pool.begun) == ("complete", False, [])
 
 
 def test_a_run_that_another_command_finished_answers_a_trial(bench: Bench) -> None:
-    list(fake_worker.steps(bench.job({"mask.ratio": 0.75}), Place(bench.runs_dir, "cpu", 1)))
+    list(fake_worker.steps(bench.job({"mask.ratio": 0.75}), Slot(bench.runs_dir, "cpu", 1)))
     trial = bench.drive(1)[0]
-    assert (trial.state, trial.values, trial.reused, bench.crew.begun) == ("complete", [75.0], True, [])
+    assert (trial.state, trial.values, trial.reused, bench.pool.begun) == ("complete", [75.0], True, [])
     assert "reused: trial 0, knn_top1 75" in bench.said.getvalue()
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_equal_trials_are_trained_once_whether_at_once_or_later(size: int, bench: Bench) -> None:
     trials = bench.drive(3, size, values={"mask.ratio": (0.75,)}, sampler="random", pruner=Strict(9))
-    assert bench.crew.begun == ["trial 0"]
+    assert bench.pool.begun == ["trial 0"]
     assert [trial.reused for trial in trials] == [False, True, True]
     assert [trial.values for trial in trials] == [[75.0]] * 3
     assert [trial.curve for trial in trials] == [{1: 75.0, 2: 75.0, 3: 75.0}] * 3
@@ -303,7 +304,7 @@ def test_the_answer_to_a_trial_outlives_its_driver(bench: Bench) -> None:
     trial = bench.drive(2, values={"mask.ratio": (0.75,)}, sampler="random", pruner=Strict(9))[1]
     assert (trial.state, trial.values, trial.reused, trial.reason) == ("complete", [75.0], True, "")
     assert trial.curve == {1: 75.0, 2: 75.0, 3: 75.0}
-    assert bench.crew.begun == []
+    assert bench.pool.begun == []
 
 
 def test_a_failure_by_the_settings_is_told_with_its_reason_and_answers_no_equal_trial(bench: Bench) -> None:
@@ -312,7 +313,7 @@ def test_a_failure_by_the_settings_is_told_with_its_reason_and_answers_no_equal_
     assert states(trials) == ["failed"] * 3
     assert [trial.reason for trial in trials] == ["not finite"] * 3
     assert [trial.values for trial in trials] == [None] * 3
-    assert bench.crew.begun == ["trial 0", "trial 1", "trial 2"]
+    assert bench.pool.begun == ["trial 0", "trial 1", "trial 2"]
     assert "FAILED: trial 0: not finite" in bench.said.getvalue()
     assert states(bench.drive(4, values={"mask.ratio": (0.75,)}, sampler="random"))[3] == "complete"
 
@@ -324,7 +325,7 @@ def test_a_trial_that_the_machine_fails_stays_open_and_is_done_by_the_next_drive
     assert trials[1].values is None
     assert "FAILED: trial 1: a full disk, 3 times; it stays open" in bench.said.getvalue()
     again = bench.drive(3)
-    assert (states(again), again[1].reason, bench.crew.begun) == (["complete"] * 3, "", ["trial 1"])
+    assert (states(again), again[1].reason, bench.pool.begun) == (["complete"] * 3, "", ["trial 1"])
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -333,7 +334,7 @@ def test_trials_equal_to_one_set_aside_are_set_aside_too_and_count(size: int, be
     trials = bench.drive(3, size, values={"mask.ratio": (0.75,)}, sampler="random", steps=steps)
     assert states(trials) == ["running"] * 3
     assert [trial.reason for trial in trials] == ["no images, 3 times"] * 3
-    assert bench.crew.begun == ["trial 0"] * 3
+    assert bench.pool.begun == ["trial 0"] * 3
     assert bench.rounds == 0
 
 
@@ -347,16 +348,16 @@ def test_trials_that_wait_for_another_than_the_one_set_aside_go_on_waiting(bench
 
 def test_another_trial_is_begun_while_one_waits_after_a_fault(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = count(0, 0.1)
-    monkeypatch.setattr("ablations.execution.driver.PAUSE_SECONDS", 1.0)
-    monkeypatch.setattr("ablations.execution.driver.time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr("ablations.execution.job_queue.PAUSE_SECONDS", 1.0)
+    monkeypatch.setattr("ablations.execution.job_queue.time", SimpleNamespace(monotonic=lambda: next(seconds)))
     faults = iter([Report("fault", "once")])
 
-    def once(job: Job, place: Place) -> Steps:
+    def once(job: Job, slot: Slot) -> Steps:
         report = next(faults, None)
-        return fake_worker.steps(job, place) if report is None else fails(report, job, place)
+        return fake_worker.steps(job, slot) if report is None else fails(report, job, slot)
 
     assert states(bench.drive(3, steps=once)) == ["complete"] * 3
-    assert bench.crew.begun == ["trial 0", "trial 1", "trial 2", "trial 0"]
+    assert bench.pool.begun == ["trial 0", "trial 1", "trial 2", "trial 0"]
 
 
 def test_a_finished_run_without_its_result_leaves_the_trial_open(bench: Bench) -> None:
@@ -399,13 +400,13 @@ def test_a_trial_equal_to_a_pruned_one_is_pruned_without_training(size: int, ben
     assert [trial.curve for trial in trials] == [{1: 50.0}] * 4
     assert {trial.reason for trial in trials} == {"pruned after epoch 1 as trial 0 of sweep s"}
     assert [trial.reused for trial in trials] == [False, True, True, True]
-    assert bench.crew.begun == ["trial 0"]
+    assert bench.pool.begun == ["trial 0"]
 
 
 def test_a_pruning_is_an_answer_for_the_next_driver_too(bench: Bench) -> None:
     for wanted in (1, 2):
         trials = bench.drive(wanted, values={"mask.ratio": (0.5,)}, sampler="random", pruner=Strict(1))
-    assert (states(trials), bench.crew.begun) == (["pruned"] * 2, [])
+    assert (states(trials), bench.pool.begun) == (["pruned"] * 2, [])
     assert (trials[1].reason, trials[1].curve) == (trials[0].reason, {1: 50.0})
 
 
@@ -419,7 +420,7 @@ def test_a_trial_whose_driver_was_killed_before_its_pruning_was_told_is_pruned(d
     adopted = bench.drive(1, pruner=Strict(1))[0]
     expected = "worse" if decided else "pruned after epoch 1 as trial 0 of sweep s"
     assert (adopted.state, adopted.curve, adopted.reason) == ("pruned", {1: 10.0}, expected)
-    assert (adopted.reused, bench.crew.begun) == (False, [])
+    assert (adopted.reused, bench.pool.begun) == (False, [])
     assert status_of(run) == ("pruned", expected)
 
 
@@ -435,7 +436,7 @@ def test_a_run_that_others_have_begun_is_pruned_where_it_would_have_been(bench: 
     run = bench.begun(0.5, {1: 10.0, 2: 20.0})
     trial = bench.drive(2, pruner=Strict(1))[1]
     assert (trial.state, trial.curve, trial.reused, trial.run) == ("pruned", {1: 10.0}, True, run.path.name)
-    assert bench.crew.begun == ["trial 0"]
+    assert bench.pool.begun == ["trial 0"]
     assert status_of(run)[0] == "killed"  # it is another command's
 
 
@@ -447,7 +448,7 @@ def test_trials_equal_to_one_pruned_before_its_turn_have_its_reason(bench: Bench
 
 
 def test_a_finished_run_that_was_evaluated_before_is_told_in_full_and_never_pruned(bench: Bench) -> None:
-    list(fake_worker.steps(bench.job({"mask.ratio": 0.5}), Place(bench.runs_dir, "cpu", 1)))
+    list(fake_worker.steps(bench.job({"mask.ratio": 0.5}), Slot(bench.runs_dir, "cpu", 1)))
     trial = bench.drive(2, pruner=Strict(1))[1]
     assert (trial.state, trial.curve, trial.reused) == ("complete", {1: 50.0, 2: 50.0, 3: 50.0}, True)
 
@@ -470,7 +471,7 @@ def test_without_a_pruner_no_evaluation_is_told(bench: Bench) -> None:
 def test_an_evaluation_is_kept_back_where_the_one_due_before_it_is_missing(
     measured: dict[int, float], told: dict[int, float], bench: Bench
 ) -> None:
-    def evaluated(job: Job, place: Place) -> Steps:
+    def evaluated(job: Job, slot: Slot) -> Steps:
         for epoch, accuracy in measured.items():
             assert not (yield Report("evaluated", epoch=epoch, accuracy=accuracy))
         yield Report("failed", "that is all")

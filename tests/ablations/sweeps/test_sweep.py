@@ -53,7 +53,7 @@ WORSE = {"mask.ratio": 0.55, "loss.region": "all"}
 RATIOS = '[mask.ratio]\ntype = "categorical"\nchoices = [0.75, 0.5, 0.6]'
 WATCHED = TINY | {"train.epochs": 3, "run.knn_every": 1}
 
-WORK = "ablations.execution.local_crew.work"
+WORK = "ablations.execution.local_pool.work"
 
 
 def drive(
@@ -97,7 +97,7 @@ def trainings(runs_dir: Path) -> list[int]:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no pause after a fault."""
-    monkeypatch.setattr("ablations.execution.driver.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("ablations.execution.job_queue.PAUSE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -334,7 +334,7 @@ def test_a_failure_answers_no_equal_trial(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_driver_killed_at_random_moments_ends_with_every_trial_told_and_none_trained_twice(tmp_path: Path) -> None:
-    runs_dir, trials, draws = tmp_path / "runs", 6, random.Random(0)
+    runs_dir, trials, draws = tmp_path / "runs", 12, random.Random(0)
     for _ in range(3):
         driver = Forked(drive, runs_dir, trials, 2, pruner="hyperband")
         time.sleep(draws.uniform(0.5, 2.5))

@@ -36,13 +36,14 @@ from mae.probing.linear import (
 )
 from mae.probing.probe import Setup, Subject, baseline, holdout, probe, probe_all, subjects, wilson_interval
 from mae.runs.directory import ONLINE, RunDirectory
-from mae.runtime.interruption import Interrupted, StoppableProgress, StopRequest
+from mae.runtime.interruption import Interrupted, StoppableTask, StopRequest
 from mae.runtime.progress import Silent
 from mae.training.loop import pretrain, weights_digest
 from tests.conftest import TINY
 from tests.helpers.pretexts import around
 
 CPU = torch.device("cpu")
+SILENT = StoppableTask(Silent(), StopRequest())
 
 
 @pytest.fixture
@@ -69,8 +70,8 @@ class Counting(Silent):
 def test_logistic_regression_equals_scikit_learns(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
     (features,), labels = standardise(blobs[0]), blobs[1]
     principal = principal_axes(features)
-    simpler = fit_logistic(features, labels, 3, 1.0, principal, Silent())
-    ours = fit_logistic(features, labels, 3, 1e-2, principal, Silent(), simpler)
+    simpler = fit_logistic(features, labels, 3, 1.0, principal, Silent().advance)
+    ours = fit_logistic(features, labels, 3, 1e-2, principal, Silent().advance, simpler)
     theirs = LogisticRegression(C=1 / (1e-2 * 600), tol=1e-8, max_iter=1000).fit(features.numpy(), labels.numpy())
     assert np.allclose(ours[:, :-1], theirs.coef_, atol=2e-3)
     # Neither bias is penalised, so that a constant may be added to all.
@@ -84,7 +85,7 @@ def test_features_that_are_nearly_equal_cost_few_steps() -> None:
     own = F.one_hot(labels, 3).float() @ torch.randn(3, 20, generator=draws) + torch.randn(300, 20, generator=draws)
     (features,) = standardise(torch.randn(300, 1, generator=draws) + 0.03 * own)
     task = Counting()
-    fit_logistic(features, labels, 3, 1e-4, principal_axes(features), task)
+    fit_logistic(features, labels, 3, 1e-4, principal_axes(features), task.advance)
     assert task.calls < 30
 
 
@@ -99,7 +100,7 @@ def test_a_weak_penalty_is_fitted_to_the_minimum_though_that_is_far() -> None:
     draws, labels = torch.Generator().manual_seed(0), torch.arange(100) % 3
     centres, noise = torch.randn(3, 10, generator=draws), torch.randn(100, 10, generator=draws)
     (features,) = standardise(centres[labels] + noise)
-    ours = fit_logistic(features, labels, 3, 1e-5, principal_axes(features), Silent())
+    ours = fit_logistic(features, labels, 3, 1e-5, principal_axes(features), Silent().advance)
     exact = features.double()
     found = LogisticRegression(C=1 / (1e-5 * 100), tol=1e-10, max_iter=10_000).fit(exact.numpy(), labels.numpy())
     theirs = torch.from_numpy(np.column_stack([found.coef_, found.intercept_]))
@@ -112,8 +113,8 @@ def test_a_fit_that_begins_at_its_minimum_stays_there_and_is_soon_done(
 ) -> None:
     (features,), first, second = standardise(blobs[0].double()), Counting(), Counting()
     principal, zero = principal_axes(features), torch.zeros(3, 6, dtype=torch.float64)
-    minimum = fit_logistic(features, blobs[1], 3, 1e-2, principal, first, zero)
-    again = fit_logistic(features, blobs[1], 3, 1e-2, principal, second, minimum)
+    minimum = fit_logistic(features, blobs[1], 3, 1e-2, principal, first.advance, zero)
+    again = fit_logistic(features, blobs[1], 3, 1e-2, principal, second.advance, minimum)
     assert torch.allclose(again, minimum, atol=1e-4)
     assert second.calls < first.calls / 2
 
@@ -129,7 +130,7 @@ def test_the_search_is_in_units_of_the_curvature_at_its_beginning(
         return weights
 
     monkeypatch.setattr("mae.probing.linear._minimise", minimise)
-    begin = fit_logistic(features, labels, 3, penalty, principal_axes(features), Silent())
+    begin = fit_logistic(features, labels, 3, penalty, principal_axes(features), Silent().advance)
     axes, units = spied
 
     def loss(place: torch.Tensor) -> torch.Tensor:
@@ -145,8 +146,8 @@ def test_features_that_follow_from_others_are_fitted_under_the_weakest_penalty(
 ) -> None:
     features, labels = blobs
     (alone,), (twice,) = standardise(features), standardise(features.repeat(1, 2))
-    expected = fit_logistic(alone, labels, 3, 1e-10, principal_axes(alone), Silent())
-    found = fit_logistic(twice, labels, 3, 1e-10, principal_axes(twice), Silent())
+    expected = fit_logistic(alone, labels, 3, 1e-10, principal_axes(alone), Silent().advance)
+    found = fit_logistic(twice, labels, 3, 1e-10, principal_axes(twice), Silent().advance)
     assert torch.allclose(found[:, :5] + found[:, 5:-1], expected[:, :-1], atol=1e-2)
 
 
@@ -177,7 +178,7 @@ def test_linear_probes_find_a_linear_rule(solver: str, blobs: tuple[torch.Tensor
     train, test = features[:400], features[400:]
     config = LinearProbeConfig(lars_batch_size=100, lars_epochs=30, lars_base_lr=50.0)
     if solver == "lbfgs":
-        predicted, _ = lbfgs_predict(train, labels[:400], test, 3, config, holdout(400, ProbeConfig()), Silent())
+        predicted, _ = lbfgs_predict(train, labels[:400], test, 3, config, holdout(400, ProbeConfig()), SILENT)
     else:
         predicted, _ = lars_predict(lambda epoch: train, labels[:400], test, 3, config, 0, Silent())
     best = LogisticRegression().fit(standardise(train)[0].numpy(), labels[:400].numpy())
@@ -561,7 +562,7 @@ def test_penalties_that_never_get_worse_have_an_end(grid: tuple[float, ...], sig
 def test_the_linear_probe_takes_a_penalty_beyond_its_grid(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
     features, labels = blobs
     config, split = LinearProbeConfig(penalties=(3.0, 10.0)), holdout(600, ProbeConfig(holdout_fraction=0.5))
-    _, found = lbfgs_predict(features, labels, features, 3, config, split, Silent())
+    _, found = lbfgs_predict(features, labels, features, 3, config, split, SILENT)
     assert found["penalty"] < 1
 
 
@@ -578,7 +579,7 @@ def test_each_fit_begins_where_the_one_before_ended_and_the_last_at_the_best(
     monkeypatch.setattr("mae.probing.linear.fit_logistic", fitted)
     features, labels = blobs
     config = LinearProbeConfig(penalties=(1e-3, 1e-2, 1.0, 3.0))
-    _, found = lbfgs_predict(features, labels, features, 3, config, holdout(600, ProbeConfig()), Silent())
+    _, found = lbfgs_predict(features, labels, features, 3, config, holdout(600, ProbeConfig()), SILENT)
     assert began[0] is None
     assert [start is end for start, end in zip(began[1:-1], ended.values(), strict=False)] == [True] * 3
     assert began[-1] is ended[found["penalty"]]
@@ -591,7 +592,7 @@ def test_the_penalty_is_chosen_on_the_share_held_out(
 ) -> None:
     features, labels = blobs[0][:70], (torch.arange(70) % 3 + (torch.arange(70) % 4 == 0)) % 3  # a quarter are wrong
     split = holdout(70, ProbeConfig(holdout_fraction=share))
-    _, chosen = lbfgs_predict(features, labels, features, 3, LinearProbeConfig(), split, Silent())
+    _, chosen = lbfgs_predict(features, labels, features, 3, LinearProbeConfig(), split, SILENT)
     right = chosen["holdout_top1"] / 100 * held
     assert 0 < right < held
     assert right == pytest.approx(round(right), abs=1e-4)  # an accuracy on so many images
@@ -822,6 +823,36 @@ def test_a_baseline_that_another_run_is_probing_is_waited_for(tiny: Config, digi
 def test_a_probe_stops_when_asked_to(kind: ProbeKind, tiny: Config, digits: ImageData) -> None:
     stop = StopRequest()
     stop.number = signal.SIGTERM
-    setup = Setup(tiny, digits, CPU, StoppableProgress(Silent(), stop))
+    setup = Setup(tiny, digits, CPU, Silent(), stop)
     with pytest.raises(Interrupted):
         probe(kind, Subject("pixels", "0123", None), setup)
+
+
+class StopAtCheck(StopRequest):
+    """Asks to stop when it is looked at the `check`-th time."""
+
+    def __init__(self, check: int) -> None:
+        super().__init__()
+        self.left = check
+
+    def check(self) -> None:
+        self.left -= 1
+        if not self.left:
+            raise Interrupted(signal.SIGTERM)
+
+
+def test_a_probe_stops_in_the_middle_of_a_fit(tiny: Config, digits: ImageData) -> None:
+    known = {"train": torch.randn(len(digits.train.labels), 3), "test": torch.randn(len(digits.test.labels), 3)}
+    progress = Counting()
+    with pytest.raises(Interrupted):
+        probe("linear", Subject("pixels", "0123", None, known), Setup(tiny, digits, CPU, progress, StopAtCheck(3)))
+    assert progress.done == 0  # of the penalties
+
+
+def test_waiting_for_a_baseline_of_another_run_stops_when_asked_to(
+    tiny: Config, digits: ImageData, tmp_path: Path
+) -> None:
+    directory = RunDirectory(tmp_path / "baselines" / f"knn-{probe_fingerprint(tiny, 'knn', '0123')}")
+    setup = Setup(tiny, digits, CPU, Silent(), StopAtCheck(1))
+    with directory.locked(), pytest.raises(Interrupted):
+        baseline("knn", Subject("pixels", "0123", None), setup, tmp_path)

@@ -21,7 +21,7 @@ from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import Interrupted, Pruned, StopRequest
 from mae.runtime.progress import Progress, Silent
 from mae.training import checkpoints
-from mae.training.loop import _Clock, pretrain, weights_digest
+from mae.training.loop import Watch, _Clock, pretrain, weights_digest
 from mae.training.trainer import Step, Trainer
 from tests.conftest import TINY
 
@@ -70,9 +70,10 @@ def train(
     stop: StopRequest | None = None,
     progress: Progress | None = None,
     processes: Processes = ALONE,
+    **watch: Watch,
 ) -> dict[str, Any]:
-    stop = stop or StopRequest()
-    return pretrain(build(settings), data, RunDirectory(folder), CPU, progress or Silent(), stop, evaluate, processes)
+    how = CPU, progress or Silent(), stop or StopRequest(), evaluate, processes
+    return pretrain(build(settings), data, RunDirectory(folder), *how, **watch)
 
 
 def points(folder: Path) -> list[tuple[int, dict[str, float]]]:
@@ -162,26 +163,16 @@ def test_a_result_has_the_digest_of_its_weights_and_what_they_cost(
     assert len(rest["decoder.decoder_pred.weight"]) == outputs
 
 
-class HearsOfEvaluations(StopRequest):
-    """A search that has no use for a run after `last` epochs."""
+def test_a_search_is_told_of_every_evaluation_and_what_it_prunes_is_saved(digits: ImageData, tmp_path: Path) -> None:
+    told: list[tuple[int, float]] = []
 
-    def __init__(self, last: int) -> None:
-        super().__init__()
-        self.last, self.heard = last, []  # type: ignore[var-annotated]
+    def watch(epochs: int, accuracy: float) -> str:
+        told.append((epochs, accuracy))
+        return "others are better" if epochs == 2 else ""
 
-    def evaluated(self, epoch: int, accuracy: float) -> int:
-        self.heard.append((epoch, accuracy))
-        return signal.SIGTERM if epoch == self.last else 0
-
-    def interruption(self, number: int) -> Interrupted:
-        return Pruned(f"with {number}")
-
-
-def test_a_search_hears_of_every_evaluation_and_what_it_stops_is_saved(digits: ImageData, tmp_path: Path) -> None:
-    search = HearsOfEvaluations(last=2)
-    with pytest.raises(Pruned, match=f"with {int(signal.SIGTERM)}"):
-        train({**PLAIN, "train.epochs": 5, "run.knn_every": 1}, digits, tmp_path, search)
-    assert search.heard == [(1, 40.0), (2, 40.0)]
+    with pytest.raises(Pruned, match="others are better"):
+        train({**PLAIN, "train.epochs": 5, "run.knn_every": 1}, digits, tmp_path, watch=watch)
+    assert told == [(1, 40.0), (2, 40.0)]
     assert [path.stem for path in tmp_path.glob("checkpoints/*")] == ["step-00000010"]
     assert points(tmp_path)[-1][0] == 10
 

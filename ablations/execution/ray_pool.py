@@ -1,4 +1,4 @@
-"""A crew on a Ray cluster: each place is an actor on some node, and in it a `LocalCrew` of one.
+"""A pool on a Ray cluster: each worker is an actor on some node, and in it a `LocalPool` of one.
 
 The actor, not Ray, watches over the job's process, so that a job ends, is pruned and continues on a cluster as it does
 on one machine. Nodes may share the driver's runs folder or have their own: then what a job has made travels back with
@@ -18,11 +18,11 @@ from uuid import uuid4
 import ray
 from ray.exceptions import ActorUnschedulableError, RayActorError, RayError
 
-from ablations.execution.crew import HEAR_SECONDS, ONGOING, Place, Report
 from ablations.execution.job import Job
-from ablations.execution.local_crew import LocalCrew
+from ablations.execution.local_pool import LocalPool
 from ablations.execution.ray_address import no_cluster, reach
 from ablations.execution.run_parcel import Parcel, pack, unpack
+from ablations.execution.worker_pool import ONGOING, POLL_SECONDS, Report, Slot
 from mae import __version__
 from mae.errors import UserError
 from mae.runs.directory import Busy, RunDirectory
@@ -32,12 +32,12 @@ NODE_RUNS_DIR = "MAE_NODE_RUNS_DIR"
 """Environment variable of a node: where it keeps runs, if not at the driver's path."""
 
 PATIENCE_SECONDS = 10.0
-"""How long a worker may take to come up before the live view says that the cluster has no room for it."""
+"""How long a worker may take to come up before its line says that the cluster has no room for it."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What the workers of a crew take: how many they are, and CPUs and (a part of) a GPU for each."""
+    """What the workers of a pool take: how many they are, and CPUs and (a part of) a GPU for each."""
 
     workers: int
     cpus: int
@@ -69,8 +69,8 @@ def demand(nodes: Sequence[dict[str, float]], device: str, workers: int | None, 
 
 
 @contextmanager
-def ray_crew(address: str, device: str, workers: int | None, per_gpu: int, runs_dir: Path) -> Iterator["RayCrew"]:
-    """Yield a crew on the cluster at `address`; one at `local` is started on this machine and ended with the block."""
+def ray_pool(address: str, device: str, workers: int | None, per_gpu: int, runs_dir: Path) -> Iterator["RayPool"]:
+    """Yield a pool on the cluster at `address`; one at `local` is started on this machine and ended with the block."""
     _connect(address)
     marker = runs_dir.resolve() / f".driver-{uuid4().hex}"
     try:
@@ -78,7 +78,7 @@ def ray_crew(address: str, device: str, workers: int | None, per_gpu: int, runs_
         needs = demand(nodes, device, workers, per_gpu)
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
-        yield RayCrew(needs, runs_dir.resolve(), marker.name)
+        yield RayPool(needs, runs_dir.resolve(), marker.name)
     finally:
         marker.unlink(missing_ok=True)
         ray.shutdown()
@@ -93,21 +93,21 @@ def _connect(address: str) -> None:
         raise no_cluster(address, error) from None
 
 
-class Member:
-    """A place of the crew as it lives on its node: the actor."""
+class RayWorker:
+    """A worker of the pool on its node: the actor."""
 
     run: RunDirectory
     """Of the job that was started last."""
 
-    def __init__(self, place: Place, marker: str, version: str, folder: str) -> None:
+    def __init__(self, slot: Slot, marker: str, version: str, folder: str) -> None:
         if version != __version__:
             raise RuntimeError(f"mae-cli is {__version__} on node {os.uname().nodename} and {version} at the driver")
         with suppress(OSError):
             os.chdir(folder)  # where the driver's relative paths begin
-        self.shares = (place.runs_dir / marker).exists() and NODE_RUNS_DIR not in os.environ
-        self.place = replace(place, runs_dir=Path(os.environ.get(NODE_RUNS_DIR, place.runs_dir)))
+        self.shares = (slot.runs_dir / marker).exists() and NODE_RUNS_DIR not in os.environ
+        self.slot = replace(slot, runs_dir=Path(os.environ.get(NODE_RUNS_DIR, slot.runs_dir)))
         wait_passively(lambda line: None)  # this node's load decides, and nobody listens here
-        self.crew = LocalCrew([self.place])
+        self.pool = LocalPool([self.slot])
 
     def shares_folder(self) -> bool:
         """Say whether this node works in the driver's runs folder."""
@@ -115,24 +115,24 @@ class Member:
 
     def start(self, job: Job, parcel: Parcel | None) -> tuple[list[Report], None]:
         """Start a job; `parcel` is its pretraining, if the driver has it finished and the node may not."""
-        self.run = RunDirectory(self.place.runs_dir / job.fingerprint)
+        self.run = RunDirectory(self.slot.runs_dir / job.fingerprint)
         if parcel is not None and self.run.result() is None:
             unpack(parcel, self.run)
-        self.crew.start(0, job)
+        self.pool.start(0, job)
         return [], None
 
     def poll(self) -> tuple[list[Report], Parcel | None]:
         """Return what came within a moment, and with the last report what the job has made, if it has to travel."""
-        reports = [report for _, report in self.crew.poll()]
-        return reports, None if self.crew.workers else self._parcel()
+        reports = [report for _, report in self.pool.poll()]
+        return reports, None if self.pool.workers else self._parcel()
 
     def answer(self, prune: str) -> None:
         """Answer `evaluated`."""
-        self.crew.answer(0, prune)
+        self.pool.answer(0, prune)
 
     def stop(self) -> Parcel | None:
         """Have the job saved and ended; return what has to travel."""
-        self.crew.stop()
+        self.pool.stop()
         return self._parcel()
 
     def _parcel(self) -> Parcel | None:
@@ -140,8 +140,8 @@ class Member:
 
 
 @dataclass
-class _Place:
-    """The driver's side of a member: its actor, whether that is up, its job, and the call that it has yet to answer."""
+class _RemoteWorker:
+    """The driver's side of a `RayWorker`: the actor, whether it is up, its job, and the call it has yet to answer."""
 
     actor: Any
     asked: float = field(default_factory=time.monotonic)
@@ -151,101 +151,103 @@ class _Place:
     call: Any = None
 
 
-class RayCrew:
-    """A `Crew` on a Ray cluster. A place whose node is lost comes back on another one, as soon as there is room."""
+class RayPool:
+    """A `WorkerPool` on a Ray cluster. A worker whose node is lost comes back on another as soon as there is room."""
 
     def __init__(self, needs: Demand, runs_dir: Path, marker: str) -> None:
         self.size = needs.workers
         self.runs_dir = runs_dir
-        where = Place(runs_dir, "cuda" if needs.gpus else "cpu", needs.cpus)
-        self.arguments = (where, marker, __version__, str(Path.cwd()))
-        self.actor: Any = ray.remote(Member).options(num_cpus=needs.cpus, num_gpus=needs.gpus)
-        self.places: dict[int, _Place] = {}
+        slot = Slot(runs_dir, "cuda" if needs.gpus else "cpu", needs.cpus)
+        self.arguments = (slot, marker, __version__, str(Path.cwd()))
+        self.actor: Any = ray.remote(RayWorker).options(num_cpus=needs.cpus, num_gpus=needs.gpus)
+        self.workers: dict[int, _RemoteWorker] = {}
 
     def free(self) -> list[int]:
-        idle = [number for number, place in self.places.items() if place.job is None]
-        return idle + [number for number in range(self.size) if number not in self.places]
+        idle = [number for number, worker in self.workers.items() if worker.job is None]
+        return idle + [number for number in range(self.size) if number not in self.workers]
 
-    def start(self, place: int, job: Job) -> None:
-        if place not in self.places:
+    def start(self, worker: int, job: Job) -> None:
+        if worker not in self.workers:
             actor = self.actor.remote(*self.arguments)
-            self.places[place] = _Place(actor, call=actor.shares_folder.remote())
-        self.places[place].job = job
-        if self.places[place].up:
-            self._hand_over(self.places[place])
+            self.workers[worker] = _RemoteWorker(actor, call=actor.shares_folder.remote())
+        self.workers[worker].job = job
+        if self.workers[worker].up:
+            self._hand_over(self.workers[worker])
 
     def poll(self) -> list[tuple[int, Report]]:
-        at_work = {number: place for number, place in self.places.items() if place.job is not None}
-        for place in at_work.values():
-            place.call = place.call or place.actor.poll.remote()
+        at_work = {number: worker for number, worker in self.workers.items() if worker.job is not None}
+        for worker in at_work.values():
+            worker.call = worker.call or worker.actor.poll.remote()
         if not at_work:
-            time.sleep(HEAR_SECONDS)
+            time.sleep(POLL_SECONDS)
             return []
-        ready, _ = ray.wait([place.call for place in at_work.values()], timeout=HEAR_SECONDS)
-        heard = []
-        for number, place in at_work.items():
-            if place.call in ready:
-                heard += [(number, report) for report in self._receive(number, place)]
-            elif not place.up:
-                heard += [(number, report) for report in self._wait_for_room(number, place)]
-        return heard
+        ready, _ = ray.wait([worker.call for worker in at_work.values()], timeout=POLL_SECONDS)
+        came = []
+        for number, worker in at_work.items():
+            if worker.call in ready:
+                came += [(number, report) for report in self._receive(number, worker)]
+            elif not worker.up:
+                came += [(number, report) for report in self._wait_for_room(number, worker)]
+        return came
 
-    def answer(self, place: int, prune: str) -> None:
-        self.places[place].actor.answer.remote(prune)
+    def answer(self, worker: int, prune: str) -> None:
+        self.workers[worker].actor.answer.remote(prune)
 
     def stop(self) -> None:
         calls = {}
-        for place in self.places.values():
-            if place.job is not None and place.up:
-                calls[place.actor.stop.remote()] = place
-        for call, place in calls.items():
+        for worker in self.workers.values():
+            if worker.job is not None and worker.up:
+                calls[worker.actor.stop.remote()] = worker
+        for call, worker in calls.items():
             with suppress(RayError, Busy):  # lost by now, or being made on this machine too
-                self._unpack(place, ray.get(call))
-        for number in list(self.places):
+                self._unpack(worker, ray.get(call))
+        for number in list(self.workers):
             self._dismiss(number)
 
-    def _receive(self, number: int, place: _Place) -> list[Report]:
-        """Take in the answer to a place's call: that it is up, or reports, of which the last ones free it."""
+    def _receive(self, number: int, worker: _RemoteWorker) -> list[Report]:
+        """Take in the answer to a worker's call: that it is up, or reports, of which the last ones free it."""
         try:
-            answer, place.call = ray.get(place.call), None
-            if not place.up:
-                place.up, place.shares = True, answer
-                self._hand_over(place)
+            answer, worker.call = ray.get(worker.call), None
+            if not worker.up:
+                worker.up, worker.shares = True, answer
+                self._hand_over(worker)
                 return []
             reports, parcel = answer
-            self._unpack(place, parcel)
+            self._unpack(worker, parcel)
         except RayError as error:
             self._dismiss(number)
             return [Report("died", _explain(error))]
         except Busy as error:  # what has come back is being made on this machine too
             reports = [Report("busy", str(error))]
         if reports and reports[-1].kind not in ONGOING:
-            place.job = None
+            worker.job = None
         return list(reports)
 
-    def _hand_over(self, place: _Place) -> None:
-        assert place.job is not None
-        run = RunDirectory(self.runs_dir / place.job.fingerprint)
-        place.call = place.actor.start.remote(place.job, None if place.shares or run.result() is None else pack(run))
+    def _hand_over(self, worker: _RemoteWorker) -> None:
+        assert worker.job is not None
+        run = RunDirectory(self.runs_dir / worker.job.fingerprint)
+        worker.call = worker.actor.start.remote(
+            worker.job, None if worker.shares or run.result() is None else pack(run)
+        )
 
-    def _unpack(self, place: _Place, parcel: Parcel | None) -> None:
-        if parcel is not None and place.job is not None:
-            unpack(parcel, RunDirectory(self.runs_dir / place.job.fingerprint))
+    def _unpack(self, worker: _RemoteWorker, parcel: Parcel | None) -> None:
+        if parcel is not None and worker.job is not None:
+            unpack(parcel, RunDirectory(self.runs_dir / worker.job.fingerprint))
 
-    def _wait_for_room(self, number: int, place: _Place) -> list[Report]:
-        """A job that waits for a lost node to come back goes to another place as soon as one is free."""
-        if any(other.up and other.job is None for other in self.places.values()):
+    def _wait_for_room(self, number: int, worker: _RemoteWorker) -> list[Report]:
+        """A job that waits for a lost node to come back goes to another worker as soon as one is free."""
+        if any(other.up and other.job is None for other in self.workers.values()):
             self._dismiss(number)
             return [Report("busy", "no room in the cluster")]
-        waiting = time.monotonic() - place.asked > PATIENCE_SECONDS
+        waiting = time.monotonic() - worker.asked > PATIENCE_SECONDS
         return [Report("progress", "waits for room in the cluster")] if waiting else []
 
     def _dismiss(self, number: int) -> None:
-        ray.kill(self.places.pop(number).actor)
+        ray.kill(self.workers.pop(number).actor)
 
 
 def _explain(error: RayError) -> str:
-    """Return why a place is lost, in one line."""
+    """Return why a worker is lost, in one line."""
     if isinstance(error, ActorUnschedulableError):
         return "no node of the Ray cluster is large enough for a worker"
     if isinstance(error, RayActorError) and not error.actor_init_failed:

@@ -1,4 +1,7 @@
-"""What a study looks like while it runs: a bar for the study and a line per worker; plain lines off a terminal."""
+"""Progress of many jobs at once: a bar for all of them and one per worker, and plain lines off a terminal.
+
+Progress of one piece of work, in this process, is `mae.runtime.progress`.
+"""
 
 import time
 
@@ -10,7 +13,7 @@ from mae.runtime.progress import LINE_SECONDS, duration
 COLUMNS = ("{task.description}", BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.fields[note]}"))
 
 
-class LiveView:
+class JobsProgress:
     """Shows jobs done, failed and left, time left, and what each worker is at."""
 
     def __init__(self, console: Console, jobs: int, workers: int) -> None:
@@ -22,7 +25,7 @@ class LiveView:
         self.started_at = self.reported = time.monotonic()
         self.bars = Progress(*COLUMNS, console=console) if console.is_terminal else None
 
-    def __enter__(self) -> "LiveView":
+    def __enter__(self) -> "JobsProgress":
         if self.bars:
             self.total_row = self.bars.add_task("study", total=self.jobs, note="")
             self.rows = [self.bars.add_task(f"worker {n + 1}", total=1.0, note="") for n in range(self.workers)]
