@@ -24,7 +24,8 @@ from ablations.sweeps.ask_and_tell import AskAndTell
 from ablations.sweeps.run import KeptRecord, SweepRequest, make_sweep, prepare_study
 from ablations.sweeps.storage import opened
 from mae.config.resolve import resolve
-from mae.runs.directory import ONLINE, RunDirectory
+from mae.runs.directory import RunDirectory
+from mae.runs.metrics import ONLINE
 from mae.runs.sweep_record import sweep_directory
 from mae.runtime.interruption import StopRequest
 from mae.runtime.progress import Silent

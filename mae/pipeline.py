@@ -27,6 +27,7 @@ from mae.pretext.tasks import saved_pretext
 from mae.probing.knn import online_accuracy
 from mae.probing.probe import Setup, probe_all, subjects
 from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory
+from mae.runs.metrics import SECONDS
 from mae.runs.weights import read_weights
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import Interrupted, Pruned, StopRequest
@@ -135,7 +136,7 @@ def _is_finished(run: RunDirectory, config: Config, where: Workplace) -> bool:
 def _put_in_order(run: RunDirectory, record: Record) -> None:
     """Do what a process has left undone that was killed right after its result was safe."""
     checkpoints.remove(run.checkpoints)
-    ended, seconds = (run.path / "result.json").stat().st_mtime, run.result()["metrics"]["cost/seconds"]
+    ended, seconds = (run.path / "result.json").stat().st_mtime, run.result()["metrics"][SECONDS]
     done = {"status": "finished", "reason": "", "ended": ended, "seconds": seconds}
     run.write_record(record.model_copy(update=done))
 

@@ -26,7 +26,8 @@ from mae.config.presets import Overrides
 from mae.config.resolve import change
 from mae.config.tree import Config, ProbeKind
 from mae.errors import UserError
-from mae.runs.directory import ONLINE, RunDirectory
+from mae.runs.directory import RunDirectory
+from mae.runs.metrics import EPOCH, ONLINE
 from mae.runs.sweep_record import SweepTrial
 
 STATES = {
@@ -292,7 +293,7 @@ class AskAndTell:
 def online_curve(run: RunDirectory) -> dict[int, float]:
     """Return the online evaluations of a run so far, k-NN top-1 in percent by epoch."""
     points = [point["metrics"] for point in run.read_metrics() if ONLINE in point["metrics"]]
-    return {int(point["train/epoch"]) + 1: point[ONLINE] for point in points}
+    return {int(point[EPOCH]) + 1: point[ONLINE] for point in points}
 
 
 def sweep_trials(study: optuna.Study) -> list[SweepTrial]:

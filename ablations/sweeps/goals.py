@@ -8,26 +8,31 @@ from ablations.execution.job import Job
 from mae.config.resolve import nearest
 from mae.config.tree import Config, ProbeKind
 from mae.errors import UserError
+from mae.runs.metrics import COST_MEMORY, GFLOPS, PARAMETERS, SECONDS, holdout_top1
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A figure of a finished job. `probe` is what an accuracy needs, and what reports it on the test images."""
+    """A figure of a finished job; `label` names it in figures, with its unit.
+
+    `probe` is what an accuracy needs, and what reports it on the test images.
+    """
 
     name: str
     direction: Literal["maximize", "minimize"]
     metric: str
+    label: str
     probe: ProbeKind | None = None
 
 
 _ALL = (
     # Both on the part of train that the probe holds out; see `mae.probing.probe.probe`.
-    Objective("linear_top1", "maximize", "linear/holdout_top1", probe="linear"),
-    Objective("knn_top1", "maximize", "knn/holdout_top1", probe="knn"),
-    Objective("gflops", "minimize", "cost/gflops_per_image"),
-    Objective("seconds", "minimize", "cost/seconds"),
-    Objective("memory_mb", "minimize", "cost/peak_memory_mb"),
-    Objective("parameters", "minimize", "cost/parameters"),
+    Objective("linear_top1", "maximize", holdout_top1("linear"), "linear top-1, held-out, %", probe="linear"),
+    Objective("knn_top1", "maximize", holdout_top1("knn"), "k-NN top-1, held-out, %", probe="knn"),
+    Objective("gflops", "minimize", GFLOPS, "GFLOPs per image and step"),
+    Objective("seconds", "minimize", SECONDS, "pretraining, s"),
+    Objective("memory_mb", "minimize", COST_MEMORY, "peak memory, MB"),
+    Objective("parameters", "minimize", PARAMETERS, "parameters"),
 )
 OBJECTIVES: dict[str, Objective] = {objective.name: objective for objective in _ALL}
 

@@ -212,7 +212,9 @@ class KeptRecord:
             name=sweep.name,
             sampler=sweep.sampler,
             pruner=sweep.pruner,
-            objectives=[ObjectiveRecord(name=each.name, direction=each.direction) for each in sweep.objectives],
+            objectives=[
+                ObjectiveRecord(name=each.name, direction=each.direction, label=each.label) for each in sweep.objectives
+            ],
             space={parameter.key: parameter.describe() for parameter in sweep.space},
             base=name_run(sweep.base),
             config=flatten(sweep.base.model_dump(mode="json")),

@@ -33,7 +33,7 @@ from analysis.studies.findings import MARGIN, check, verdicts
 from analysis.studies.pairs import all_pairs, matrices
 from analysis.studies.remarks import caveats, remarks
 from analysis.studies.table_formats import latex_text, to_html, to_latex, to_markdown
-from analysis.studies.tables import NOTE, PROBES, display, summarise
+from analysis.studies.tables import NOTE, display, summarise
 from mae import __version__
 from mae.errors import UserError
 from mae.runs.directory import replacing
@@ -251,7 +251,7 @@ def _render(report: Report, kind: Format, to: Path) -> str:
         "embedded": _embedded,
         "file": file,
     }
-    return environment.get_template(f"report.{kind}").render(report=report, probes=PROBES)
+    return environment.get_template(f"report.{kind}").render(report=report)
 
 
 def _embedded(picture: Picture) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mae.runs.directory import ONLINE, RunDirectory
+from mae.runs.directory import RunDirectory
+from mae.runs.metrics import EPOCH, LOSS, ONLINE
 
 POINTS = 200
 """Most points of a run that are kept: more cannot be told apart in a figure."""
@@ -38,7 +39,7 @@ def read_curves(frame: pd.DataFrame, runs_dir: Path) -> pd.DataFrame:
             if index % each == 0 or index == len(curve) - 1 or ONLINE in metrics:
                 rows.append(
                     {name: trial[name] for name in ("study_id", "order", "cell", "seed")}
-                    | {"step": point["step"], "epoch": metrics.get("train/epoch"), "loss": metrics.get("train/loss")}
+                    | {"step": point["step"], "epoch": metrics.get(EPOCH), "loss": metrics.get(LOSS)}
                     | {"online_knn": metrics.get(ONLINE)}
                 )
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)

@@ -33,13 +33,14 @@ import pandas as pd
 
 from analysis.results.probe_settings import base_probe, cell_probe
 from mae.runs.directory import RunDirectory, status_of
+from mae.runs.metrics import COST_MEMORY, FINAL_LOSS, GFLOPS, SECONDS, STEPS, top1
 from mae.runs.study_record import CellRecord, StudyRecord, TrialRecord
 
 COSTS = {
-    "gflops": "cost/gflops_per_image",
-    "seconds": "cost/seconds",
-    "memory_mb": "cost/peak_memory_mb",
-    "loss": "train/final_loss",
+    "gflops": GFLOPS,
+    "seconds": SECONDS,
+    "memory_mb": COST_MEMORY,
+    "loss": FINAL_LOSS,
 }
 SURROUNDINGS = {
     "commit": "mae.git_commit",
@@ -127,7 +128,7 @@ def _row(record: StudyRecord, cell: CellRecord, trial: TrialRecord, probe: str, 
     metrics = outcome.metrics if status == "finished" else {}
     if status == "finished" and trial.probes:
         status, reason = outcome.stages.get(probe, ("missing", ""))
-        if status == "finished" and not math.isfinite(metrics.get(f"{probe}/top1", math.nan)):
+        if status == "finished" and not math.isfinite(metrics.get(top1(probe), math.nan)):
             status, reason = "failed", "its accuracy is not a number"
     found = metrics if status == "finished" else {}
     costs = {name: metrics.get(key) for name, key in COSTS.items()}
@@ -149,7 +150,7 @@ def _row(record: StudyRecord, cell: CellRecord, trial: TrialRecord, probe: str, 
         **{name: found.get(f"{probe}/{name}_top1") for name in ("untrained", "pixels")},
         **{f"paper_{name}": cell.paper.get(name) for name in PAPER},
         **costs,
-        "tflop": (costs["gflops"] or math.nan) * metrics.get("cost/steps", math.nan) * batch / 1000,
+        "tflop": (costs["gflops"] or math.nan) * metrics.get(STEPS, math.nan) * batch / 1000,
         **{name: outcome.tags.get(tag, "") for name, tag in SURROUNDINGS.items()},
     }
 

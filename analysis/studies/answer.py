@@ -9,7 +9,8 @@ from analysis.statistics.additive_model import AdditiveModel
 from analysis.statistics.comparisons import Comparisons, Test, compare_pairs
 from analysis.statistics.intervals import ALPHA, Contrast, mean_interval
 from analysis.statistics.power import POWER, seeds_needed, smallest_difference
-from analysis.studies.tables import PROBES, compared_cells, with_results
+from analysis.studies.tables import compared_cells, with_results
+from mae.probing.kinds import PROBES, probe_label
 from mae.runtime.progress import duration
 
 WANTED = 0.5
@@ -31,7 +32,7 @@ def _answer(probe: str, done: pd.DataFrame, compared: Comparisons | None, test: 
     means = done.groupby("cell")["top1"].mean()
     best = str(means.idxmax())
     default = compared.reference if compared else ""
-    told = f"{PROBES[probe]}: best at {best}{', the default' if best == default else ''} ({means[best]:.1f} %)"
+    told = f"{probe_label(probe)}: best at {best}{', the default' if best == default else ''} ({means[best]:.1f} %)"
     found = compared.differences if compared else _from_best(done, best, test)
     cells = done.sort_values(["x", "order"])["cell"].drop_duplicates().tolist()  # along the axis, where there is one
     ordered = bool(done["x"].notna().all())
@@ -41,7 +42,7 @@ def _answer(probe: str, done: pd.DataFrame, compared: Comparisons | None, test: 
         return f"{told}; {why} no difference is told from noise"
     against = "it" if best == default else f"the default, {default}" if default else "it, as some of all pairs"
     weak = _not_above_untrained(done, cells)
-    ending = [f"not shown to be above the untrained encoder: {listed(weak, cells, ordered)}"] if weak else []
+    ending = [f"{listed(weak, cells, ordered)} not shown to gain on the untrained encoder (95 % each)"] if weak else []
     return "; ".join([told, f"against {against}: {verdicts[0]}", *verdicts[1:], *ending])
 
 
@@ -98,7 +99,7 @@ def power_lines(frame: pd.DataFrame, test: Test | None = None) -> list[str]:
         if pd.isna(smallest):
             continue
         line = (
-            f"{PROBES[probe]}: a true difference from the default of {smallest:.1f} points would be found "
+            f"{probe_label(probe)}: a true difference from the default of {smallest:.1f} points would be found "
             f"{POWER:.0%} of the time"
         )
         lines.append(line + _price(frame[frame["probe"] == probe], compared.model))

@@ -23,12 +23,13 @@ from matplotlib.transforms import ScaledTranslation
 
 from analysis.results.frame import setting
 from analysis.statistics.comparisons import Test
-from analysis.studies.tables import BASELINES, PROBES, speedups, summarise
+from analysis.studies.tables import BASELINES, speedups, summarise
+from mae.probing.kinds import PROBES, probe_label
 from mae.runs.pareto import pareto_front
 
 PALETTE = sns.color_palette("colorblind")
-COLORS = dict(zip([*PROBES, "none"], PALETTE, strict=False))
-MARKERS = dict(zip([*PROBES, "none"], "osD", strict=False))
+COLORS = {kind: PALETTE[place % len(PALETTE)] for place, kind in enumerate([*PROBES, "none"])}
+MARKERS = {**{kind: probe.marker for kind, probe in PROBES.items()}, "none": "D"}
 GREY = "0.45"
 STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -52,10 +53,10 @@ LEGEND = 0.5
 Pictures = tuple[np.ndarray, np.ndarray]
 """Masked and reconstructed images, each (n, H, W, C) of values in 0..1."""
 
-PAPER = {"linear": "paper_linear", "none": "paper_speedup"}
-"""What of the paper a probe stands beside; it has no k-NN probe."""
-
-BARS = {"single": "interval over test images", "compared": "95 % interval of the difference from the default"}
+BARS = {
+    "single": "interval over test images",
+    "compared": "95 % interval of the difference from the default, all together",
+}
 """What the kinds of bars are."""
 
 BASELINE_LINES = {"untrained": (0, (1, 1)), "pixels": (0, (4, 1, 1, 1))}
@@ -96,7 +97,7 @@ def study_figure(frame: pd.DataFrame, test: Test | None = None) -> Figure:
     axes = figure.subplots(1, len(probes), squeeze=False)[0] if probes else []
     for panel, probe in zip(axes, probes, strict=True):
         _draw(panel, frame, str(probe), test)
-        panel.set_title(f"{PROBES[str(probe)]} probe" if probe in PROBES else SPEEDUP)
+        panel.set_title(f"{probe_label(str(probe))} probe" if probe in PROBES else SPEEDUP)
     if probes:
         figure.suptitle(caption(frame), fontsize=7)
         _legend(figure, list(axes))
@@ -270,7 +271,7 @@ def _dots(panel: Axes, seeds: pd.DataFrame, probe: str, places: dict[int, float]
     right, up = (6 / 72, 0.0) if places else (0.0, -6 / 72)
     assert isinstance(panel.figure, Figure)
     shifted = panel.transData + ScaledTranslation(right, up, panel.figure.dpi_scale_trans)
-    style = {"color": COLORS[probe], "alpha": 0.6, "markersize": 4, "label": "run of one seed"}
+    style = {"color": COLORS[probe], "alpha": 0.6, "markersize": 4, "label": "run of one seed, beside its mean"}
     panel.plot(*(dots if places else dots[::-1]), ".", transform=shifted, **style)
 
 
@@ -293,21 +294,22 @@ def _fit(panel: Axes, values: pd.Series, curve: bool) -> None:
 
 def _draw_paper(panel: Axes, part: pd.DataFrame, probe: str, curve: bool) -> None:
     """Draw the paper's figures on a grey scale of their own: its images and model are others."""
-    column = PAPER.get(probe, "")
+    column = PROBES[probe].paper if probe in PROBES else "paper_speedup"
     paper = part.drop_duplicates("order").dropna(subset=[column]).sort_values("order") if column else part.iloc[:0]
     if paper.empty:
         return
     other = panel.twinx() if curve else panel.twiny()
     places = paper["x"] if curve else paper["order"]
     marks = (places, paper[column]) if curve else (paper[column], places)
-    style: dict[str, Any] = {"color": GREY, "markersize": 3, "linewidth": 0.8, "markerfacecolor": "none"}
-    other.plot(*marks, "D--" if curve else "D", **style)
-    panel.plot([], [], "D--" if curve else "D", label=PAPER_LABELS[column], **style)
+    side = "right" if curve else "top"
+    style: dict[str, Any] = {"color": GREY, "markersize": 4, "linewidth": 0.8}
+    other.plot(*marks, "x--" if curve else "x", **style)
+    panel.plot([], [], "x--" if curve else "x", label=f"{PAPER_LABELS[column]}, {side} axis", **style)
     _fit(other, paper[column], curve)
     (other.set_ylabel if curve else other.set_xlabel)(PAPER_AXES[column], color=GREY, fontsize=7)
     other.tick_params(colors=GREY)
     other.grid(visible=False)
-    other.spines["right" if curve else "top"].set(visible=True, color=GREY)
+    other.spines[side].set(visible=True, color=GREY)
 
 
 @_styled
@@ -341,7 +343,7 @@ def cost_figure(frame: pd.DataFrame) -> Figure:
             text = f"{row['study']}: {row['cell']}"
             panel.annotate(text, (row["tflop"], row["mean"]), textcoords="offset points", fontsize=6, **place)
         _label_costs(panel)
-        panel.set_title(f"{PROBES[probe]} probe")
+        panel.set_title(f"{probe_label(probe)} probe")
     if probes:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure

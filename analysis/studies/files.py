@@ -11,7 +11,8 @@ from analysis.studies.figures import study_figure
 from analysis.studies.pairs import all_pairs
 from analysis.studies.remarks import caveats, remarks
 from analysis.studies.table_formats import to_html, to_latex, to_markdown
-from analysis.studies.tables import NOTE, PROBES, display, heading, summarise
+from analysis.studies.tables import NOTE, display, heading, summarise
+from mae.probing.kinds import PROBES
 from mae.runs.directory import RunDirectory, replacing
 from mae.tracking.summary import SUMMARY
 

@@ -4,7 +4,8 @@ import pandas as pd
 
 from analysis.statistics.comparisons import Test, compare_pairs
 from analysis.statistics.intervals import ALPHA
-from analysis.studies.tables import PROBES, with_results
+from analysis.studies.tables import with_results
+from mae.probing.kinds import probe_label
 
 COLUMNS = ["probe", "cell", "other", "difference", "low", "high", "p", "test"]
 LONGEST = 8
@@ -50,7 +51,7 @@ def matrices(frame: pd.DataFrame, pairs: pd.DataFrame) -> list[tuple[str, pd.Dat
 def _told(part: pd.DataFrame, done: pd.DataFrame) -> str:
     probe = str(part["probe"].iloc[0])
     entry = "sign of row minus column" if done["cell"].nunique() > MOST else "row minus column in points"
-    told = f"{PROBES.get(probe, probe)}: {len(part)} pairs of cells, {entry}, the best cell first"
+    told = f"{probe_label(probe)}: {len(part)} pairs of cells, {entry}, the best cell first"
     tested = part.dropna(subset=["p"])
     if tested.empty:
         why = "one seed" if done["seed"].nunique() == 1 else "too few runs or no spread"

@@ -12,7 +12,8 @@ from analysis.statistics.additive_model import AdditiveModel, fit
 from analysis.statistics.comparisons import Test
 from analysis.statistics.intervals import NAN
 from analysis.statistics.power import POWER, half_width, seeds_for, smallest_of
-from analysis.studies.tables import PROBES, compared_cells, with_results
+from analysis.studies.tables import compared_cells, with_results
+from mae.probing.kinds import PROBES, probe_label
 from mae.runs.study_record import StudyRecord, find_studies
 
 LEAST_FREEDOM = 4
@@ -110,7 +111,7 @@ class Prospect:
 
     def __str__(self) -> str:
         return (
-            f"{PROBES[self.probe]}: with {self.seeds} seeds a difference from the default is known to ± "
+            f"{probe_label(self.probe)}: with {self.seeds} seeds a difference from the default is known to ± "
             f"{self.half_width:.1f} points, and a true one of {self.smallest:.1f} points is found {POWER:.0%} of the "
             f"time (noise of a run within its seed {self.deviation:.2f} points, {self.freedom} degrees of freedom)"
         )

@@ -6,7 +6,8 @@ from analysis.results.conditions import described, differ
 from analysis.statistics.comparisons import Test
 from analysis.statistics.intervals import rank_agreement
 from analysis.studies.answer import answers, listed, power_lines
-from analysis.studies.tables import BASELINES, PROBES, compared_cells, differs, summarise, with_results
+from analysis.studies.tables import BASELINES, compared_cells, differs, summarise, with_results
+from mae.probing.kinds import PROBES, probe_label
 
 TEST_IN_WORDS = {
     "paired": "compared by the differences within seeds, each cell with a spread of its own, Holm's correction",
@@ -78,8 +79,8 @@ def _below_pixels(frame: pd.DataFrame) -> list[str]:
         if len(means) and (means["top1"] < means["pixels"]).all():
             pixels = means["pixels"].max()
             lines.append(
-                f"{PROBES.get(probe, probe)}: every cell is below the raw pixels ({pixels:.1f} %): no encoder here "
-                "is better than none for this probe"
+                f"{probe_label(probe)}: every cell is below the raw pixels ({pixels:.1f} %): for this "
+                "probe no encoder here is better than the images themselves"
             )
     return lines
 
@@ -90,7 +91,7 @@ def _cells(part: pd.DataFrame) -> str:
 
 def _of_tests(frame: pd.DataFrame, test: Test | None) -> list[str]:
     """Return what speaks against the comparisons, by which test they are, and of several probes how many."""
-    compared = {PROBES[probe]: each for probe, each in compared_cells(frame, test).items() if probe in PROBES}
+    compared = {probe_label(probe): each for probe, each in compared_cells(frame, test).items() if probe in PROBES}
     lines = [f"{probe}: {remark}" for probe, each in compared.items() for remark in each.remarks]
     lines += [f"{probe}: {TEST_IN_WORDS[each.test]}" for probe, each in compared.items() if each.test in TEST_IN_WORDS]
     tests = [len(each.differences) for each in compared.values() if each.model.freedom]
@@ -109,7 +110,7 @@ def _agreement(summary: pd.DataFrame) -> list[str]:
             continue
         interval = "" if pd.isna(low) else f" (95 %: {low:.2f} to {high:.2f})"
         lines.append(
-            f"{PROBES.get(str(probe), probe)}: rank agreement with the paper's linear probe over {len(pairs)} cells: "
+            f"{probe_label(str(probe))}: rank agreement with the paper's linear probe over {len(pairs)} cells: "
             f"Spearman {rho:.2f}{interval}"
         )
     return lines
@@ -121,5 +122,5 @@ def _baselines(summary: pd.DataFrame) -> list[str]:
     for probe, part in summary.groupby("probe", sort=False):
         shared = {name: part[name].max() for name in BASELINES if not differs(part[name])}
         told = [f"{BASELINES[name]} {value:.1f}" for name, value in shared.items() if not pd.isna(value)]
-        lines += [f"{PROBES.get(str(probe), probe)}: {', '.join(told)}"] if told else []
+        lines += [f"{probe_label(str(probe))}: {', '.join(told)}"] if told else []
     return lines

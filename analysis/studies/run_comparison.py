@@ -11,11 +11,13 @@ import pandas as pd
 from analysis.results.probe_settings import kind_probe
 from analysis.statistics.comparisons import Comparisons, compare
 from analysis.studies.remarks import TEST_IN_WORDS
-from analysis.studies.tables import PROBES, difference_text
+from analysis.studies.tables import difference_text
 from mae.config.fingerprint import pretrain_settings
 from mae.config.resolve import differences, flatten, read_toml, resolve
 from mae.errors import UserError
+from mae.probing.kinds import PROBES, probe_label
 from mae.runs.directory import RunDirectory, find_run, probes_of, run_row
+from mae.runs.metrics import top1
 
 
 def compare_runs(runs_dir: Path, names: Sequence[str]) -> pd.DataFrame:
@@ -89,7 +91,7 @@ def _probes(run: RunDirectory) -> Iterator[tuple[str, str, float]]:
         kind = place.path.name.partition("-")[0]
         if (result := place.result()) is not None:
             how = kind_probe(flatten(read_toml(place.path / "config.toml")), kind)
-            yield kind, how, result["metrics"][f"{kind}/top1"]
+            yield kind, how, result["metrics"][top1(kind)]
 
 
 def tell_differences(results: Sequence[Probed], reference: str) -> list[str]:
@@ -98,7 +100,8 @@ def tell_differences(results: Sequence[Probed], reference: str) -> list[str]:
     Results are compared where their probes have equal settings. Where a kind of probe has none such, that is said.
     """
     lines = []
-    for kind, name in PROBES.items():
+    for kind in PROBES:
+        name = probe_label(kind)
         of_kind = [each for each in results if each.kind == kind]
         told = []
         for settings in dict.fromkeys(each.settings for each in of_kind):

@@ -9,8 +9,8 @@ from analysis.results.conditions import relative_seconds
 from analysis.results.frame import setting
 from analysis.statistics.comparisons import Comparisons, Test, compare
 from analysis.statistics.intervals import ALPHA, NAN, Contrast, mean_interval
+from mae.probing.kinds import PROBES, probe_label
 
-PROBES = {"linear": "linear", "knn": "k-NN"}
 NOTHING = Contrast(NAN, NAN, NAN, NAN)
 BASELINES = {"untrained": "untrained encoder", "pixels": "raw pixels"}
 
@@ -125,7 +125,8 @@ def display(summary: pd.DataFrame) -> pd.DataFrame:
         row = {"cell": f"{cell} *" if first["is_default"] else str(cell)}
         row |= {f"paper {name[6:]}": _number(first[name], ".1f") for name in part.columns if name.startswith("paper_")}
         for result in part.to_dict("records"):
-            if (probe := PROBES.get(result["probe"])) is not None:
+            if result["probe"] in PROBES:
+                probe = probe_label(result["probe"])
                 row |= {probe: _estimate(result), f"{probe} Δ": _difference(result)}
                 row |= {f"{probe} {name}": _number(result[name], ".1f") for name in own[result["probe"]]}
         row |= {

@@ -16,14 +16,6 @@ from mae.runs.sweep_record import ObjectiveRecord
 
 BEST, TRIAL = sns.color_palette("colorblind")[:2]
 GREY = "0.55"
-UNITS = {
-    "linear_top1": "linear top-1, held-out, %",
-    "knn_top1": "k-NN top-1, held-out, %",
-    "gflops": "GFLOPs per image and step",
-    "seconds": "pretraining, s",
-    "memory_mb": "peak memory, MB",
-    "parameters": "parameters",
-}
 CONTOURS = 4
 """Most parameters of the contour plot: it has a panel for each pair."""
 
@@ -41,7 +33,7 @@ def best_so_far(frame: pd.DataFrame, objective: ObjectiveRecord) -> Figure:
     axes.plot(pruned, [0.02] * len(pruned), "|", color=GREY, transform=axes.get_xaxis_transform(), label="pruned")
     for value in done.loc[done["is_default"], objective.name].head(1):
         axes.axhline(value, color=GREY, linestyle="--", linewidth=1, label="the default")
-    axes.set(xlabel="trial", ylabel=UNITS[objective.name])
+    axes.set(xlabel="trial", ylabel=objective.label)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     axes.grid(alpha=0.3)
     sns.despine(ax=axes)
@@ -86,7 +78,7 @@ def slices(frame: pd.DataFrame, objective: ObjectiveRecord, keys: Sequence[str])
     for panel in list(panels):
         panel.set_visible(False)
     for first in range(0, rows * columns, columns):
-        figure.axes[first].set_ylabel(UNITS[objective.name], fontsize=8)
+        figure.axes[first].set_ylabel(objective.label, fontsize=8)
     return figure
 
 
@@ -104,7 +96,7 @@ def front_figure(frame: pd.DataFrame, objectives: Sequence[ObjectiveRecord]) -> 
     default = done[done["is_default"]]
     axes.plot(default[first.name], default[second.name], "o", markersize=9, markerfacecolor="none",
               markeredgecolor="black", label="the default")  # fmt: skip
-    axes.set(xlabel=UNITS[first.name], ylabel=UNITS[second.name])
+    axes.set(xlabel=first.label, ylabel=second.label)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     sns.despine(ax=axes)

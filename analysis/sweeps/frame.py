@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from analysis.results.conditions import CONDITIONS
 from analysis.results.frame import SURROUNDINGS
 from mae.runs.directory import RunDirectory
+from mae.runs.metrics import EPOCH
 from mae.runs.sweep_record import SweepRecord, SweepTrial
 
 COSTS = ("steps", "seconds", "pruned_steps", "pruned_seconds", "reused_steps", "reused_seconds")
@@ -107,7 +108,7 @@ def _costs(record: SweepRecord, trial: SweepTrial, run: RunDirectory | None) -> 
         return costs
     if trial.state == "pruned" and trial.curve:  # the run may have gone on since, for another study
         epochs, epoch = trial.params.get("train.epochs", record.config["train.epochs"]), max(trial.curve)
-        steps = points[-1]["step"] / (points[-1]["metrics"]["train/epoch"] + 1) * epoch
+        steps = points[-1]["step"] / (points[-1]["metrics"][EPOCH] + 1) * epoch
         seconds = stage.seconds * steps / points[-1]["step"]
         saved = {"pruned_steps": steps * (epochs / epoch - 1), "pruned_seconds": seconds * (epochs / epoch - 1)}
     else:

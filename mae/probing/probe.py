@@ -1,11 +1,11 @@
 """Probes: what a frozen encoder knows, beside the untrained encoder and raw pixels under the same probe."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from scipy.stats import binomtest
@@ -81,29 +81,57 @@ def probe(kind: ProbeKind, subject: Subject, setup: Setup) -> dict[str, Any]:
     labels = data.train.labels[labelled].to(setup.device)
     train = _features(subject, "train", labelled, setup)
     test = _features(subject, "test", torch.arange(len(data.test.labels)), setup)
-    classes, linear, knn = len(data.classes), config.probe.linear, config.probe.knn
-    chosen: dict[str, float] = {}
-    if kind == "knn":
-        held, rest = holdout(len(train), config.probe)
-        voted = knn_predict(train[rest], labels[rest], train[held], knn.k, knn.temperature, classes)
-        chosen = {"holdout_top1": 100 * (voted == labels[held]).float().mean().item()}
-        predicted = knn_predict(train, labels, test, knn.k, knn.temperature, classes)
-    elif linear.solver == "lbfgs":
-        with setup.task(f"linear probe, {subject.name}", len(linear.penalties) + 1) as task:
-            split = holdout(len(train), config.probe)
-            predicted, chosen = lbfgs_predict(train, labels, test, classes, linear, split, task)
-    else:
 
-        def views(epoch: int) -> Tensor:
-            if subject.pretext is None or not linear.lars_augment:
-                return train
-            return _augmented_features(subject.pretext, labelled, epoch, setup)
+    def views(epoch: int) -> Tensor:
+        if subject.pretext is None or not config.probe.linear.lars_augment:
+            return train
+        return _augmented_features(subject.pretext, labelled, epoch, setup)
 
-        with setup.task(f"linear probe, {subject.name}", linear.lars_epochs) as task:
-            predicted, chosen = lars_predict(views, labels, test, classes, linear, config.probe.seed, task)
+    samples = Samples(subject.name, train, labels, test, len(data.classes), views)
+    predicted, chosen = PREDICT[kind](samples, setup)
     correct = predicted.cpu() == data.test.labels
     low, high = wilson_interval(int(correct.sum()), len(correct))
     return {"top1": 100 * correct.float().mean().item(), "low": low, "high": high, **chosen}
+
+
+class Samples(NamedTuple):
+    """What a probe learns from and is asked about, on the device."""
+
+    subject: str
+    train: Tensor
+    """(n, D), features of the labelled training images."""
+    labels: Tensor
+    """(n,), their classes."""
+    test: Tensor
+    """(m, D)."""
+    classes: int
+    views: Callable[[int], Tensor]
+    """Training features (n, D) under the probe's augmentation of an epoch."""
+
+
+def _linear(samples: Samples, setup: Setup) -> tuple[Tensor, dict[str, float]]:
+    config, (subject, train, labels, test, classes, views) = setup.config.probe, samples
+    if config.linear.solver == "lbfgs":
+        with setup.task(f"linear probe, {subject}", len(config.linear.penalties) + 1) as task:
+            return lbfgs_predict(train, labels, test, classes, config.linear, holdout(len(train), config), task)
+    with setup.task(f"linear probe, {subject}", config.linear.lars_epochs) as task:
+        return lars_predict(views, labels, test, classes, config.linear, config.seed, task)
+
+
+def _knn(samples: Samples, setup: Setup) -> tuple[Tensor, dict[str, float]]:
+    config, (_, train, labels, test, classes, _) = setup.config.probe, samples
+    k, temperature = config.knn.k, config.knn.temperature
+    held, rest = holdout(len(train), config)
+    voted = knn_predict(train[rest], labels[rest], train[held], k, temperature, classes)
+    chosen = {"holdout_top1": 100 * (voted == labels[held]).float().mean().item()}
+    return knn_predict(train, labels, test, k, temperature, classes), chosen
+
+
+PREDICT: dict[ProbeKind, Callable[[Samples, Setup], tuple[Tensor, dict[str, float]]]] = {
+    "linear": _linear,
+    "knn": _knn,
+}
+"""What each kind of probe does: it returns the classes (m,) of the test images, and the choices that it made."""
 
 
 def holdout(count: int, config: ProbeConfig) -> tuple[Tensor, Tensor]:

@@ -36,9 +36,6 @@ class Busy(UserError):
     """Another living process works on the directory."""
 
 
-ONLINE = "online/knn_top1"
-"""The point of the curves that tells how good the features are so far: k-NN top-1 on held-out training images, %."""
-
 ENCODER, PRETEXT = "encoder.safetensors", "pretext.safetensors"
 
 Status = Literal["running", "finished", "failed", "killed", "pruned"]

@@ -13,10 +13,11 @@ from mae.runs.directory import RunDirectory
 
 
 class ObjectiveRecord(BaseModel):
-    """What is searched for: its name and whether it is to be large or small."""
+    """What is searched for: its name, its label in figures, and which way is better."""
 
     name: str
     direction: Literal["maximize", "minimize"]
+    label: str
 
 
 class SweepTrial(BaseModel):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.runs.directory import Record, RunDirectory, one_at_a_time
+from mae.runs.metrics import LOSS
 from mae.tracking.store import connect, content_of, printable, receipt, run_exists, write_receipt
 
 POINTS_PER_CALL = 100
@@ -85,7 +86,7 @@ def describe(client: Any, run_id: str, record: Record, run: RunDirectory) -> Non
 
 def _last_step(client: Any, run_id: str) -> int:
     """Return the last step the server has, -1 if none: what it got before its receipt was written here."""
-    return max((point.step for point in client.get_metric_history(run_id, "train/loss")), default=-1)
+    return max((point.step for point in client.get_metric_history(run_id, LOSS)), default=-1)
 
 
 def _send_points(client: Any, run: RunDirectory, uri: str, state: dict[str, Any]) -> None:

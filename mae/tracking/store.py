@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mae.runs.directory import ONLINE, RunDirectory, one_at_a_time
+from mae.runs.directory import RunDirectory, one_at_a_time
+from mae.runs.metrics import ONLINE
 
 NONE = "none"
 """The tracking URI that switches tracking off."""

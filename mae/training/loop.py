@@ -13,7 +13,20 @@ from mae.config.tree import Config
 from mae.data.dataset import ImageData
 from mae.pretext.base import Batch, Pretext, under
 from mae.pretext.pictures import draw, shown_images
-from mae.runs.directory import ENCODER, ONLINE, PRETEXT, RunDirectory
+from mae.runs.directory import ENCODER, PRETEXT, RunDirectory
+from mae.runs.metrics import (
+    COST_MEMORY,
+    EPOCH,
+    FINAL_LOSS,
+    GRADIENT_NORM,
+    IMAGES_PER_SECOND,
+    LEARNING_RATE,
+    LOSS,
+    ONLINE,
+    PEAK_MEMORY,
+    SECONDS,
+    STEPS,
+)
 from mae.runs.weights import write_weights
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import Interrupted, Pruned, StopRequest
@@ -66,7 +79,7 @@ def pretrain(
                 last_of_epoch = trainer.position.step % trainer.steps_per_epoch == 0
                 if trainer.position.step % config.run.log_every == 0 or last_of_epoch:
                     trainer.check_finite()
-                    metrics = clock.metrics(config.train.batch_size) | {"train/lr": step.lr, "train/epoch": epoch}
+                    metrics = clock.metrics(config.train.batch_size) | {LEARNING_RATE: step.lr, EPOCH: epoch}
                     if last_of_epoch and _due(config.run.knn_every, epoch + 1, config.train.epochs):
                         metrics[ONLINE] = evaluate(trainer.pretext, trainer.data)
                     run.append_metrics(trainer.position.step, metrics | system_metrics(device))
@@ -136,10 +149,10 @@ def _finish(trainer: Trainer, run: RunDirectory) -> dict[str, Any]:
     return {
         "weights_sha256": weights_digest(state),
         "metrics": {
-            "train/final_loss": points[-1]["train/loss"],
-            "cost/seconds": trainer.position.seconds,
-            "cost/steps": trainer.position.step,
-            "cost/peak_memory_mb": max(point["system/peak_memory_mb"] for point in points),
+            FINAL_LOSS: points[-1][LOSS],
+            SECONDS: trainer.position.seconds,
+            STEPS: trainer.position.step,
+            COST_MEMORY: max(point[PEAK_MEMORY] for point in points),
             **{f"cost/{name}": value for name, value in trainer.pretext.cost().items()},
         },
     }
@@ -183,7 +196,7 @@ class _Clock:
         speed = len(self.steps) * batch_size / (time.monotonic() - self.since)
         self._reset()
         metrics = {f"train/{name}": mean for name, mean in zip(names, means, strict=True)}
-        return metrics | {"train/gradient_norm": norm, "train/images_per_second": speed}
+        return metrics | {GRADIENT_NORM: norm, IMAGES_PER_SECOND: speed}
 
     def seconds(self) -> float:
         return time.monotonic() - self.started

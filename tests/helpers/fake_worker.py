@@ -9,7 +9,8 @@ from ablations.execution import worker
 from ablations.execution.job import Job
 from ablations.execution.worker_pool import Report, Slot
 from mae.config.resolve import to_toml
-from mae.runs.directory import ONLINE, Record, RunDirectory
+from mae.runs.directory import Record, RunDirectory
+from mae.runs.metrics import ONLINE
 
 
 def work(pipe: Connection, job: Job, slot: Slot, *, growing: bool = False) -> None:

@@ -23,7 +23,8 @@ from ablations.sweeps.goals import OBJECTIVES
 from ablations.sweeps.space import Parameter
 from mae.config.fingerprint import pretrain_fingerprint, probe_fingerprint
 from mae.config.resolve import build
-from mae.runs.directory import ONLINE, Record, RunDirectory, status_of
+from mae.runs.directory import Record, RunDirectory, status_of
+from mae.runs.metrics import ONLINE
 from mae.runs.sweep_record import SweepTrial
 from mae.runtime.interruption import Interrupted, StopRequest
 from tests.conftest import TINY

@@ -60,7 +60,7 @@ def test_with_one_seed_only_the_best_is_named() -> None:
 def test_cells_whose_gain_over_the_untrained_encoder_may_be_none_are_named() -> None:
     frame = study_frame_of(RATIOS, default="0.7", probes=("knn",))
     frame["untrained"] = 54.0
-    assert answers(frame)[0].endswith("; not shown to be above the untrained encoder: 0.1, 0.9")
+    assert answers(frame)[0].endswith("; 0.1, 0.9 not shown to gain on the untrained encoder (95 % each)")
     frame["untrained"] = frame["top1"].where(frame["cell"] == "0.9", 40.0) - 0.5  # a gain without any spread
     assert "untrained" not in answers(frame)[0]
 

@@ -48,10 +48,10 @@ def test_every_mark_is_explained_once() -> None:
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert sorted(labels) == sorted(set(labels))
     assert {
-        "run of one seed",
+        "run of one seed, beside its mean",
         "mean of a cell, told apart from the default",
         "mean of the default",
-        "95 % interval of the difference from the default",
+        "95 % interval of the difference from the default, all together",
         "the default's mean: a cell is told apart if its bar misses this line",
     } <= set(labels)
 
@@ -61,7 +61,9 @@ def test_the_legend_shows_the_marks_of_every_panel() -> None:
     shown = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
     default = [handle for handle in figure.legends[0].findobj(Line2D) if handle.get_markeredgecolor() == "black"]
     assert {handle.get_marker() for handle in default} == {"o", "s"}
-    assert shown["95 % interval of the difference from the default"].get_marker() == "|"  # as the bars stand
+    assert (
+        shown["95 % interval of the difference from the default, all together"].get_marker() == "|"
+    )  # as the bars stand
 
 
 def test_a_cell_is_filled_where_it_is_told_apart_from_the_default() -> None:

@@ -41,8 +41,8 @@ def made(count: int, second: str = "") -> SweepRecord:
         values = [100 * ratio + float(draws.normal()), *([100 * ratio**2] if second else [])]
         params = {"mask.ratio": ratio, "target.kind": kind}
         trials.append(SweepTrial(number=number, state="complete", params=params, values=values, run=str(number)))
-    objectives = [ObjectiveRecord(name="knn_top1", direction="maximize")]
-    objectives += [ObjectiveRecord(name=second, direction="minimize")] if second else []
+    objectives = [ObjectiveRecord(name="knn_top1", direction="maximize", label="k-NN")]
+    objectives += [ObjectiveRecord(name=second, direction="minimize", label=second)] if second else []
     return SweepRecord(name="s", sampler="random", pruner="none", objectives=objectives, space=MATTERS, base="digits",
                        config={"train.epochs": 10}, data={}, trials=trials)  # fmt: skip
 
@@ -154,7 +154,8 @@ def test_the_best_are_trained_with_more_seeds_and_the_best_mean_wins(tmp_path: P
 
 def with_comparison(name: str = "knn_top1", **compared: list[float]) -> SweepRecord:
     record = made(0)
-    record.objectives = [ObjectiveRecord(name=name, direction="minimize" if name == "seconds" else "maximize")]
+    better: Any = "minimize" if name == "seconds" else "maximize"
+    record.objectives = [ObjectiveRecord(name=name, direction=better, label=name)]
     record.compared = {cell.replace("_", " "): values for cell, values in compared.items()}
     return record
 

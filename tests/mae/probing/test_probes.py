@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from mae.data.augmentation import normalise
 from mae.data.dataset import CachedImages, ImageData, Split
 from mae.models.vit import build_encoder
 from mae.pretext.tasks import new_pretext
+from mae.probing import kinds
 from mae.probing.features import extract, pool, raw_pixels
 from mae.probing.knn import knn_predict, online_accuracy
 from mae.probing.linear import (
@@ -34,8 +35,9 @@ from mae.probing.linear import (
     principal_axes,
     standardise,
 )
-from mae.probing.probe import Setup, Subject, baseline, holdout, probe, probe_all, subjects, wilson_interval
-from mae.runs.directory import ONLINE, RunDirectory
+from mae.probing.probe import PREDICT, Setup, Subject, baseline, holdout, probe, probe_all, subjects, wilson_interval
+from mae.runs.directory import RunDirectory
+from mae.runs.metrics import ONLINE
 from mae.runtime.interruption import Interrupted, StoppableTask, StopRequest
 from mae.runtime.progress import Silent
 from mae.training.loop import pretrain, weights_digest
@@ -856,3 +858,8 @@ def test_waiting_for_a_baseline_of_another_run_stops_when_asked_to(
     setup = Setup(tiny, digits, CPU, Silent(), StopAtCheck(1))
     with directory.locked(), pytest.raises(Interrupted):
         baseline("knn", Subject("pixels", "0123", None), setup, tmp_path)
+
+
+def test_every_kind_of_probe_has_a_setting_a_name_and_a_mark_of_its_own() -> None:
+    assert list(get_args(ProbeKind)) == list(kinds.PROBES) == list(PREDICT)
+    assert len({probe.marker for probe in kinds.PROBES.values()}) == len(kinds.PROBES)

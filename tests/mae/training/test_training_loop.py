@@ -15,7 +15,8 @@ from mae.config.resolve import build
 from mae.data.dataset import ImageData
 from mae.pretext.base import Batch, Pretext
 from mae.pretext.tasks import new_pretext
-from mae.runs.directory import ONLINE, RunDirectory
+from mae.runs.directory import RunDirectory
+from mae.runs.metrics import ONLINE
 from mae.runs.weights import read_weights
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import Interrupted, Pruned, StopRequest

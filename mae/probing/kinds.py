@@ -1,0 +1,23 @@
+"""How people meet each kind of probe: its name, its mark in figures, what of the paper stands beside it."""
+
+from typing import NamedTuple
+
+
+class Probe(NamedTuple):
+    """One kind: `label` in tables, `marker` in figures, column `paper` of a study's frame ("" where there is none)."""
+
+    label: str
+    marker: str
+    paper: str = ""
+
+
+PROBES: dict[str, Probe] = {
+    "linear": Probe("linear", "o", "paper_linear"),
+    "knn": Probe("k-NN", "s"),
+}
+"""By kind, in the order of tables; `mae.probing.probe.PREDICT` has what each does."""
+
+
+def probe_label(kind: str) -> str:
+    """Return what people call a kind of probe, or of a study that is not probed what stands in its place."""
+    return PROBES[kind].label if kind in PROBES else kind

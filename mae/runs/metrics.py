@@ -1,0 +1,25 @@
+"""The names under which runs keep what they measure.
+
+The pretext task adds its own losses as `train/<name>`, a probe its accuracies as `<kind>/<name>`, the machine its load
+as `system/<name>`.
+"""
+
+LOSS, EPOCH, LEARNING_RATE = "train/loss", "train/epoch", "train/lr"
+GRADIENT_NORM, IMAGES_PER_SECOND = "train/gradient_norm", "train/images_per_second"
+PEAK_MEMORY = "system/peak_memory_mb"
+ONLINE = "online/knn_top1"
+"""The point of the curves that tells how good the features are so far: k-NN top-1 on held-out training images, %."""
+
+FINAL_LOSS, SECONDS, STEPS = "train/final_loss", "cost/seconds", "cost/steps"
+COST_MEMORY, GFLOPS, PARAMETERS = "cost/peak_memory_mb", "cost/gflops_per_image", "cost/parameters"
+"""Of a whole pretraining: its last loss, and what it took."""
+
+
+def top1(kind: str) -> str:
+    """Return the metric of a probe's accuracy on the test images, %."""
+    return f"{kind}/top1"
+
+
+def holdout_top1(kind: str) -> str:
+    """Return the metric of a probe's accuracy on the training images that it holds out, %; searches select by it."""
+    return f"{kind}/holdout_top1"
