@@ -177,9 +177,10 @@ def _reporting(as_json: bool) -> Iterator[Output]:
 
 @contextmanager
 def _workplace(options: Options, output: Output) -> Iterator["Workplace"]:
-    from mae.pipeline import Workplace, choose_device
+    from mae.pipeline import Workplace
     from mae.runtime.distributed import launched
     from mae.runtime.interruption import stop_on_signals
+    from mae.runtime.machine import choose_device
     from mae.runtime.progress import ConsoleProgress, Silent
     from mae.tracking.background import delivering_undelivered
     from mae.tracking.store import NONE
@@ -292,7 +293,10 @@ def ablate(
 
     with underway([plan.of_seeds(seeds) for plan in plans], options.store, output.console):
         plans, failures = run_until(precise, plans, seeds, who, fail_fast, output.console)
-        output.result({"studies": _print_studies(plans, options.runs_dir, output, test, pairs)})
+        from analysis.report.terminal import show_studies
+
+        done = [(plan.record, plan.directory) for plan in plans]
+        output.result({"studies": show_studies(done, options.runs_dir, output.console, test, pairs)})
         for plan in plans:
             precise(plan)
         _print_next(plans, seeds, output)
@@ -338,7 +342,9 @@ def sweep(
         who.reach()
     with sweep_underway(asked, options.store, output.console) as directory:
         record, plan = run_sweep(asked, request, directory, who, output.console)
-        _print_sweep(record, plan, directory, output)
+        from analysis.report.terminal import show_sweep
+
+        output.result(show_sweep(record, directory, (plan.record, plan.directory), output.console))
     untrained = plan.missing(options.runs_dir)
     if record.open or untrained or not any(trial.state == "complete" for trial in record.trials):
         raise typer.Exit(1)
@@ -469,10 +475,11 @@ def compare(
     names: Annotated[list[str], typer.Argument(metavar="RUN...", help="(Starts of) fingerprints; two or more.")],
 ) -> None:
     """Compare runs: the settings that differ, metrics, cost; runs that differ in their seed alone repeat a config."""
+    from analysis.report.terminal import print_frame
     from analysis.studies.run_comparison import compare_runs, config_differences
 
     compared, told = compare_runs(options.runs_dir, names), config_differences(options.runs_dir, names)
-    _print_frame(compared.reset_index(names="").map(str), output)
+    print_frame(compared.reset_index(names="").map(str), output.console)
     for line in told:
         output.console.print(line, highlight=False, soft_wrap=True)
     output.result({"compared": json.loads(compared.to_json()), "differences": told})
@@ -630,39 +637,6 @@ def _print_forecast(
     output.result({"trainings": trainings, "seconds": seconds, "disk": disk, "prospects": prospects})
 
 
-def _print_studies(
-    plans: Any, runs_dir: Path, output: Output, test: Any = None, pairs: bool = False
-) -> list[dict[str, Any]]:
-    from analysis.results.frame import setting, study_frame
-    from analysis.studies.files import write_study
-    from analysis.studies.pairs import all_pairs, matrices
-    from analysis.studies.remarks import caveats, remarks
-    from analysis.studies.tables import COST_COLUMNS, NOTE, display
-
-    results = []
-    for plan in plans:
-        frame = study_frame(plan.record, runs_dir, plan.directory.path.name)
-        summary = write_study(plan.directory, frame, runs_dir, test, pairs)
-        shown = display(summary)
-        output.console.rule(f"{plan.record.question} ({setting(frame)})", align="left")
-        for line in caveats(frame):
-            output.console.print(line, highlight=False, soft_wrap=True)
-        _print_frame(shown.drop(columns=list(COST_COLUMNS), errors="ignore"), output)
-        _print_frame(shown[[name for name in shown.columns if name in ("cell", *COST_COLUMNS)]], output)
-        for line in remarks(frame, test):
-            output.console.print(line, highlight=False, soft_wrap=True)
-        found = all_pairs(frame if pairs else frame[:0], test)
-        for line, matrix in matrices(frame, found):
-            output.console.print(f"\n{line}", highlight=False, soft_wrap=True)
-            _print_frame(matrix, output)
-        output.console.print(f"table and figure: {plan.directory.path}", highlight=False, soft_wrap=True)
-        rows, of_pairs = (json.loads(each.to_json(orient="records")) for each in (summary, found))
-        told = {"study": plan.record.name, "directory": str(plan.directory.path)}
-        results.append(told | {"rows": rows} | ({"pairs": of_pairs} if pairs else {}))
-    output.console.print(NOTE, highlight=False, style="dim")
-    return results
-
-
 def _print_precision(plan: Any, precision: float, runs_dir: Path, output: Output, test: Any) -> bool:
     from analysis.results.frame import study_frame
     from analysis.studies.precision import is_precise
@@ -695,39 +669,6 @@ def _print_next(plans: Any, seeds: int, output: Output) -> None:
     steps = [f"open {figure}"] if figure.exists() and len(plans) == 1 else []
     steps += [f"mae-cli ui --study {name}", "mae-cli report", f"--seeds {max(3, 2 * seeds)} tells smaller differences"]
     output.console.print(f"next: {'; '.join(steps)}", highlight=False, soft_wrap=True)
-
-
-def _print_sweep(record: Any, plan: Any, directory: Any, output: Output) -> None:
-    from analysis.sweeps.files import write_sweep
-    from analysis.sweeps.frame import sweep_frame, total_costs
-    from analysis.sweeps.summary import best_table, front_table, importance_table, remarks
-
-    runs_dir = directory.path.parent.parent
-    frame = sweep_frame(record, runs_dir)
-    importances = write_sweep(directory, record, frame)
-    compared = _print_studies([plan], runs_dir, output)[0]
-    cells = [cell.name for cell in plan.record.cells]
-    so_far = f", so far: {record.open} of {len(record.trials)} trials open" if record.open else ""
-    output.console.rule(f"sweep {record.name}{so_far}", align="left")
-    _print_frame(best_table(record) if record.winner else front_table(record, frame, cells), output)
-    _print_frame(importance_table(importances), output)
-    best = f"; best.toml is for `mae-cli run --config {directory.path / 'best.toml'}`" if record.winner else ""
-    for line in [*remarks(record, frame), f"figures and tables: {directory.path}{best}"]:
-        output.console.print(line, highlight=False, soft_wrap=True)
-    rows = json.loads(importances.to_json(orient="records"))
-    trials = json.loads(frame.to_json(orient="records"))
-    output.result(
-        {"sweep": record.name, "directory": str(directory.path), "open": record.open}
-        | {"winner": record.winner, "compared": compared}
-        | {"importances": rows, "costs": total_costs(frame), "trials": trials}
-    )
-
-
-def _print_frame(frame: Any, output: Output) -> None:
-    table = Table(*frame.columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for row in frame.itertuples(index=False):
-        table.add_row(*row)
-    output.console.print(table)
 
 
 def _probe_and_print(run: Any, config: Any, where: "Workplace", output: Output) -> None:

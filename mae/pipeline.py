@@ -1,26 +1,19 @@
 """The pipeline: pretrain, then probe; each stage reused if it is finished, continued if it was cut off."""
 
-import os
 import platform
-import shlex
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from mae.config.fingerprint import pretrain_fingerprint, probe_name
-from mae.config.resolve import differences, name_run, resolve, to_toml
+from mae.config.resolve import differences, name_run, resolve
 from mae.config.tree import Config, ProbeKind
 from mae.data.dataset import ImageData, load_data
 from mae.data.facts import facts_of
 from mae.data.image_files import decode
-from mae.errors import RunError, SettingsError, UserError
+from mae.errors import RunError, UserError
 from mae.pretext.base import Pretext
 from mae.pretext.pictures import draw, shown_images
 from mae.pretext.tasks import saved_pretext
@@ -28,17 +21,16 @@ from mae.probing.knn import online_accuracy
 from mae.probing.probe import Setup, probe_all, subjects
 from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory
 from mae.runs.metrics import SECONDS
+from mae.runs.stage import worked_on
 from mae.runs.weights import read_weights
 from mae.runtime.distributed import ALONE, Processes
-from mae.runtime.interruption import Interrupted, Pruned, StopRequest
+from mae.runtime.interruption import StopRequest
+from mae.runtime.machine import environment, memory_explained
 from mae.runtime.progress import Progress
 from mae.tracking.background import tracked
 from mae.training import checkpoints
 from mae.training.loop import Watch, pretrain
 from mae.training.trainer import steps_per_epoch
-
-CONDITIONS = ("device_name", "processes", "threads")
-"""What the time and memory of a stage depend on besides its settings."""
 
 
 @dataclass(frozen=True)
@@ -55,31 +47,6 @@ class Workplace:
     stop: StopRequest
     processes: Processes = ALONE
     watch: Watch = lambda epochs, accuracy: ""
-
-
-def choose_device(name: str, processes: Processes = ALONE) -> torch.device:
-    """Return the device `auto`, `cpu`, `cuda` or `cuda:N` names; `UserError` if this machine has no such one.
-
-    Of several processes each takes a GPU of its own.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from None
-    if processes.count > 1 and device.type == "cuda":
-        if device.index is not None:
-            raise UserError(f"--device {name}: each of {processes.count} processes takes a GPU of its own; give cuda")
-        if (gpus := torch.cuda.device_count()) < processes.local_count:
-            raise UserError(
-                f"--device {name}: this machine has {gpus} GPU(s) for {processes.local_count} processes; "
-                f"give torchrun --nproc-per-node {gpus}, or --device cpu"
-            )
-        device = torch.device("cuda", processes.local_rank)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s); try cpu")
-    return device
 
 
 def run_pretraining(config: Config, where: Workplace, planned: str | None = None) -> RunDirectory:
@@ -112,7 +79,7 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
         record = Record(stage="pretrain", name=name_run(config), fingerprint=fingerprint, data=data.describe())
         on = f"{where.device}" if processes.count == 1 else f"{processes.count} processes, {where.device.type}"
         where.progress.say(f"{fingerprint}: {record.name}, on {on}")
-        with _stage(run, record, config, where) if processes.leads else _explained(), processes.failures_told():
+        with _stage(run, record, config, where) if processes.leads else memory_explained(), processes.failures_told():
             how = where.device, where.progress, where.stop, online_accuracy, processes, where.watch
             result = pretrain(config, data, run, *how)
             if processes.leads:
@@ -194,6 +161,11 @@ def stored_config(run: RunDirectory, settings: tuple[str, ...], changeable: tupl
     return config
 
 
+def _stage(run: RunDirectory, record: Record, config: Config, where: Workplace) -> AbstractContextManager[None]:
+    tracking = tracked(run, where.tracking_uri, where.runs_dir, where.progress.say)
+    return worked_on(run, record, config, environment(where.device, where.processes), tracking)
+
+
 def load_pretext(run: RunDirectory, config: Config, device: torch.device) -> Pretext:
     """Return the trained pretext task of a finished run, the encoder in it.
 
@@ -223,122 +195,3 @@ def _test_images(run: RunDirectory, config: Config, where: Workplace) -> torch.T
             f"{error}; without its data set give image files (mae-cli reconstruct {run.path.name} FILE), "
             "or say where it is now: --set data.source=folder:PATH"
         ) from error
-
-
-def environment(device: torch.device, processes: Processes) -> dict[str, Any]:
-    """Return what a result depends on besides config and data."""
-    import numpy
-    import timm
-    import torchvision
-
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
-    return {
-        "command": shlex.join([Path(sys.argv[0]).name.replace("cli.py", "mae-cli"), *sys.argv[1:]]),
-        "git_commit": _git_commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "timm": timm.__version__,
-        "numpy": numpy.__version__,
-        "device": str(device),
-        "device_name": name,
-        "processes": processes.count,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "host": platform.node(),
-    }
-
-
-def _processor_name() -> str:
-    """Return the processor's model where Linux tells it, else its architecture: `platform` knows no more."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(models), "") or platform.processor() or platform.machine()
-
-
-def _git_commit() -> str:
-    """Return the commit of the code that runs, with `+` if it was changed, or "" outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        output = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return output.stdout.strip()
-
-
-@contextmanager
-def _stage(run: RunDirectory, record: Record, config: Config, where: Workplace) -> Iterator[None]:
-    """Hold a stage's directory, say in it what it is, and track it; the record ends before the last delivery."""
-    surroundings = environment(where.device, where.processes)
-    tags = {f"mae.{name}": str(surroundings[name]) for name in ("git_commit", "torch", "host", "command", *CONDITIONS)}
-    with run.locked():
-        if run.result() is not None:
-            raise Busy(f"another process has just finished {run.path}; the same command takes its result")
-        record = record.model_copy(update={"tags": _with_earlier_conditions(tags, run)})
-        run.write_text("config.toml", to_toml(config))
-        run.write_json("environment.json", surroundings)
-        with tracked(run, where.tracking_uri, where.runs_dir, where.progress.say), _recorded(run, record):
-            yield
-
-
-def _with_earlier_conditions(tags: dict[str, str], run: RunDirectory) -> dict[str, str]:
-    """Return tags that name the conditions of earlier work too, if this continues it: `1, 4` threads.
-
-    The time and memory of a run are those of all the work on it.
-    """
-    before = run.read_record()
-    if before is None or not any(run.checkpoints.glob("step-*.pt")):
-        return tags
-    earlier = {name: before.tags.get(name, "") for name in (f"mae.{condition}" for condition in CONDITIONS)}
-    kept = {name: known.split(", ") for name, known in earlier.items() if known}
-    return tags | {name: ", ".join(dict.fromkeys([*known, tags[name]])) for name, known in kept.items()}
-
-
-@contextmanager
-def _recorded(run: RunDirectory, record: Record) -> Iterator[None]:
-    """Keep the record of a stage true, however the work ends."""
-    before = run.read_record()
-    seconds, started = (before.seconds, before.started) if before else (0.0, record.started)
-    clock = time.monotonic()
-
-    def write(status: str, reason: str = "") -> None:
-        ended = {} if status == "running" else {"ended": time.time()}
-        worked = seconds + time.monotonic() - clock
-        run.write_record(
-            record.model_copy(
-                update={"status": status, "reason": reason, "seconds": worked, "started": started, **ended}
-            )
-        )
-
-    write("running")
-    try:
-        with _explained():
-            yield
-    except Pruned as stop:
-        write("pruned", str(stop))
-        raise
-    except Interrupted as stop:
-        write("killed", str(stop))
-        raise
-    except BaseException as error:
-        write("failed", f"{type(error).__name__}: {error}")
-        raise
-    write("finished")
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Say what to do where the memory of a device is used up."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise SettingsError(f"out of memory: {str(error).splitlines()[0]}; raise train.micro_batches") from error

@@ -49,7 +49,7 @@ class Executor:
         if self.kind == "ray":
             reach(cluster_address(self.address))
         elif self.device not in ("auto", "cpu"):
-            from mae.pipeline import choose_device
+            from mae.runtime.machine import choose_device
 
             choose_device(self.device)
 

@@ -47,7 +47,7 @@ def _call(pipe: Connection, slot: Slot, function: Callable[..., Any], arguments:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the command, which ends this process
     import torch
 
-    from mae.pipeline import choose_device
+    from mae.runtime.machine import choose_device
     from mae.runtime.threads import limited
 
     torch.set_num_threads(limited(slot.threads))

@@ -20,9 +20,10 @@ from ablations.execution.job import Job
 from ablations.execution.worker_pool import Report, Slot
 from mae.config.resolve import change
 from mae.errors import ImpossibleSettings, RunError, SettingsError, UserError
-from mae.pipeline import Workplace, choose_device, run_pretraining, run_probes
+from mae.pipeline import Workplace, run_pretraining, run_probes
 from mae.runs.directory import Busy
 from mae.runtime.interruption import Interrupted, Pruned, StopRequest
+from mae.runtime.machine import choose_device
 from mae.runtime.progress import Task
 from mae.runtime.threads import limited
 

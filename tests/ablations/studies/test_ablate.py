@@ -28,9 +28,10 @@ from mae.config.fingerprint import pretrain_fingerprint
 from mae.config.resolve import build
 from mae.data.sources import open_source
 from mae.errors import UserError
-from mae.pipeline import Workplace, environment, run_pretraining
+from mae.pipeline import Workplace, run_pretraining
 from mae.runs.directory import Busy, RunDirectory, find_runs, status_of
 from mae.runtime.interruption import StopRequest
+from mae.runtime.machine import environment
 from mae.runtime.progress import Silent
 from tests.conftest import TINY
 from tests.helpers.commands import Forked, mae_cli

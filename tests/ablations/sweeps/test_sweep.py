@@ -23,11 +23,12 @@ from mae.config.resolve import build
 from mae.config.tree import Config
 from mae.data.sources import open_source
 from mae.errors import RunError, SettingsError, UserError
-from mae.pipeline import Workplace, choose_device, run_pretraining, run_probes
+from mae.pipeline import Workplace, run_pretraining, run_probes
 from mae.runs.directory import Record, RunDirectory, find_runs, status_of
 from mae.runs.metrics import ONLINE
 from mae.runs.sweep_record import SweepRecord, read_sweep, sweep_directory
 from mae.runtime.interruption import StopRequest
+from mae.runtime.machine import choose_device
 from mae.runtime.progress import Silent
 from tests.conftest import TINY
 from tests.helpers import fake_worker

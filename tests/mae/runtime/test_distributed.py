@@ -22,10 +22,10 @@ from cli import app
 from mae.config.resolve import build
 from mae.data.dataset import ImageData, Split
 from mae.errors import UserError
-from mae.pipeline import choose_device
 from mae.runs.directory import ENCODER, PRETEXT, RunDirectory, find_runs, probes_of, status_of
 from mae.runs.weights import read_weights
 from mae.runtime.distributed import Processes
+from mae.runtime.machine import choose_device
 from mae.training.loop import _epoch_batches
 from mae.training.trainer import Trainer
 from tests.conftest import TINY

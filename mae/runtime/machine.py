@@ -1,0 +1,103 @@
+"""The machine that a stage runs on: its device, and what a result depends on besides settings and images."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mae.errors import SettingsError, UserError
+from mae.runtime.distributed import ALONE, Processes
+
+CONDITIONS = ("device_name", "processes", "threads")
+"""What the time and memory of a stage depend on besides its settings."""
+
+
+def choose_device(name: str, processes: Processes = ALONE) -> torch.device:
+    """Return the device `auto`, `cpu`, `cuda` or `cuda:N` names; `UserError` if this machine has no such one.
+
+    Of several processes each takes a GPU of its own.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from None
+    if processes.count > 1 and device.type == "cuda":
+        if device.index is not None:
+            raise UserError(f"--device {name}: each of {processes.count} processes takes a GPU of its own; give cuda")
+        if (gpus := torch.cuda.device_count()) < processes.local_count:
+            raise UserError(
+                f"--device {name}: this machine has {gpus} GPU(s) for {processes.local_count} processes; "
+                f"give torchrun --nproc-per-node {gpus}, or --device cpu"
+            )
+        device = torch.device("cuda", processes.local_rank)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s); try cpu")
+    return device
+
+
+def environment(device: torch.device, processes: Processes) -> dict[str, Any]:
+    """Return what a result depends on besides config and data."""
+    import numpy
+    import timm
+    import torchvision
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name.replace("cli.py", "mae-cli"), *sys.argv[1:]]),
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+        "numpy": numpy.__version__,
+        "device": str(device),
+        "device_name": name,
+        "processes": processes.count,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "host": platform.node(),
+    }
+
+
+def _processor_name() -> str:
+    """Return the processor's model where Linux tells it, else its architecture: `platform` knows no more."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(models), "") or platform.processor() or platform.machine()
+
+
+def _git_commit() -> str:
+    """Return the commit of the code that runs, with `+` if it was changed, or "" outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        output = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return output.stdout.strip()
+
+
+@contextmanager
+def memory_explained() -> Iterator[None]:
+    """Within the block, say what to do where the memory of a device is used up."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise SettingsError(f"out of memory: {str(error).splitlines()[0]}; raise train.micro_batches") from error
