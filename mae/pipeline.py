@@ -31,7 +31,7 @@ from mae.runs.weights import read_weights
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import Interrupted, Pruned, StoppableProgress, StopRequest
 from mae.runtime.progress import Progress
-from mae.tracking.background import tracked
+from mae.tracking.background_delivery import tracked
 from mae.training import checkpoints
 from mae.training.loop import pretrain
 from mae.training.trainer import steps_per_epoch

@@ -12,9 +12,9 @@ from mlflow import MlflowClient
 from analysis.results.loading import from_mlflow
 from mae.runs.directory import Record, RunDirectory
 from mae.runs.study_record import CellRecord, StudyRecord, TrialRecord
-from mae.tracking.store import default_uri, open_store
-from mae.tracking.studies import deliver_study, study_experiment
-from mae.tracking.summary import SUMMARY
+from mae.tracking.cell_means import SUMMARY
+from mae.tracking.mlflow_store import default_uri, open_store, study_experiment
+from mae.tracking.study_delivery import deliver_study
 from tests.mae.tracking.test_tracking import make_run
 
 
@@ -87,7 +87,7 @@ class Cut:
 def cut_off(study: RunDirectory, store: Path, ends: Callable[[list[str]], bool]) -> bool:
     """Deliver through a `Cut`; say whether it was cut off."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mae.tracking.store.open_store", lambda uri: Cut(open_store(uri), ends))
+        patch.setattr("mae.tracking.mlflow_store.open_store", lambda uri: Cut(open_store(uri), ends))
         try:
             deliver_study(study, default_uri(store), study.path.parent.parent)
         except TimeoutError:
