@@ -110,8 +110,9 @@ def deliver_all(runs_dir: Path, uri: str) -> int:
     count = 0
     for run in find_runs(runs_dir):
         for stage in [run, *probes_of(run)]:
-            receipt = Delivery(stage, uri, client, experiment).receipt
-            if not stage.is_locked() and receipt.get("seen") != content_of(stage):
+            told = Delivery(stage, uri, client, experiment).receipt
+            behind = told.get("seen") != content_of(stage) or told.get("status") == "RUNNING"  # killed since
+            if behind and not stage.is_locked():
                 deliver_stage(stage, uri, runs_dir)
                 count += 1
     studies = [*(directory for directory, _ in find_studies(runs_dir)), *find_sweeps(runs_dir)]

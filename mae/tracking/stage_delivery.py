@@ -25,9 +25,9 @@ STATUSES = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "k
 class Delivery:
     """A directory's MLflow run, and the receipt of what the store has of it, which is kept in the directory.
 
-    A receipt has `run_id`, `sent` (the files that have arrived, with their versions), `seen` (the content of the
-    directory, if all of it has arrived), and what a stage or a study remembers besides. One of the store that was at
-    `uri` before says nothing.
+    A receipt has `run_id`, `sent` (the files that have arrived, with their versions), `status` as it was told, `seen`
+    (the content of the directory, if all of it has arrived), and what a stage or a study remembers besides. One of the
+    store that was at `uri` before says nothing.
     """
 
     def __init__(self, directory: RunDirectory, uri: str, client: Any, experiment: Any) -> None:
@@ -87,6 +87,7 @@ class Delivery:
             self.client.update_run(self.run_id, status=status)
         else:
             self.client.set_terminated(self.run_id, status, ended)
+        self.receipt["status"] = status
 
 
 def deliver_stage(run: RunDirectory, uri: str, runs_dir: Path) -> str:

@@ -120,6 +120,14 @@ def test_a_run_whose_process_died_is_killed(runs_dir: Path) -> None:
     assert sent(dead, default_uri(runs_dir), runs_dir).info.status == "KILLED"
 
 
+def test_a_run_killed_after_a_delivery_is_killed_in_mlflow_with_the_next_command(tmp_path: Path) -> None:
+    uri, run = default_uri(tmp_path), make_run(tmp_path / "killed", status="running")
+    with run.locked():
+        run_id = deliver_stage(run, uri, tmp_path)
+    assert [deliver_all(tmp_path, uri), deliver_all(tmp_path, uri)] == [1, 0]
+    assert MlflowClient(uri).get_run(run_id).info.status == "KILLED"
+
+
 def test_a_run_that_is_worked_on_is_running(runs_dir: Path) -> None:
     alive = make_run(runs_dir / "alive", status="running")
     with alive.locked():
