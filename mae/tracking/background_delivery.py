@@ -159,11 +159,12 @@ def serve() -> None:
     """Do what comes on standard input, and answer each with its error or "", as JSON: the child's whole life."""
     os.nice(10)  # training first, where every core is busy
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever MLflow prints is no answer
-    while sys.stdin.buffer.peek():
-        work, arguments = pickle.load(sys.stdin.buffer)
-        error = ""
-        try:
-            work(*arguments)
-        except Exception as problem:
-            error = first_line(problem)
-        print(json.dumps(error), file=answers, flush=True)
+    with suppress(EOFError):
+        while True:
+            work, arguments = pickle.load(sys.stdin.buffer)
+            error = ""
+            try:
+                work(*arguments)
+            except Exception as problem:
+                error = first_line(problem)
+            print(json.dumps(error), file=answers, flush=True)

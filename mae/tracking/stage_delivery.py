@@ -34,8 +34,8 @@ class Delivery:
         self.directory, self.client, self.experiment = directory, client, experiment
         self.name = f"tracking-{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
         store = [experiment.experiment_id, experiment.creation_time]
-        known: dict[str, Any] = directory.read_json(self.name) or {}
-        self.receipt = known if known.get("store") == store else {"store": store, "run_id": None}
+        known = directory.read_json(self.name) or {}
+        self.receipt: dict[str, Any] = known if known.get("store") == store else {"store": store, "run_id": None}
 
     @property
     def run_id(self) -> str:

@@ -168,7 +168,7 @@ def _send_trial(client: Any, run_id: str, trial: Trial, record: Record | None) -
 
     pretraining, probes = trial.stages[:1], trial.stages[1:]
     if record is not None:
-        send_config(client, run_id, *pretraining, record)
+        send_config(client, run_id, trial.stages[0], record)
     else:
         client.log_batch(run_id, params=[Param(key, printable(str(value))) for key, value in trial.params.items()])
     client.log_batch(run_id, metrics=[Metric(name, value, 0, 0) for name, value in trial.metrics.items()])
