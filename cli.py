@@ -64,7 +64,7 @@ class Options:
     @property
     def store(self) -> str:
         """The MLflow store's URI."""
-        from mae.tracking.store import default_uri
+        from mae.tracking.mlflow_store import default_uri
 
         return self.tracking_uri or default_uri(self.runs_dir)
 
@@ -182,8 +182,8 @@ def _workplace(options: Options, output: Output) -> Iterator["Workplace"]:
     from mae.runtime.interruption import stop_on_signals
     from mae.runtime.machine import choose_device
     from mae.runtime.progress import ConsoleProgress, Silent
-    from mae.tracking.background import delivering_undelivered
-    from mae.tracking.store import NONE
+    from mae.tracking.background_delivery import delivering_undelivered
+    from mae.tracking.mlflow_store import NONE
 
     processes = launched()
     device = choose_device(options.device, processes)
@@ -551,9 +551,8 @@ def ui(
     port: Annotated[int, typer.Option("--port", help="Port on this machine.")] = 5000,
 ) -> None:
     """Serve the MLflow page of the runs on this machine, until Ctrl-C, and print links to it."""
-    from mae.tracking.store import experiment_page
-    from mae.tracking.studies import study_pages
-    from mae.tracking.undelivered import deliver_all
+    from mae.tracking.background_delivery import deliver_all
+    from mae.tracking.mlflow_store import experiment_page, study_pages
 
     deliver_all(options.runs_dir, options.store)
     pages = study_pages(options.store, study) if study else [experiment_page(options.store, options.runs_dir)]

@@ -18,9 +18,9 @@ from analysis.studies.tables import display, summarise
 from mae.config.resolve import flatten, to_toml
 from mae.config.tree import Config
 from mae.runs.directory import Record, RunDirectory
-from mae.runs.study_record import CellRecord, StudyRecord, TrialRecord
-from mae.tracking.store import default_uri
-from mae.tracking.studies import deliver_studies
+from mae.runs.study_record import CellRecord, StudyRecord, TrialRecord, find_studies
+from mae.tracking.mlflow_store import default_uri
+from mae.tracking.study_delivery import deliver_study
 
 STUDIES, SEEDS, KINDS, POINTS = 10, 4, ("linear", "knn"), 20
 
@@ -117,7 +117,8 @@ def main() -> None:
         if not (runs_dir / "studies").exists():
             make_studies(runs_dir, options.runs)
         report("runs folder", lambda: from_runs(runs_dir, print), options.repeats)
-        deliver_studies(runs_dir, default_uri(runs_dir))
+        for directory, _ in find_studies(runs_dir):
+            deliver_study(directory, default_uri(runs_dir), runs_dir)
         report("MLflow, SQLite", lambda: from_mlflow(default_uri(runs_dir)), options.repeats)
 
 

@@ -4,6 +4,8 @@ Of each, the errors that lie in a run's own settings have a type of their own: t
 errors are faults of the machine, of the files or of the program, and may pass.
 """
 
+import re
+
 
 class UserError(Exception):
     """What was asked cannot be done: the message says what was given, what was expected and what to do. Exit code 2."""
@@ -19,3 +21,13 @@ class ImpossibleSettings(UserError):
 
 class SettingsError(RunError):
     """A run has failed because of its settings: loss or gradient not finite, out of the device's memory."""
+
+
+def without_secrets(uri: str) -> str:
+    """Return a URI that may be printed: user and password are left out."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def first_line(error: Exception) -> str:
+    """Return the start of an error's message, without secrets, or its type where it has none."""
+    return without_secrets(str(error).splitlines()[0] if str(error) else type(error).__name__)

@@ -27,7 +27,7 @@ from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import StopRequest
 from mae.runtime.machine import environment, memory_explained
 from mae.runtime.progress import Progress
-from mae.tracking.background import tracked
+from mae.tracking.background_delivery import tracked
 from mae.training import checkpoints
 from mae.training.loop import Watch, pretrain
 from mae.training.trainer import steps_per_epoch

@@ -3,8 +3,7 @@
 import os
 import socket
 
-from mae.errors import UserError
-from mae.tracking.store import first_line
+from mae.errors import UserError, first_line
 
 
 def cluster_address(given: str | None) -> str:

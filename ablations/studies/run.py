@@ -16,7 +16,7 @@ from mae.config.tree import Config, DataConfig
 from mae.data.sources import Identity, open_source
 from mae.errors import UserError
 from mae.runtime.progress import ConsoleProgress, Progress
-from mae.tracking.background import tracked_studies
+from mae.tracking.background_delivery import tracked_studies
 
 EVERYTHING = "paper"
 """The name that stands for all of the paper's studies in one plan."""

@@ -31,7 +31,7 @@ from mae.runs.directory import RunDirectory
 from mae.runs.pareto import pareto_front
 from mae.runs.sweep_record import ObjectiveRecord, SweepRecord, SweepTrial, sweep_directory
 from mae.runtime.progress import ConsoleProgress, Progress
-from mae.tracking.background import tracked_sweep
+from mae.tracking.background_delivery import tracked_studies
 
 RECORD_SECONDS = 2.0
 """Least time between two writings of the record while trials run."""
@@ -92,7 +92,7 @@ def identity(sweep: Sweep) -> dict[str, Any]:
 def sweep_underway(sweep: Sweep, uri: str, console: Console) -> Iterator[RunDirectory]:
     """Hold a sweep's directory within the block and keep MLflow up to date with it; `UserError` if another does."""
     directory = sweep_directory(sweep.runs_dir, sweep.name)
-    with tracked_sweep(directory, uri, sweep.runs_dir, ConsoleProgress(console).say), directory.locked():
+    with tracked_studies([directory], uri, sweep.runs_dir, ConsoleProgress(console).say), directory.locked():
         yield directory
 
 

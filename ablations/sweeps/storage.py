@@ -13,9 +13,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from mae.config.resolve import flatten
-from mae.errors import RunError, UserError
+from mae.errors import RunError, UserError, first_line, without_secrets
 from mae.runs.directory import one_at_a_time
-from mae.tracking.store import first_line, without_secrets
 
 IDENTITY = "identity"
 """The study attribute that holds what the study searches."""

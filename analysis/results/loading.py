@@ -10,11 +10,10 @@ import pandas as pd
 
 from analysis.results.frame import MISSING, TYPES, Outcome, study_frame, tidy
 from mae.config.resolve import nearest
-from mae.errors import UserError
+from mae.errors import UserError, first_line, without_secrets
 from mae.runs.directory import replacing
 from mae.runs.study_record import StudyRecord, TrialRecord, find_studies
-from mae.tracking.store import first_line, open_store, printable, without_secrets
-from mae.tracking.studies import study_experiment
+from mae.tracking.mlflow_store import open_store, printable, study_experiment
 
 KEY = ["study_id", "cell", "seed", "probe"]
 """What a row is about; no frame has two rows about the same."""

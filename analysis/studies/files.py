@@ -14,7 +14,7 @@ from analysis.studies.table_formats import to_html, to_latex, to_markdown
 from analysis.studies.tables import NOTE, display, heading, summarise
 from mae.probing.kinds import PROBES
 from mae.runs.directory import RunDirectory, replacing
-from mae.tracking.summary import SUMMARY
+from mae.tracking.cell_means import SUMMARY
 
 TRACKED = ("probe", "cell", "mean", "low", "high", "runs", "difference", "difference_low", "difference_high", "p")
 """Columns of a study's table that MLflow is told; there `runs` is `n`."""
@@ -48,7 +48,7 @@ def write_study(
 
 
 def write_tracked(directory: RunDirectory, rows: pd.DataFrame) -> None:
-    """Write what MLflow is told of cells, as `mae.tracking.summary` takes it; rows have the columns `TRACKED`.
+    """Write what MLflow is told of cells, as `mae.tracking.cell_means` takes it; rows have the columns `TRACKED`.
 
     Without rows there is no file, unless there was one: it gets empty, as what it said is no longer known.
     """

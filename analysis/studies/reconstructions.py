@@ -16,7 +16,7 @@ from mae.runs.directory import RunDirectory
 from mae.runtime.interruption import StopRequest
 from mae.runtime.progress import Silent
 from mae.runtime.rng import generator
-from mae.tracking.store import NONE
+from mae.tracking.mlflow_store import NONE
 
 IMAGES = 3
 """How many of the test images that runs draw are shown."""

@@ -12,8 +12,8 @@ from mae.config.resolve import build, flatten
 from mae.config.tree import Config
 from mae.errors import UserError
 from mae.runs.directory import RunDirectory
-from mae.tracking.store import default_uri
-from mae.tracking.studies import deliver_study
+from mae.tracking.mlflow_store import default_uri
+from mae.tracking.study_delivery import deliver_study
 from tests.helpers.study_factory import MASK_RATIO, fingerprint, study_frame_of, study_record, write_study
 
 VARIED = {

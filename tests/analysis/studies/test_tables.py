@@ -14,9 +14,9 @@ from analysis.studies.table_formats import to_html, to_latex, to_markdown
 from analysis.studies.tables import display, heading, speedups, summarise
 from mae.config.resolve import build, flatten
 from mae.runs.directory import RunDirectory
-from mae.tracking.store import default_uri
-from mae.tracking.studies import deliver_study
-from mae.tracking.summary import SUMMARY
+from mae.tracking.cell_means import SUMMARY
+from mae.tracking.mlflow_store import default_uri
+from mae.tracking.study_delivery import deliver_study
 from tests.helpers.study_factory import Accuracies, study_frame_of
 from tests.helpers.study_factory import write_study as write_runs
 

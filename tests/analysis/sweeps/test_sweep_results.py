@@ -19,8 +19,8 @@ from mae.config.tree import Config
 from mae.runs.directory import RunDirectory
 from mae.runs.sweep_record import ObjectiveRecord, SweepRecord, SweepTrial, read_sweep, sweep_directory
 from mae.runtime.progress import Silent
-from mae.tracking.store import default_uri
-from mae.tracking.studies import deliver_sweep, study_experiment
+from mae.tracking.mlflow_store import default_uri, study_experiment
+from mae.tracking.study_delivery import deliver_study
 from tests.ablations.sweeps.test_sweep import SPACE, drive, pretended
 from tests.mae.tracking.test_tracking import make_run
 
@@ -209,8 +209,8 @@ def test_a_sweep_is_a_parent_with_a_child_per_trial_delivered_once(tmp_path: Pat
     record = drive(runs_dir, 9, text=text, sampler="random")
     directory = sweep_directory(runs_dir, "s")
     write_tracked(directory, comparison_frame(record))
-    assert deliver_sweep(directory, uri, runs_dir)
-    assert not deliver_sweep(directory, uri, runs_dir)
+    assert deliver_study(directory, uri, runs_dir)
+    assert not deliver_study(directory, uri, runs_dir)
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(study_experiment("s"))
     assert experiment is not None

@@ -11,8 +11,8 @@ from cli import app
 from mae.config.resolve import build, to_toml
 from mae.config.tree import Config
 from mae.runs.directory import RunDirectory
-from mae.tracking.store import default_uri
-from mae.tracking.studies import deliver_study, study_pages
+from mae.tracking.mlflow_store import default_uri, study_pages
+from mae.tracking.study_delivery import deliver_study
 from tests.conftest import TINY
 from tests.helpers.study_factory import write_study
 

@@ -12,9 +12,10 @@ from mlflow import MlflowClient
 from analysis.results.loading import from_mlflow
 from mae.runs.directory import Record, RunDirectory
 from mae.runs.study_record import CellRecord, StudyRecord, TrialRecord
-from mae.tracking.store import default_uri, open_store
-from mae.tracking.studies import deliver_study, study_experiment
-from mae.tracking.summary import SUMMARY
+from mae.tracking.background_delivery import tracked_studies
+from mae.tracking.cell_means import SUMMARY
+from mae.tracking.mlflow_store import default_uri, open_store, study_experiment
+from mae.tracking.study_delivery import deliver_study
 from tests.mae.tracking.test_tracking import make_run
 
 
@@ -87,7 +88,7 @@ class Cut:
 def cut_off(study: RunDirectory, store: Path, ends: Callable[[list[str]], bool]) -> bool:
     """Deliver through a `Cut`; say whether it was cut off."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mae.tracking.store.open_store", lambda uri: Cut(open_store(uri), ends))
+        patch.setattr("mae.tracking.mlflow_store.open_store", lambda uri: Cut(open_store(uri), ends))
         try:
             deliver_study(study, default_uri(store), study.path.parent.parent)
         except TimeoutError:
@@ -129,6 +130,14 @@ def test_trials_that_end_later_join_the_same_parent(study: RunDirectory, store: 
 def test_nothing_is_owed_after_a_delivery(study: RunDirectory, store: Path) -> None:
     delivered(study, store)
     assert not deliver_study(study, default_uri(store), study.path.parent.parent)
+
+
+def test_nothing_is_owed_once_the_work_on_a_study_has_ended(study: RunDirectory, store: Path) -> None:
+    uri, runs_dir, said = default_uri(store), study.path.parent.parent, list[str]()
+    with tracked_studies([study], uri, runs_dir, said.append):
+        finish(runs_dir, "b0", 60.0)
+    assert said == []
+    assert not deliver_study(study, uri, runs_dir)
 
 
 def test_a_delivery_cut_off_at_any_call_is_made_good_by_the_next(tmp_path: Path, store: Path) -> None:

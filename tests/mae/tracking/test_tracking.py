@@ -10,11 +10,12 @@ from mlflow.exceptions import MlflowException
 
 from mae.config.resolve import to_toml
 from mae.config.tree import Config
+from mae.errors import without_secrets
 from mae.runs.directory import Record, RunDirectory
-from mae.tracking.background import Tracker, tracked
-from mae.tracking.stages import deliver
-from mae.tracking.store import default_uri, without_secrets
-from mae.tracking.undelivered import deliver_all
+from mae.tracking import background_delivery
+from mae.tracking.background_delivery import deliver_all, tracked
+from mae.tracking.mlflow_store import default_uri
+from mae.tracking.stage_delivery import deliver_stage
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +44,11 @@ def make_run(path: Path, **record: Any) -> RunDirectory:
 
 
 def sent(directory: RunDirectory, uri: str, runs_dir: Path) -> Any:
-    return MlflowClient(uri).get_run(deliver(directory, uri, runs_dir))
+    return MlflowClient(uri).get_run(deliver_stage(directory, uri, runs_dir))
 
 
 def history(directory: RunDirectory, uri: str, runs_dir: Path) -> list[tuple[int, float]]:
-    points = MlflowClient(uri).get_metric_history(deliver(directory, uri, runs_dir), "train/loss")
+    points = MlflowClient(uri).get_metric_history(deliver_stage(directory, uri, runs_dir), "train/loss")
     return sorted((point.step, point.value) for point in points)
 
 
@@ -70,23 +71,23 @@ def test_delivering_twice_doubles_nothing(run: RunDirectory, runs_dir: Path) -> 
 
 def test_points_that_came_later_arrive(run: RunDirectory, runs_dir: Path) -> None:
     uri = default_uri(runs_dir)
-    deliver(run, uri, runs_dir)
+    deliver_stage(run, uri, runs_dir)
     run.append_metrics(4, {"train/loss": 0.25})
     assert history(run, uri, runs_dir)[-1] == (4, 0.25)
 
 
 def test_a_lost_receipt_doubles_nothing(run: RunDirectory, runs_dir: Path) -> None:
     uri = default_uri(runs_dir)
-    first = deliver(run, uri, runs_dir)
+    first = deliver_stage(run, uri, runs_dir)
     next(run.path.glob("tracking-*.json")).unlink()
-    assert deliver(run, uri, runs_dir) == first
+    assert deliver_stage(run, uri, runs_dir) == first
     assert len(history(run, uri, runs_dir)) == 3
 
 
 def test_a_store_that_was_emptied_is_filled_again(tmp_path: Path, runs_dir: Path) -> None:
     uri = default_uri(runs_dir)
     directory = make_run(tmp_path / "runs" / "refilled")
-    first = deliver(directory, uri, tmp_path / "runs")
+    first = deliver_stage(directory, uri, tmp_path / "runs")
     receipt = next(directory.path.glob("tracking-*.json"))
     MlflowClient(uri).delete_run(first)
     receipt.write_text(receipt.read_text().replace('"store": [', '"store": [1, '))  # of the store that was there before
@@ -96,20 +97,20 @@ def test_a_store_that_was_emptied_is_filled_again(tmp_path: Path, runs_dir: Path
 
 def test_news_of_a_run_deleted_in_mlflow_arrive_in_a_new_one(run: RunDirectory, runs_dir: Path) -> None:
     uri = default_uri(runs_dir)
-    first = deliver(run, uri, runs_dir)
+    first = deliver_stage(run, uri, runs_dir)
     MlflowClient(uri).delete_run(first)
     run.append_metrics(4, {"train/loss": 0.25})
     with pytest.raises(MlflowException):
-        deliver(run, uri, runs_dir)
-    assert deliver(run, uri, runs_dir) != first
+        deliver_stage(run, uri, runs_dir)
+    assert deliver_stage(run, uri, runs_dir) != first
     assert len(history(run, uri, runs_dir)) == 4
 
 
 def test_deliveries_at_once_make_one_run(run: RunDirectory, runs_dir: Path) -> None:
     uri = default_uri(runs_dir)
-    deliver(make_run(runs_dir / "first"), uri, runs_dir)  # makes the store
+    deliver_stage(make_run(runs_dir / "first"), uri, runs_dir)  # makes the store
     with ThreadPoolExecutor(4) as pool:
-        made = [pool.submit(deliver, run, uri, runs_dir) for _ in range(4)]
+        made = [pool.submit(deliver_stage, run, uri, runs_dir) for _ in range(4)]
     assert len({future.result() for future in made}) == 1
     assert len(history(run, uri, runs_dir)) == 3
 
@@ -117,6 +118,14 @@ def test_deliveries_at_once_make_one_run(run: RunDirectory, runs_dir: Path) -> N
 def test_a_run_whose_process_died_is_killed(runs_dir: Path) -> None:
     dead = make_run(runs_dir / "dead", status="running")
     assert sent(dead, default_uri(runs_dir), runs_dir).info.status == "KILLED"
+
+
+def test_a_run_killed_after_a_delivery_is_killed_in_mlflow_with_the_next_command(tmp_path: Path) -> None:
+    uri, run = default_uri(tmp_path), make_run(tmp_path / "killed", status="running")
+    with run.locked():
+        run_id = deliver_stage(run, uri, tmp_path)
+    assert [deliver_all(tmp_path, uri), deliver_all(tmp_path, uri)] == [1, 0]
+    assert MlflowClient(uri).get_run(run_id).info.status == "KILLED"
 
 
 def test_a_run_that_is_worked_on_is_running(runs_dir: Path) -> None:
@@ -128,7 +137,7 @@ def test_a_run_that_is_worked_on_is_running(runs_dir: Path) -> None:
 def test_a_probe_is_nested_under_its_pretraining(run: RunDirectory, runs_dir: Path) -> None:
     probe = make_run(run.path / "probes" / "knn-1", stage="probe", parent=run.path.name)
     arrived = sent(probe, default_uri(runs_dir), runs_dir)
-    assert arrived.data.tags["mlflow.parentRunId"] == deliver(run, default_uri(runs_dir), runs_dir)
+    assert arrived.data.tags["mlflow.parentRunId"] == deliver_stage(run, default_uri(runs_dir), runs_dir)
 
 
 def test_what_a_dead_server_missed_goes_out_later(tmp_path: Path, runs_dir: Path) -> None:
@@ -144,12 +153,15 @@ def test_what_a_dead_server_missed_goes_out_later(tmp_path: Path, runs_dir: Path
     assert len(history(owed, default_uri(runs_dir), runs_dir)) == 3
 
 
-def test_a_server_that_raises_does_not_reach_the_work(run: RunDirectory) -> None:
-    def broken() -> None:
+def test_a_server_that_raises_does_not_reach_the_work(
+    run: RunDirectory, runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
         raise RuntimeError("500 from the server")
 
+    monkeypatch.setattr(background_delivery, "in_child_process", broken)
     said: list[str] = []
-    with Tracker(broken, "http://x", run.path, said.append):
+    with tracked(run, "http://x", runs_dir, said.append):
         worked = True
     assert worked
     assert "500 from the server" in said[0]
@@ -164,7 +176,7 @@ def test_nothing_is_sent_where_nothing_is_owed(tmp_path: Path) -> None:
 def test_four_processes_may_open_a_fresh_store_at_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     runs = [make_run(tmp_path / name) for name in "abcd"]
-    workers = [context.Process(target=deliver, args=(run, default_uri(tmp_path), tmp_path)) for run in runs]
+    workers = [context.Process(target=deliver_stage, args=(run, default_uri(tmp_path), tmp_path)) for run in runs]
     for worker in workers:
         worker.start()
     for worker in workers:

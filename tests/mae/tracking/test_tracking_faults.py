@@ -19,9 +19,8 @@ from mae.pipeline import Workplace, run_pretraining
 from mae.runs.directory import RunDirectory
 from mae.runtime.interruption import StopRequest
 from mae.runtime.progress import Silent
-from mae.tracking import background as tracking
-from mae.tracking.store import default_uri
-from mae.tracking.undelivered import deliver_all
+from mae.tracking import background_delivery as tracking
+from mae.tracking.mlflow_store import default_uri
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Any]
 
@@ -122,7 +121,7 @@ def test_a_server_that_never_works_harms_nothing(
 ) -> None:
     run = pretrain(tiny, tmp_path / "runs", request.getfixturevalue(fault))
     assert_unharmed(run, tiny, tmp_path)
-    deliver_all(tmp_path / "runs", default_uri(store))
+    tracking.deliver_all(tmp_path / "runs", default_uri(store))
     assert_delivered_once(run, default_uri(store))
 
 
@@ -134,14 +133,14 @@ def test_a_server_that_dies_after_storing_a_batch_gets_nothing_twice(
     assert server.dead
     assert_unharmed(run, tiny, tmp_path)
     server.dead = False
-    deliver_all(tmp_path / "runs", uri)
+    tracking.deliver_all(tmp_path / "runs", uri)
     assert_delivered_once(run, uri)
 
 
 def test_a_call_that_hangs_does_not_keep_the_process(hanging: str, tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
-from mae.tracking import background as tracking
+from mae.tracking import background_delivery as tracking
 from mae.runs.directory import RunDirectory
 tracking.LAST_WAIT = 1
 with tracking.tracked(RunDirectory(Path({str(tmp_path)!r})), {hanging!r}, Path({str(tmp_path)!r}), print):

@@ -1,4 +1,4 @@
-"""What a study or sweep has found by cell, in the MLflow run of the whole: as its metrics and as a table.
+"""The means of a study's or sweep's cells, in the MLflow run of the whole: as its metrics and as a table.
 
 Its directory has the table as `summary.json`, written by the analysis: JSON with `columns` and `data`, a list per row.
 The first column says under which probe (of a sweep: the objective), the second of which cell; the numbers of the others
@@ -26,7 +26,7 @@ CELL_LENGTH = 200
 """Of the 250 characters of a metric's name."""
 
 
-def send_summary(client: Any, run_id: str, file: Path) -> None:
+def send_cell_means(client: Any, run_id: str, file: Path) -> None:
     """Send the table's numbers where they are new, and say that the artifact of its name is one; can be repeated.
 
     A metric that the table has no more, as fewer seeds are left, becomes NaN: MLflow deletes none.

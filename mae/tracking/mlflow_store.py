@@ -1,15 +1,15 @@
-"""The MLflow store: connecting to it, and what a directory remembers of having been delivered there."""
+"""The MLflow store: connecting to it, and links to its pages."""
 
-import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
-from mae.runs.directory import RunDirectory, one_at_a_time
+from mae.errors import UserError
+from mae.runs.directory import one_at_a_time
 from mae.runs.metrics import ONLINE
 
 NONE = "none"
@@ -26,20 +26,22 @@ STAGE_COLUMNS = (
     "params.`mask.ratio`",
 )
 
+ACCURACIES = ("metrics.`linear/top1`", "metrics.`knn/top1`", "metrics.`train/final_loss`")
+TOLD = {"study": ("cell", "seed"), "sweep": ("trial", "state")}
+"""What the list of trials shows: columns, and tags of studies and sweeps; the best linear probe comes first."""
+
+COMPARED = 100
+"""Most trials in a link: a browser's address has an end, and so has what fits on a page."""
+
 
 def default_uri(runs_dir: Path) -> str:
     """Return the SQLite store in the folder of all runs."""
     return f"sqlite:///{runs_dir.resolve()}/mlflow.db"
 
 
-def without_secrets(uri: str) -> str:
-    """Return a URI that may be printed: user and password are left out."""
-    return re.sub(r"//[^/@]*@", "//", uri)
-
-
-def first_line(error: Exception) -> str:
-    """Return the start of an error's message, without secrets, or its type where it has none."""
-    return without_secrets(str(error).splitlines()[0] if str(error) else type(error).__name__)
+def study_experiment(name: str) -> str:
+    """Return the name of the experiment that the runs of a study or sweep are in."""
+    return f"{EXPERIMENT}/{name}"
 
 
 def printable(text: str) -> str:
@@ -70,25 +72,39 @@ def connect(uri: str, runs_dir: Path, name: str = EXPERIMENT) -> tuple[Any, Any]
         return client, client.get_experiment(client.create_experiment(name, artifact_location=place))
 
 
-def run_exists(client: Any, run_id: str | None) -> bool:
-    """Say whether the store has this run still: somebody may have deleted it."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return run_id is not None and client.get_run(run_id).info.lifecycle_stage == "active"
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
-        raise
-
-
 def experiment_page(uri: str, runs_dir: Path) -> str:
     """Return the fragment of the MLflow page that lists all pretrainings and probes."""
     client, experiment = connect(uri, runs_dir)
-    return table_page(client, experiment.experiment_id, STAGE_COLUMNS)
+    return _table_page(client, experiment.experiment_id, STAGE_COLUMNS)
 
 
-def table_page(client: Any, experiment_id: str, columns: Sequence[str], search: str = "", best: str = "") -> str:
+def study_pages(uri: str, study: str) -> tuple[str, str]:
+    """Return the fragments of two MLflow pages: the trials of the newest run of a study or sweep compared, and listed.
+
+    `study` is its name or its folder's; `UserError` if the store has no such one, or fewer than two trials of it.
+    """
+    client = open_store(uri)
+    found = client.search_experiments()
+    identifiers = [each.experiment_id for each in found if each.name.startswith(study_experiment(""))]
+    parents = client.search_runs(identifiers, "tags.`mae.stage` != 'trial'") if identifiers else []
+    names = [(tags[tags["mae.stage"]], tags.get("mae.study_id")) for tags in (run.data.tags for run in parents)]
+    parent = next((run for run, known in zip(parents, names, strict=True) if study in known), None)
+    if parent is None:
+        known = ", ".join(dict.fromkeys(name for name, _ in names)) or "none"
+        raise UserError(f"--study {study}: MLflow has no such study or sweep; it has: {known}")
+    experiment, child_of = parent.info.experiment_id, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    children = client.search_runs([experiment], child_of, order_by=["attributes.start_time ASC"])
+    if len(children) < 2:
+        raise UserError(
+            f"--study {study}: {len(children)} of its trainings have ended; there is nothing to compare yet"
+        )
+    runs = json.dumps([run.info.run_id for run in children[:COMPARED]])
+    query = urlencode({"runs": runs, "experiments": json.dumps([experiment]), "workflowType": "machine_learning"})
+    columns = [*ACCURACIES, *(f"tags.`{name}`" for name in TOLD[parent.data.tags["mae.stage"]])]
+    return f"#/compare-runs?{query}", _table_page(client, experiment, columns, child_of, ACCURACIES[0])
+
+
+def _table_page(client: Any, experiment_id: str, columns: Sequence[str], search: str = "", best: str = "") -> str:
     """Return the fragment of the MLflow page that lists runs of an experiment with these columns, the `best` first.
 
     The view is kept as a tag of the experiment, as the page's own button for sharing one does.
@@ -97,24 +113,3 @@ def table_page(client: Any, experiment_id: str, columns: Sequence[str], search: 
     view |= {"orderByKey": best, "orderByAsc": False} if best else {}
     client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{EXPERIMENT}", json.dumps(view))
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={EXPERIMENT}&workflowType=machine_learning"
-
-
-def content_of(run: RunDirectory) -> dict[str, int]:
-    """Return what tells whether a directory has changed since it was delivered; cheap."""
-    names = ("record.json", "metrics.jsonl", "result.json")
-    return {name: (run.path / name).stat().st_mtime_ns for name in names if (run.path / name).exists()}
-
-
-def receipt(run: RunDirectory, uri: str, experiment: Any) -> dict[str, Any]:
-    """Return what this store has received; nothing, if the receipt is of the store that was at `uri` before."""
-    store = [experiment.experiment_id, experiment.creation_time]
-    state: dict[str, Any] = run.read_json(_state_name(uri)) or {}
-    return state if state.get("store") == store else {"store": store, "run_id": None}
-
-
-def write_receipt(run: RunDirectory, uri: str, state: dict[str, Any]) -> None:
-    run.write_json(_state_name(uri), state)
-
-
-def _state_name(uri: str) -> str:
-    return f"tracking-{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
