@@ -51,9 +51,16 @@ def _shared(flag: str, text: str) -> Any:
 class Options:
     """What every command takes; one that a command has no use for changes nothing there."""
 
-    preset: Annotated[str | None, _shared("--preset", "Starting point; see `mae-cli presets`.")] = None
+    preset: Annotated[
+        str | None,
+        _shared(
+            "--preset", "Starting point; see `mae-cli presets`. If not given: digits, or none for another data.source."
+        ),
+    ] = None
     config: Annotated[Path | None, _shared("--config", "TOML file; wins over the preset.")] = None
-    settings: Annotated[list[str] | None, _shared("--set", "dotted.key=value; wins over all. Repeatable.")] = None
+    settings: Annotated[
+        list[str] | None, _shared("--set", "dotted.key=value, `unset` for none; wins over all. Repeatable.")
+    ] = None
     runs_dir: Annotated[Path, _shared("--runs-dir", "Where runs are kept.")] = Path("runs")
     tracking_uri: Annotated[
         str | None, _shared("--tracking-uri", "MLflow store; `none` for none. By default in the runs folder.")
@@ -384,7 +391,8 @@ def show_config(
         rows = every_key()
         table = Table("key", "type and range", "default", "meaning")
         for row in rows:
-            table.add_row(row["key"], row["type"], json.dumps(row["default"]), row["description"])
+            default = "unset" if row["default"] is None else json.dumps(row["default"])
+            table.add_row(row["key"], row["type"], default, row["description"])
         output.console.print(table)
         output.result({"keys": rows})
         return

@@ -8,12 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
+from mae.config.presets import PRESETS
 from mae.config.resolve import build
 from mae.config.tree import Config
 from mae.data.dataset import ImageData, load_data
 from mae.runtime.progress import Silent
 
-TINY = {
+DIGITS = PRESETS["digits"].overrides
+TINY = DIGITS | {
     "model.encoder.dim": 16,
     "model.encoder.depth": 2,
     "model.encoder.heads": 2,

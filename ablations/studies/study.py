@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mae.config.fingerprint import pretrain_fingerprint, probe_name
-from mae.config.resolve import change, flatten, parse_value
+from mae.config.resolve import UNSET, change, flatten, parse_value, spelled
 from mae.config.tree import Config, DataConfig
 from mae.errors import UserError
 from mae.runs.study_record import CellRecord
@@ -112,6 +112,7 @@ def _work_out(study: Study, cell: Cell, base: Config, digest_of: Digests) -> Pla
             key: value.of(key, values) if isinstance(value, Times) else value for key, value in cell.overrides.items()
         }
         config = change(base, overrides)
+        overrides |= {key: None for key, value in overrides.items() if value == UNSET}
     except UserError as error:
         raise UserError(f"study {study.name}, cell {cell}: {error}") from None
     told = [overrides[study.axis]] if study.axis in overrides else list(overrides.values())
@@ -199,7 +200,7 @@ def _text(value: Any) -> str:
         return f"[{', '.join(map(_text, value))}]"
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value:g}"
-    return str(value)
+    return spelled(value)
 
 
 class _CellFile(BaseModel):

@@ -14,7 +14,7 @@ from optuna.trial import Trial
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mae.config.presets import Overrides
-from mae.config.resolve import ACTS_WHEN, change, flatten, nearest
+from mae.config.resolve import ACTS_WHEN, UNSET, change, flatten, nearest
 from mae.config.tree import Config
 from mae.errors import UserError
 
@@ -103,7 +103,7 @@ def grid(space: Space) -> list[Overrides]:
 
 def point_of(space: Space, config: Config) -> Overrides | None:
     """Return the point of the space at which a config lies, or None if it lies outside."""
-    values = flatten(config.model_dump(mode="json"))
+    values = {key: UNSET if value is None else value for key, value in flatten(config.model_dump(mode="json")).items()}
     point: Overrides = {}
     for parameter in space:
         if parameter.exists(point):
@@ -117,7 +117,14 @@ def default_space(base: Config, fixed: Sequence[str] = ()) -> Space:
     """Return masks, decoder, target and loss around `base`: what the paper's figures 5 and tables 1a, b, d, f vary.
 
     Depth and width of the decoder go up to 1.5 and 2 times the base config's. Keys that are `fixed` are left out.
+    `UserError` if the base config is of no masked autoencoder.
     """
+    if base.pretext.kind != "mae":
+        raise UserError(
+            "the default space is of settings of masked autoencoders, which have no effect with "
+            f"pretext.kind={base.pretext.kind}; give --space FILE with settings that have: "
+            "`mae-cli config --schema` lists every key and with what it acts"
+        )
     depth, width = base.model.decoder.depth, base.model.decoder.dim
     unit = math.lcm(4, base.model.decoder.heads)
     step = next(width // parts for parts in (4, 2, 1) if width % parts == 0 and width // parts % unit == 0)

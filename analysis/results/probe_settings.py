@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, get_args
 
-from mae.config.resolve import acts, flatten
+from mae.config.resolve import acts, flatten, spelled
 from mae.config.tree import Config, ProbeKind
 
 Values = Mapping[str, Any]
@@ -47,4 +47,4 @@ def _defaults() -> Values:
 
 
 def _text(settings: Values) -> str:
-    return " ".join(f"{key}={value}" for key, value in settings.items())
+    return " ".join(f"{key}={spelled(value)}" for key, value in settings.items())

@@ -13,7 +13,7 @@ from analysis.statistics.comparisons import Comparisons, compare
 from analysis.studies.remarks import TEST_IN_WORDS
 from analysis.studies.tables import difference_text
 from mae.config.fingerprint import pretrain_settings
-from mae.config.resolve import differences, flatten, read_toml, resolve
+from mae.config.resolve import differences, flatten, read_toml, resolve, spelled
 from mae.errors import UserError
 from mae.probing.kinds import PROBES, probe_label
 from mae.runs.directory import RunDirectory, find_run, probes_of, run_row
@@ -30,7 +30,7 @@ def compare_runs(runs_dir: Path, names: Sequence[str]) -> pd.DataFrame:
     first = next(iter(configs.values()))
     keys = {key: None for config in configs.values() for key in differences(config, first)}
     settings = {name: flatten(config.model_dump(mode="json")) for name, config in configs.items()}
-    rows: dict[str, list[str]] = {key: [str(values[key]) for values in settings.values()] for key in keys}
+    rows: dict[str, list[str]] = {key: [spelled(values[key]) for values in settings.values()] for key in keys}
     shown = [run_row(run) for run in runs.values()]
     rows["status"] = [row["status"] for row in shown]
     metrics = sorted({key for row in shown for key in row["metrics"]}, key=lambda key: (key.startswith("cost/"), key))
@@ -69,7 +69,7 @@ def config_differences(runs_dir: Path, names: Sequence[str]) -> list[str]:
     seeds = [each.pop("train.seed") for each in settings]
     keys = dict.fromkeys(key for each in settings for key in each)
     varied = [key for key in keys if any(each.get(key) != settings[0].get(key) for each in settings)]
-    configs = [" ".join(f"{key}={each[key]}" for key in varied if key in each) for each in settings]
+    configs = [" ".join(f"{key}={spelled(each[key])}" for key in varied if key in each) for each in settings]
     results = [
         Probed(kind, how, config, seed, top1)
         for run, config, seed in zip(runs, configs, seeds, strict=True)

@@ -41,6 +41,11 @@ def untrained_fingerprint(config: Config, data_digest: str) -> str:
     return _digest(kept | {"data_digest": data_digest, "seed": config.train.seed, "untrained": True})
 
 
+def pixels_fingerprint(config: Config, data_digest: str) -> str:
+    """Return the fingerprint of raw pixels: of the data only."""
+    return _digest(_settings(config, ("data",)) | {"data_digest": data_digest, "pixels": True})
+
+
 def probe_fingerprint(config: Config, kind: ProbeKind, subject: str) -> str:
     """Return the fingerprint of one probe of `subject`, itself a fingerprint."""
     settings = _settings(config, ("probe",))

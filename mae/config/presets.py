@@ -18,10 +18,11 @@ class Preset(BaseModel):
     overrides: Overrides
 
 
+DEFAULT = "digits"
+"""Where no preset is named, this one is taken, unless another `data.source` is given."""
+
 _CIFAR: Overrides = {
     "data.source": "cifar10",
-    "data.image_size": 32,
-    "data.channels": 3,
     "data.crop_scale": [0.2, 1.0],
     "data.flip": True,
 }
@@ -30,7 +31,6 @@ _IMAGENET: Overrides = {
     "data.source": "imagenet:imagenet",
     "data.image_size": 224,
     "data.stored_size": 256,
-    "data.channels": 3,
     "data.crop_scale": [0.2, 1.0],
     "data.flip": True,
     "data.mean": [0.485, 0.456, 0.406],
@@ -52,13 +52,17 @@ _IMAGENET: Overrides = {
 PRESETS: dict[str, Preset] = {
     "digits": Preset(
         purpose="1,797 handwritten digits of 8 x 8 pixels, embedded: seconds per run on a CPU",
-        overrides={},
+        overrides={
+            "data.source": "digits",
+            "data.image_size": 8,
+            "data.channels": 1,
+            "model.patch_size": 2,
+        },
     ),
     "cifar10-tiny": Preset(
         purpose="a 128 x 6 encoder on CIFAR-10, patch 4: minutes on a CPU, seconds per epoch on a GPU",
         overrides=_CIFAR
         | {
-            "model.patch_size": 4,
             "model.encoder.dim": 128,
             "model.encoder.depth": 6,
             "model.decoder.dim": 64,

@@ -5,20 +5,24 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from mae.config.presets import PRESETS, Overrides
+from mae.config.presets import DEFAULT, PRESETS, Overrides
 from mae.config.tree import Config
 from mae.errors import UserError
+
+UNSET = "unset"
+"""How people write that a key has no value; in a config that is None."""
 
 
 def resolve(preset: str | None = None, file: Path | None = None, settings: Sequence[str] = ()) -> Config:
     """Return the config that `preset`, then the TOML `file`, then each `dotted.key=value` of `settings` give.
 
+    Without `preset` they start from `DEFAULT`, or from the tree's own defaults if `data.source` is another than there.
     A setting of the preset that the others leave without effect goes back to its default.
     Raises `UserError` naming the key, the value, the rule and, for an unknown key, the nearest valid one.
     """
@@ -28,7 +32,10 @@ def resolve(preset: str | None = None, file: Path | None = None, settings: Seque
     for setting in settings:
         key, value = _parse_setting(setting)
         overrides[key] = value
-    return build(overrides) if preset is None else change(build(preset_overrides(preset)), overrides)
+    own = PRESETS[DEFAULT].overrides["data.source"]
+    if preset is None and overrides.get("data.source", own) != own:
+        return build(overrides)
+    return change(build(preset_overrides(preset or DEFAULT)), overrides)
 
 
 def build(overrides: Overrides, refuse_inert: bool = True) -> Config:
@@ -43,7 +50,9 @@ def build(overrides: Overrides, refuse_inert: bool = True) -> Config:
         table = tree
         for section in sections:
             table = table[section]
-        table[leaf] = value
+        if value == UNSET and key not in NULLABLE:
+            raise UserError(f"{key}=unset: it cannot be unset; keys that can: {', '.join(sorted(NULLABLE))}")
+        table[leaf] = None if value == UNSET else value
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
@@ -79,6 +88,10 @@ def config_fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator
             yield prefix + name, field
 
 
+NULLABLE = {key for key, field in config_fields() if type(None) in get_args(field.annotation)}
+"""Keys that can be unset."""
+
+
 def flatten(tree: dict[str, Any], prefix: str = "") -> Overrides:
     """Return nested tables as one mapping of dotted keys."""
     flat: Overrides = {}
@@ -99,15 +112,20 @@ def differences(config: Config, base: Config) -> Overrides:
 
 
 def name_run(config: Config) -> str:
-    """Return a name that says what a run is: the nearest preset and what differs from it, apart from how it is run."""
-    variants = {name: differences(config, build(preset.overrides)) for name, preset in PRESETS.items()}
+    """Return a name that says what a run is: the nearest preset and what differs from it, apart from how it is run.
+
+    The preset is `defaults` where the tree's own defaults are nearer than any. What has no effect is left out.
+    """
+    starts = {name: preset.overrides for name, preset in PRESETS.items()} | {"defaults": {}}
+    variants = {name: differences(config, build(overrides)) for name, overrides in starts.items()}
     nearest = min(variants, key=lambda name: len(variants[name]))
+    left_out = inert_keys(config) | {"data.source", "train.seed"}
     shown = {
         key: value
         for key, value in variants[nearest].items()
-        if key.split(".")[0] not in ("run", "probe") and key not in ("data.source", "train.seed")
+        if key.split(".")[0] not in ("run", "probe") and key not in left_out
     }
-    parts = [f"{key}={value}" for key, value in shown.items()]
+    parts = [f"{key}={spelled(value)}" for key, value in shown.items()]
     return " ".join([nearest, *parts, f"seed={config.train.seed}"])
 
 
@@ -185,6 +203,11 @@ def parse_value(text: str) -> Any:
         return text
 
 
+def spelled(value: Any) -> str:
+    """Return a value as text; that there is none is `unset`."""
+    return UNSET if value is None else str(value)
+
+
 def _unknown_key(key: str, known: list[str]) -> str:
     if any(name.startswith(key + ".") for name in known):
         return f"{key} is a table, not a setting; its keys: {', '.join(n for n in known if n.startswith(key + '.'))}"
@@ -208,5 +231,5 @@ def _explain(item: Any, tree: dict[str, Any]) -> str:
     if item["type"] == "value_error":  # rules across fields name their key themselves
         leaf, _, message = message.partition(": ")
         location = f"{location}.{leaf}" if location else leaf
-    given = flatten(tree).get(location, "")
+    given = spelled(flatten(tree).get(location, ""))
     return f"{location}={given}: {message[0].lower()}{message[1:]}"

@@ -1,7 +1,8 @@
 """The typed config tree: every setting of a pipeline with its unit, range and default.
 
-Nothing else in the program has defaults of its own. Sources and their precedence are in `mae.config.resolve`,
-variants for known data sets in `mae.config.presets`, what identifies a run in `mae.fingerprint`.
+Nothing else in the program has defaults of its own. They fit small colour images and a CPU; the mask is the paper's.
+Sources and their precedence are in `mae.config.resolve`, experiments on known data sets in `mae.config.presets`, what
+identifies a run in `mae.config.fingerprint`.
 """
 
 import math
@@ -50,13 +51,13 @@ class DataConfig(Section):
     """Which images, and how they reach the model."""
 
     source: str = Field("digits", min_length=1, description="digits, folder:PATH, or a torchvision data set")
-    image_size: Size = Field((8, 8), description="height and width fed to the model, pixels")
+    image_size: Size = Field((32, 32), description="height and width fed to the model, pixels")
     stored_size: Size | None = Field(
         None,
         description="height and width images are decoded to, pixels, as the centre of the whole; image_size if unset. "
         "Crops come from this, not from the whole image as in the official code",
     )
-    channels: Literal[1, 3] = Field(1, description="1 (grey) or 3 (RGB)")
+    channels: Literal[1, 3] = Field(3, description="1 (grey) or 3 (RGB)")
     augmentation: Literal["none", "fixed_crop", "random_resized_crop", "color_jitter"] = Field(
         "random_resized_crop", description="Table 1e; color_jitter is random_resized_crop plus colour jitter"
     )
@@ -112,7 +113,7 @@ class TransformerConfig(Section):
 class ModelConfig(Section):
     """The asymmetric autoencoder of section 3."""
 
-    patch_size: Size = Field((2, 2), description="height and width of a patch, pixels; divides image_size")
+    patch_size: Size = Field((4, 4), description="height and width of a patch, pixels; divides image_size")
     encoder: TransformerConfig = Field(TransformerConfig(), description="the ViT that is kept")
     decoder: TransformerConfig = Field(
         TransformerConfig(dim=32, depth=2),

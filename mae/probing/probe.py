@@ -11,7 +11,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from mae.config.fingerprint import pretrain_fingerprint, probe_name, untrained_fingerprint
+from mae.config.fingerprint import pixels_fingerprint, pretrain_fingerprint, probe_name, untrained_fingerprint
 from mae.config.tree import Config, ProbeConfig, ProbeKind
 from mae.data.augmentation import augment
 from mae.data.dataset import ImageData
@@ -67,7 +67,7 @@ def subjects(config: Config, data: ImageData, pretrained: Pretext) -> list[Subje
     return [
         Subject("pretrained", pretrain_fingerprint(config, data.digest), pretrained),
         Subject("untrained", untrained_fingerprint(config, data.digest), untrained),
-        Subject("pixels", untrained_fingerprint(_no_model(config), data.digest) + "-pixels", None),
+        Subject("pixels", pixels_fingerprint(config, data.digest), None),
     ]
 
 
@@ -175,11 +175,6 @@ def probe_all(kind: ProbeKind, probed: list[Subject], setup: Setup, runs_dir: Pa
         for name, value in baseline(kind, subject, setup, runs_dir).items():
             metrics[f"{kind}/{subject.name}_{name}"] = value
     return metrics
-
-
-def _no_model(config: Config) -> Config:
-    """The pixels' probe does not depend on the encoder or the seed."""
-    return config.model_copy(update={"model": Config().model, "train": config.train.model_copy(update={"seed": 0})})
 
 
 def _features(subject: Subject, split: str, indexes: Tensor, setup: Setup) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mae.config.resolve import config_fields, flatten, nearest, parse_value, read_toml
+from mae.config.resolve import UNSET, config_fields, flatten, nearest, parse_value, read_toml
 from mae.errors import UserError
 
 OWN = ("run", "name", "status", "seconds")
@@ -15,7 +15,7 @@ def select_runs(
 ) -> list[dict[str, Any]]:
     """Return those rows of `list_runs` that every `key=value` fits, the largest of `sort` first, at most `limit`.
 
-    A key is a setting, a metric, or one of `OWN`. Runs without it fit no filter and come last. `UserError` for a key
+    A key is a setting, a metric, or one of `OWN`. Runs without it fit `unset` only and come last. `UserError` for a key
     that no run has.
     """
     if not where and not sort:
@@ -29,7 +29,7 @@ def select_runs(
             raise UserError(f"{condition!r}: expected key=value, such as mask.ratio=0.75 or status=finished")
         _check(key, known)
         wanted = text if key in OWN else parse_value(text)
-        chosen = [index for index in chosen if key in values[index] and values[index][key] == wanted]
+        chosen = [index for index in chosen if values[index].get(key, UNSET) == wanted]
     if sort:
         _check(sort, known)
         having = [index for index in chosen if values[index].get(sort) is not None]

@@ -122,8 +122,8 @@ def test_any_setting_or_pair_of_settings_makes_a_study() -> None:
     [
         ("mask.sampling=random,block", ["random", "block"], False),
         ("data.flip=false,true", ["false", "true"], False),
-        ("data.image_size=[8,8],[4,4]", ["[8, 8]", "[4, 4]"], False),
-        ("data.image_size=8,[4,4]", ["8", "[4, 4]"], False),
+        ("data.image_size=[32,32],[16,16]", ["[32, 32]", "[16, 16]"], False),
+        ("data.image_size=32,[16,16]", ["32", "[16, 16]"], False),
         ("mask.ratio=0.5,0.75", ["0.5", "0.75"], True),
     ],
 )

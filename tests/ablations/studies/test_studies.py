@@ -181,7 +181,9 @@ def test_cells_that_choose_the_same_images_are_one() -> None:
 
 
 def test_a_plans_record_is_found_under_its_studys_name_as_it_was_written(tmp_path: Path) -> None:
-    made = make_plan(STUDIES["mask-ratio"], build({"train.seed": 3}), 2, lambda data: "digest", tmp_path)
+    made = make_plan(
+        STUDIES["mask-ratio"], resolve("digits", settings=["train.seed=3"]), 2, lambda data: "digest", tmp_path
+    )
     made.directory.path.mkdir(parents=True)
     (made.directory.path / "study.json").write_text(made.record.model_dump_json())
     ((directory, record),) = find_studies(tmp_path)
@@ -232,6 +234,7 @@ def test_axes_give_their_product() -> None:
         ("true,false", [True, False]),
         ("[8,8],[4,4]", [[8, 8], [4, 4]]),
         ("[8,8],folder:a[1,2]", [[8, 8], "folder:a[1,2]"]),
+        ("unset,3", ["unset", 3]),
     ],
 )
 def test_values_of_an_axis_are_numbers_words_booleans_or_lists(text: str, values: list[object]) -> None:
@@ -260,6 +263,37 @@ def test_one_key_on_two_axes_is_refused() -> None:
 def test_cells_cannot_differ_in_what_changes_no_result(axis: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         plan(product(["mask.ratio=0.5,0.75", axis]), Config())
+
+
+@pytest.mark.parametrize("axes", [True, False])
+def test_a_cell_can_unset_a_key(axes: bool, tmp_path: Path) -> None:
+    text = (
+        '[axes]\n"train.clip_norm" = ["unset", 3.0]'
+        if axes
+        else """
+[[cells]]
+name = "unset"
+set = {"train.clip_norm" = "unset"}
+[[cells]]
+name = "3"
+set = {"train.clip_norm" = 3.0}
+"""
+    )
+    (tmp_path / "s.toml").write_text(f'name = "clip"\n{text}')
+    made = plan(read_study(tmp_path / "s.toml"), build({"train.clip_norm": 3.0}))
+    assert [(cell.name, cell.is_default) for cell in made.record.cells] == [("unset", False), ("3", True)]
+    assert [job.config.train.clip_norm for job in made.jobs] == [None, 3.0]
+
+
+def test_a_cell_that_unsets_what_is_not_set_is_the_base_config() -> None:
+    made = plan(product(["probe.linear.lars_warmup_epochs=unset,3"]), build({"probe.linear.solver": "lars"}))
+    assert [(cell.name, cell.is_default) for cell in made.record.cells] == [("unset", True), ("3", False)]
+    assert made.record.cells[0].overrides == {"probe.linear.lars_warmup_epochs": None}  # as the base config has it
+
+
+def test_a_cell_cannot_unset_what_always_has_a_value() -> None:
+    with pytest.raises(UserError, match=r"cell mask\.ratio=unset: mask\.ratio=unset: it cannot be unset"):
+        plan(product(["mask.ratio=unset,0.5"]), Config())
 
 
 def test_two_cells_of_one_name_are_refused() -> None:

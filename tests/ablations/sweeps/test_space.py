@@ -53,6 +53,18 @@ def test_the_default_space_leaves_out_what_is_fixed() -> None:
     assert "loss.region" in keys
 
 
+def test_the_default_space_of_another_pretext_task_is_refused_saying_what_to_give() -> None:
+    with pytest.raises(UserError, match=r"pretext\.kind=rotation; give --space FILE .*`mae-cli config --schema`"):
+        default_space(change(Config(), {"pretext.kind": "rotation"}))
+
+
+def test_a_space_with_unset_holds_a_config_where_it_is(tmp_path: Path) -> None:
+    made = space('[train.clip_norm]\ntype = "categorical"\nchoices = ["unset", 1.0]', tmp_path)
+    check_space(made, Config())
+    assert point_of(made, Config()) == {"train.clip_norm": "unset"}
+    assert change(Config(), {"train.clip_norm": "unset"}) == Config()
+
+
 def test_a_parameter_exists_only_under_its_condition(tmp_path: Path) -> None:
     made = space(CONDITIONAL, tmp_path)
     check_space(made, Config())
@@ -91,7 +103,7 @@ def test_a_config_outside_the_space_has_no_point(tmp_path: Path) -> None:
         ('[mask.ratio]\ntype = "float"\nlow = 0.1\nhigh = 1.2', "mask.ratio=1.2: input should be less than 1"),
         ('[mask.ratio]\ntype = "float"\nlow = 0.9\nhigh = 0.1', "mask.ratio: .*low <= high"),
         ('[mask.ratio]\ntype = "float"\nlow = 0.1\nhigh = 0.9\nstep = 0.3', "not divisible by `step`"),
-        ('[mask.ratio]\ntype = "float"\nlow = 0.5\nhigh = 0.999', "mask.ratio=0.999: keeps 0 of 16 patches"),
+        ('[mask.ratio]\ntype = "float"\nlow = 0.5\nhigh = 0.999', "mask.ratio=0.999: keeps 0 of 64 patches"),
         ('[mask.ratio]\ntype = "float"\nlow = 0.1', "mask.ratio.high: Field required"),
         ('[mask.ratio]\ntype = "flaot"\nlow = 0.1', "flaot"),
         ("[mask]\nratio = 0.5", "mask.ratio=0.5: expected a table"),

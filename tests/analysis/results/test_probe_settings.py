@@ -51,3 +51,9 @@ def test_a_record_of_a_version_with_other_keys_is_read() -> None:
     values = plain()
     del values["probe.knn.k"]
     assert base_probe(values | {"probe.whitening": True}) == "probe.whitening=True"
+
+
+def test_a_key_that_a_cell_unsets_is_told_as_people_write_it() -> None:
+    values = plain(linear__solver="lars", linear__lars_warmup_epochs=3.0)
+    told = cell_probe(values, {"probe.linear.lars_warmup_epochs": None}, "linear")
+    assert told == "probe.linear.lars_warmup_epochs=unset"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mae.config.fingerprint import pretrain_fingerprint, probe_fingerprint
 from mae.config.presets import PRESETS
-from mae.config.resolve import build, config_fields, flatten, name_run, resolve, to_toml
+from mae.config.resolve import build, change, config_fields, flatten, name_run, resolve, to_toml
 from mae.config.tree import Config, ProbeKind
 from mae.errors import UserError
 
@@ -68,6 +68,45 @@ def test_a_setting_of_a_preset_that_others_leave_without_effect_goes_back_to_its
     assert config.data.channels == 3
 
 
+def test_without_a_preset_the_default_is_the_digits() -> None:
+    assert resolve() == resolve(settings=["data.source=digits"]) == resolve("digits")
+    assert (resolve().data.image_size, resolve().data.channels) == ((8, 8), 1)
+
+
+@pytest.mark.parametrize("source", ["cifar10", "folder:images"])
+def test_other_images_alone_are_not_made_small_and_grey_like_the_digits(source: str, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(f'data.source = "{source}"')
+    config = resolve(settings=[f"data.source={source}"])
+    assert config == resolve(file=tmp_path / "c.toml")
+    assert (config.data.image_size, config.data.channels, config.grid) == ((32, 32), 3, (8, 8))
+
+
+NULLABLE = {"train.clip_norm": 1.0, "train.warmup_epochs": 3.0, "data.stored_size": [40, 40], "run.loader_workers": 2}
+
+
+@pytest.mark.parametrize("key", NULLABLE)
+def test_a_key_is_unset_by_a_setting_and_by_a_file(key: str, tmp_path: Path) -> None:
+    given = build({key: NULLABLE[key]})
+    assert change(given, {key: "unset"}) == Config()
+    (tmp_path / "c.toml").write_text(f'{key} = "unset"')
+    assert resolve(file=tmp_path / "c.toml", settings=[f"{key}={NULLABLE[key]}"]) != resolve()
+    assert (
+        resolve(settings=[f"{key}={NULLABLE[key]}", f"{key}=unset"]) == resolve(file=tmp_path / "c.toml") == resolve()
+    )
+
+
+def test_what_a_preset_gives_can_be_unset_and_the_name_says_so() -> None:
+    config = resolve("imagenet-vit-b", settings=["data.mean=unset", "data.std=unset"])
+    assert (config.data.mean, config.data.std) == (None, None)
+    assert name_run(config) == "imagenet-vit-b data.mean=unset data.std=unset seed=0"
+
+
+@pytest.mark.parametrize("key", ["mask.ratio", "data.source", "train.deterministic", "target.kind"])
+def test_a_key_that_cannot_be_unset_says_so_and_which_can(key: str) -> None:
+    with pytest.raises(UserError, match=rf"{key}=unset: it cannot be unset; keys that can: .*train\.clip_norm"):
+        resolve(settings=[f"{key}=unset"])
+
+
 @pytest.mark.parametrize("key", [key for key, _ in config_fields()])
 def test_a_mistyped_key_is_refused_with_the_right_one(key: str) -> None:
     with pytest.raises(UserError, match="did you mean"):
@@ -76,7 +115,7 @@ def test_a_mistyped_key_is_refused_with_the_right_one(key: str) -> None:
 
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0.01, 0.99))
 def test_an_accepted_mask_keeps_and_hides_at_least_one_patch(rows: int, columns: int, ratio: float) -> None:
-    settings = {"data.image_size": [2 * rows, 2 * columns], "mask.ratio": ratio}
+    settings = {"data.image_size": [4 * rows, 4 * columns], "mask.ratio": ratio}
     try:
         config = build(settings)
     except UserError:
@@ -88,6 +127,16 @@ def test_an_accepted_mask_keeps_and_hides_at_least_one_patch(rows: int, columns:
 
 def test_the_name_says_what_differs_from_the_preset() -> None:
     assert name_run(resolve("cifar10-tiny", settings=["mask.ratio=0.9"])) == "cifar10-tiny mask.ratio=0.9 seed=0"
+
+
+def test_the_name_leaves_out_what_has_no_effect() -> None:
+    name = name_run(resolve("imagenet-vit-b", settings=["pretext.kind=rotation"]))
+    assert name == "imagenet-vit-b pretext.kind=rotation seed=0"
+
+
+def test_a_run_near_no_preset_is_not_named_after_one() -> None:
+    config = resolve(settings=["data.source=cifar10", "mask.ratio=0.5"])
+    assert name_run(config) == "defaults mask.ratio=0.5 seed=0"
 
 
 @pytest.mark.parametrize("key", [key for key, _ in config_fields() if key.startswith(("run.", "probe.knn"))])

@@ -6,8 +6,14 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from mae.config.fingerprint import pretrain_fingerprint, probe_fingerprint, untrained_fingerprint
-from mae.config.resolve import ACTS_WHEN, build, change, config_fields
+from mae.config.fingerprint import (
+    BEFORE,
+    pretrain_fingerprint,
+    pretrain_settings,
+    probe_fingerprint,
+    untrained_fingerprint,
+)
+from mae.config.resolve import ACTS_WHEN, build, change, config_fields, resolve
 from mae.config.tree import Config, ProbeKind
 from mae.errors import UserError
 
@@ -42,7 +48,8 @@ def values(schema: dict[str, Any]) -> list[Any]:
 
 def variants(key: str) -> list[Config]:
     """Return all configs that differ in `key` alone, where it acts, in a value that is allowed."""
-    base: dict[str, Any] = {"data.std": [0.2], "data.mean": [0.3]} if key == "data.mean" else {}
+    grey: dict[str, Any] = {"data.channels": 1, "data.std": [0.2], "data.mean": [0.3]}
+    base = grey if key == "data.mean" else {}
     base |= {other: needed[0] for other, needed in ACTS_WHEN.get(key, {}).items()}
     found = []
     for value in values(TypeAdapter(dict(config_fields())[key].annotation).json_schema()):
@@ -62,7 +69,7 @@ def test_every_value_of_a_setting_that_changes_numbers_has_a_fingerprint_of_its_
 @pytest.mark.parametrize(
     "settings",
     [
-        {"data.stored_size": 8},
+        {"data.stored_size": 32},
         {"data.source": "folder:elsewhere"},
         {"data.test_fraction": 0.3},
         {"data.split_seed": 1},
@@ -73,7 +80,7 @@ def test_what_changes_no_number_changes_no_fingerprint(settings: dict[str, Any],
 
 
 def test_a_stored_size_other_than_the_image_size_changes_the_fingerprint() -> None:
-    assert pretrain_fingerprint(build({"data.stored_size": 9}), "d") != pretrain_fingerprint(Config(), "d")
+    assert pretrain_fingerprint(build({"data.stored_size": 33}), "d") != pretrain_fingerprint(Config(), "d")
 
 
 @pytest.mark.parametrize("augmentation", ["none", "fixed_crop"])
@@ -87,7 +94,7 @@ def test_the_scale_of_crops_that_are_not_made_changes_no_fingerprint(augmentatio
     ("settings", "same"),
     [
         ({"model.encoder.depth": 3}, False),
-        ({"data.mean": [0.3], "data.std": [0.2]}, False),
+        ({"data.mean": [0.3, 0.3, 0.3], "data.std": [0.2, 0.2, 0.2]}, False),
         ({"train.seed": 1}, False),
         ({"model.decoder.depth": 3}, True),
         ({"mask.ratio": 0.5, "train.epochs": 7, "loss.region": "all"}, True),
@@ -126,22 +133,40 @@ def test_a_probe_is_known_by_what_can_change_its_result(
     assert (before == after) == same
 
 
+@pytest.mark.parametrize("key", BEFORE)
+def test_a_key_that_came_later_changes_no_fingerprint_at_the_value_that_means_as_before(key: str) -> None:
+    earlier = change(Config(), {key: BEFORE[key]})
+    assert key not in pretrain_settings(earlier, "d")
+    others = [config for config in variants(key) if config != earlier]
+    assert all(key in pretrain_settings(config, "d") for config in others)
+    assert others
+
+
+ROTATION = {"pretext.kind": "rotation"}
+
+
 @pytest.mark.parametrize(
-    ("kind", "settings", "fingerprint"),
+    ("kind", "preset", "settings", "fingerprint"),
     [
-        ("pretrain", {}, "650e5d773f45"),
-        ("untrained", {}, "b13714f5b50b"),
-        ("knn", {}, "dff562b96895"),
-        ("linear", {}, "fa68e0825972"),
-        ("linear", LARS, "7d052b3cccc3"),
+        ("pretrain", "digits", {}, "650e5d773f45"),
+        ("pretrain", "digits", ROTATION, "5adb36dc1ddd"),
+        ("pretrain", "cifar10-tiny", {}, "074861c33979"),
+        ("pretrain", "cifar10-tiny", ROTATION, "8169cfcc341f"),
+        ("pretrain", "imagenet-vit-b", {}, "72d5a717ad26"),
+        ("untrained", "digits", {}, "b13714f5b50b"),
+        ("untrained", "cifar10-tiny", {}, "99fc115e6c65"),
+        ("knn", "digits", {}, "dff562b96895"),
+        ("linear", "digits", {}, "fa68e0825972"),
+        ("linear", "digits", LARS, "7d052b3cccc3"),
+        ("linear", "imagenet-vit-b", {}, "d99820ee9d9d"),
     ],
 )
 def test_fingerprints_are_those_of_earlier_versions(
-    kind: str, settings: dict[str, Any], fingerprint: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, preset: str, settings: dict[str, Any], fingerprint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No result of an earlier version is found where this fails: a new key or default has that price."""
+    """No result of an earlier version is found where this fails: a new key or another preset has that price."""
     monkeypatch.setattr("mae.config.fingerprint.ARITHMETIC", 0)
-    config = build(settings)
+    config = change(resolve(preset), settings)
     match kind:
         case "pretrain":
             found = pretrain_fingerprint(config, "d")

@@ -130,7 +130,7 @@ def test_other_augmentations_leave_colours_alone() -> None:
 
 
 def test_the_centre_of_an_odd_margin_is_rounded_down(images: Tensor) -> None:
-    config = data("none", image_size=[8, 6], stored_size=[23, 19])
+    config = DataConfig(image_size=(8, 6), stored_size=(23, 19), augmentation="none")
     expected = images[:, :, 7:15, 6:12].float() / 255
     assert torch.allclose(centre(images[:, :, :23, :19], config), expected)
     boxes = crop_boxes(config, 2, 23, 19, generator(0, "a"))

@@ -27,7 +27,7 @@ def write_tree(root: Path, per_class: int = 4) -> Path:
 
 
 def load(root: Path, **more: object) -> ImageData:
-    settings = {"data.source": f"folder:{root}", "data.channels": 3, **{f"data.{k}": v for k, v in more.items()}}
+    settings = {"data.source": f"folder:{root}", "data.image_size": 8, **{f"data.{k}": v for k, v in more.items()}}
     return load_data(build(settings).data, RunConfig(), Silent())
 
 

@@ -52,7 +52,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Decoded:
     return Decoded(monkeypatch)
 
 
-@pytest.mark.parametrize("settings", [{}, {"stored_size": 8}, {"split_seed": 1}, {"test_fraction": 0.4}])
+@pytest.mark.parametrize("settings", [{}, {"stored_size": 32}, {"split_seed": 1}, {"test_fraction": 0.4}])
 def test_images_are_decoded_once_for_all_settings_that_give_the_same_pixels(
     settings: dict[str, object], root: Path, decoded: Decoded
 ) -> None:

@@ -117,9 +117,8 @@ CLASSES = {
 
 def load(source: str, fake: type, monkeypatch: pytest.MonkeyPatch, channels: int = 3, **run: float) -> ImageData:
     monkeypatch.setattr(datasets, CLASSES[source.split(":")[0]], fake)
-    config = build(
-        {"data.source": source, "data.channels": channels} | {f"run.{key}": value for key, value in run.items()}
-    )
+    images = {"data.source": source, "data.image_size": 8, "data.channels": channels}
+    config = build(images | {f"run.{key}": value for key, value in run.items()})
     return load_data(config.data, config.run, Silent())
 
 
@@ -179,7 +178,7 @@ def test_images_without_label_are_trained_on_but_not_probed(monkeypatch: pytest.
     data = load("stl10", Stl, monkeypatch)
     assert data.train.labels.tolist() == [0, 1, 2] * 3 + [-1] * 3
     assert values(data, "train") == list(range(12))
-    config = build({"data.source": "stl10", "data.channels": 3, "probe.knn.k": 12})
+    config = build({"data.source": "stl10", "data.image_size": 8, "probe.knn.k": 12})
     result = probe("knn", Subject("pixels", "", None), Setup(config, data, torch.device("cpu"), Silent()))
     assert 0 <= result["top1"] <= 100
 

@@ -6,6 +6,7 @@ from mae.config.resolve import build
 from mae.pretext import masked_autoencoder
 from mae.pretext.targets import TARGETS, NormalizedPixels, fit_principal_components
 from mae.runtime.rng import generator
+from tests.conftest import DIGITS
 from tests.helpers.pretexts import autoencoder
 
 
@@ -52,7 +53,7 @@ def test_a_share_that_is_met_exactly_takes_no_further_component() -> None:
 @pytest.mark.parametrize(("kind", "outputs"), [("pixels", 6), ("normalized_pixels", 6), ("pca", 2)])
 def test_a_config_gets_the_target_that_it_names(kind: str, outputs: int) -> None:
     patches = torch.randn(50, 2) @ torch.randn(2, 6) + 3
-    config = build({"target.kind": kind, "data.image_size": [6, 4], "model.patch_size": [3, 2]})
+    config = build(DIGITS | {"target.kind": kind, "data.image_size": [6, 4], "model.patch_size": [3, 2]})
     target = TARGETS[kind].fit(config, lambda: patches)
     expected = {
         "pixels": patches,
@@ -90,7 +91,7 @@ def test_under_mixed_precision_targets_have_the_bits_of_float32(kind: str, monke
         return prediction.sum()
 
     monkeypatch.setattr(masked_autoencoder, "reconstruction_loss", loss)
-    model, images = autoencoder(build({"target.kind": kind})), torch.randn(8, 1, 8, 8)
+    model, images = autoencoder(build(DIGITS | {"target.kind": kind})), torch.randn(8, 1, 8, 8)
     mask = model.mask(model.draw(8, generator(0, "mask")))
     model.loss(images, mask)
     with torch.autocast("cpu", torch.bfloat16):

@@ -41,7 +41,7 @@ from mae.runs.metrics import ONLINE
 from mae.runtime.interruption import Interrupted, StoppableTask, StopRequest
 from mae.runtime.progress import Silent
 from mae.training.loop import pretrain, weights_digest
-from tests.conftest import TINY
+from tests.conftest import DIGITS, TINY
 from tests.helpers.pretexts import around
 
 CPU = torch.device("cpu")
@@ -330,7 +330,7 @@ class Watched(nn.Module):
 def views_of_lars(digits: ImageData, settings: dict[str, Any]) -> torch.Tensor:
     """Return the training images (n, 1, 8, 8) that the LARS probe saw in its single epoch, as 0 to 1."""
     encoder = Watched()
-    config = build({"probe.linear.solver": "lars", "probe.linear.lars_epochs": 1} | settings)
+    config = build(DIGITS | {"probe.linear.solver": "lars", "probe.linear.lars_epochs": 1} | settings)
     known = {"train": torch.randn(len(digits.train.labels), 64), "test": torch.randn(len(digits.test.labels), 64)}
     probe(
         "linear",
@@ -721,13 +721,13 @@ def test_raw_pixels_of_small_images_are_all_of_them_in_the_order_asked_for(tiny:
 @pytest.mark.parametrize(("size", "kept"), [((64, 8), 32 * 8), ((8, 64), 8 * 32), ((33, 33), 32 * 32)])
 def test_only_sides_longer_than_32_are_averaged_down(size: tuple[int, int], kept: int, digits: ImageData) -> None:
     images = CachedImages(torch.zeros(1, 1, *size, dtype=torch.uint8))
-    config = DataConfig(image_size=size, mean=(0.0,), std=(1.0,))
+    config = DataConfig(image_size=size, channels=1, mean=(0.0,), std=(1.0,))
     assert raw_pixels(images, torch.tensor([0]), config, digits, Silent()).shape == (1, kept)
 
 
 def test_raw_pixels_of_large_images_are_averaged_down(digits: ImageData) -> None:
     pixels = torch.arange(64 * 64).remainder(251).to(torch.uint8).view(1, 1, 64, 64)
-    config = DataConfig(image_size=(64, 64), mean=(0.0,), std=(1.0,))
+    config = DataConfig(image_size=(64, 64), channels=1, mean=(0.0,), std=(1.0,))
     raw = raw_pixels(
         CachedImages(pixels), torch.tensor([0]), config, replace(digits, mean=(0.0,), std=(1.0,)), Silent()
     )

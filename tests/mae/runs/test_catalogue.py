@@ -101,6 +101,7 @@ def test_export_refuses_other_formats(runs: Path, tmp_path: Path) -> None:
         (["status=failed"], [LAST]),
         (["knn/top1=66.0"], [BEST]),
         (["mask.ratio=0.75", "status=failed"], []),
+        (["train.clip_norm=unset", "mask.ratio=0.9"], [LAST]),
         (["--sort", "knn/top1", "--limit", "1"], [BEST]),
         (["--sort", "mask.ratio", "--limit", "1"], [LAST]),
     ],
