@@ -229,7 +229,7 @@ def pretrain(options: Options, output: Output) -> None:
 @_command("probe")
 def probe(options: Options, output: Output, run: Run, kind: Kinds = None) -> None:
     """Probe a finished pretraining, beside the untrained encoder and raw pixels."""
-    from mae.runs.directory import find_run
+    from mae.runs.catalogue import find_run
 
     found = find_run(options.runs_dir, run)
     config = options.resolve_for(found, ("probe", "run"), *_kinds(kind))
@@ -275,7 +275,7 @@ def ablate(
     fail_fast: Annotated[bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")] = False,
 ) -> None:
     """Run an ablation study: train and probe what is missing, print its table beside the paper's figures."""
-    from ablations.studies.run import check_comparable, choose_studies, make_plans, run_until, underway
+    from ablations.studies.run_studies import check_comparable, choose_studies, make_plans, run_until, underway
 
     who = _executor(options, workers, per_gpu, executor, address)
     base = options.resolve(*_kinds(probes.split(",") if probes else None))
@@ -337,7 +337,7 @@ def sweep(
     seeds: Annotated[int, typer.Option("--seeds", min=2, help="With --seeds-top: trainings per config.")] = 3,
 ) -> None:
     """Search a space with Optuna for the best probe accuracy; the same command continues."""
-    from ablations.sweeps.run import SweepRequest, make_sweep, run_sweep, sweep_underway
+    from ablations.sweeps.run_sweep import SweepRequest, make_sweep, run_sweep, sweep_underway
     from mae.runs.sweep_record import sweep_directory
 
     who = _executor(options, workers, per_gpu, executor, address)
@@ -366,7 +366,7 @@ def reconstruct(
     to: Annotated[Path, typer.Option("--to", help="The PNG to write.")] = Path("reconstruction.png"),
 ) -> None:
     """Draw original, masked and reconstructed images; `--set mask.ratio=0.9` hides more than in training (Fig. 4)."""
-    from mae.runs.directory import find_run
+    from mae.runs.catalogue import find_run
 
     found = find_run(options.runs_dir, run)
     config = options.resolve_for(found, ("mask", "run"))
@@ -502,8 +502,7 @@ def runs(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Show this many at most.")] = None,
 ) -> None:
     """List the runs, newest first, with their probes: `mae-cli runs mask.ratio=0.75 --sort knn/top1`."""
-    from mae.runs.directory import list_runs, unreadable_runs
-    from mae.runs.selection import select_runs
+    from mae.runs.catalogue import list_runs, select_runs, unreadable_runs
 
     rows = select_runs(list_runs(options.runs_dir), options.runs_dir, where or [], sort, limit)
     table = Table("run", "status", "name", "linear", "k-NN", "loss", "min")
@@ -589,7 +588,7 @@ def _progress(output: Output) -> Any:
 
 def _list_studies(options: Options, output: Output, base: "Config", seeds: int) -> None:
     from ablations.studies.paper import STUDIES
-    from ablations.studies.run import make_plans
+    from ablations.studies.run_studies import make_plans
 
     plans = make_plans(list(STUDIES.values()), base, seeds, options.runs_dir, [], _progress(output))
     table = Table("study", "paper", "question", "cells", "to train")
@@ -646,7 +645,7 @@ def _print_forecast(
 
 def _print_precision(plan: Any, precision: float, runs_dir: Path, output: Output, test: Any) -> bool:
     from analysis.results.frame import study_frame
-    from analysis.studies.precision import is_precise
+    from analysis.studies.enough_seeds import is_precise
 
     reached, told = is_precise(study_frame(plan.record, runs_dir), precision, test)
     output.console.print(f"{plan.record.name}: {told}", highlight=False, soft_wrap=True)
@@ -657,7 +656,7 @@ def _print_prospects(
     plans: Any, seeds: int, precision: float | None, runs_dir: Path, output: Output
 ) -> tuple[list[Any], list[dict[str, Any]]]:
     """Tell what studies will tell by the noise seen so far; return them with the seeds they will take, and the same."""
-    from analysis.studies.precision import known_noise, prospects, seeds_for_precision
+    from analysis.studies.enough_seeds import known_noise, prospects, seeds_for_precision
 
     expected, told = [], []
     for plan in plans:

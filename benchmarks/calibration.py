@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from analysis.statistics.comparisons import Test, compare
-from analysis.studies.precision import LEAST_FREEDOM
+from analysis.studies.enough_seeds import LEAST_FREEDOM
 
 EFFECT = 2.5
 TESTS: tuple[Test | None, ...] = (None, "blocks", "paired", "welch")

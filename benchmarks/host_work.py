@@ -15,7 +15,7 @@ from mae.config.resolve import build
 from mae.config.tree import Config
 from mae.pretext.base import Surroundings
 from mae.pretext.masking import SAMPLERS
-from mae.pretext.tasks import PRETEXTS
+from mae.pretext.registry import PRETEXTS
 from mae.runtime.rng import generator, on_device, piece
 
 AUGMENTATIONS = ("none", "fixed_crop", "random_resized_crop", "color_jitter")

@@ -21,7 +21,7 @@ from ablations.execution.jobs_progress import JobsProgress
 from ablations.execution.local_pool import LocalPool
 from ablations.execution.worker_pool import Report, Slot
 from ablations.sweeps.ask_and_tell import AskAndTell
-from ablations.sweeps.run import KeptRecord, SweepRequest, make_sweep, prepare_study
+from ablations.sweeps.run_sweep import KeptRecord, SweepRequest, make_sweep, prepare_study
 from ablations.sweeps.storage import opened
 from mae.config.resolve import resolve
 from mae.runs.directory import RunDirectory

@@ -16,7 +16,7 @@ from mae.data.image_files import decode
 from mae.errors import RunError, UserError
 from mae.pretext.base import Pretext
 from mae.pretext.pictures import draw, shown_images
-from mae.pretext.tasks import saved_pretext
+from mae.pretext.registry import saved_pretext
 from mae.probing.knn import online_accuracy
 from mae.probing.probe import Setup, probe_all, subjects
 from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory

@@ -10,7 +10,7 @@ from ablations.studies.speeds import FitSpeed, Size, Speed, seconds_per_image
 from mae.config.tree import Config
 from mae.data.dataset import CachedImages, ImageData, Split
 from mae.pretext.base import Batch
-from mae.pretext.tasks import new_pretext
+from mae.pretext.registry import new_pretext
 from mae.probing.features import BATCH, extract
 from mae.probing.linear import fit_logistic, principal_axes
 from mae.runtime.progress import Silent

@@ -1,0 +1,1 @@
+"""Results shown: on a terminal, as one document, as notebooks."""

@@ -20,7 +20,7 @@ from analysis.results.curves import curves_of
 from analysis.results.frame import SETTING, comparable
 from analysis.results.loading import from_files, from_runs, select
 from analysis.studies.figures import reconstruction_figure
-from analysis.studies.findings import check, verdicts
+from analysis.studies.paper_findings import check, verdicts
 from analysis.studies.tables import display, summarise
 from mae.errors import UserError
 from mae.runs.directory import RunDirectory

@@ -29,14 +29,14 @@ from analysis.studies.figures import (
     study_figure,
 )
 from analysis.studies.files import save_figure
-from analysis.studies.findings import MARGIN, check, verdicts
 from analysis.studies.pairs import all_pairs, matrices
+from analysis.studies.paper_findings import MARGIN, check, verdicts
 from analysis.studies.remarks import caveats, remarks
 from analysis.studies.table_formats import latex_text, to_html, to_latex, to_markdown
 from analysis.studies.tables import NOTE, display, summarise
 from mae import __version__
 from mae.errors import UserError
-from mae.runs.directory import replacing
+from mae.runs.files import replacing
 
 Format = Literal["html", "md", "tex", "pdf"]
 

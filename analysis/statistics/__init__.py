@@ -1,0 +1,1 @@
+"""Numbers only: seeds as blocks (`additive_model`), comparisons and their corrections, intervals, power."""

@@ -24,8 +24,8 @@ from matplotlib.transforms import ScaledTranslation
 from analysis.results.frame import setting
 from analysis.statistics.comparisons import Test
 from analysis.studies.tables import BASELINES, speedups, summarise
+from mae.pareto import pareto_front
 from mae.probing.kinds import PROBES, probe_label
-from mae.runs.pareto import pareto_front
 
 PALETTE = sns.color_palette("colorblind")
 COLORS = {kind: PALETTE[place % len(PALETTE)] for place, kind in enumerate([*PROBES, "none"])}

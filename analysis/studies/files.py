@@ -13,7 +13,8 @@ from analysis.studies.remarks import caveats, remarks
 from analysis.studies.table_formats import to_html, to_latex, to_markdown
 from analysis.studies.tables import NOTE, display, heading, summarise
 from mae.probing.kinds import PROBES
-from mae.runs.directory import RunDirectory, replacing
+from mae.runs.directory import RunDirectory
+from mae.runs.files import replacing
 from mae.tracking.cell_means import SUMMARY
 
 TRACKED = ("probe", "cell", "mean", "low", "high", "runs", "difference", "difference_low", "difference_high", "p")

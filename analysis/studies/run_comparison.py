@@ -16,7 +16,8 @@ from mae.config.fingerprint import pretrain_settings
 from mae.config.resolve import differences, flatten, read_toml, resolve, spelled
 from mae.errors import UserError
 from mae.probing.kinds import PROBES, probe_label
-from mae.runs.directory import RunDirectory, find_run, probes_of, run_row
+from mae.runs.catalogue import find_run, run_row
+from mae.runs.directory import RunDirectory, probes_of
 from mae.runs.metrics import top1
 
 

@@ -8,7 +8,8 @@ from analysis.sweeps.figures import best_so_far, front_figure, importance_figure
 from analysis.sweeps.frame import as_study
 from analysis.sweeps.importances import importances
 from analysis.sweeps.summary import comparison_frame
-from mae.runs.directory import RunDirectory, replacing
+from mae.runs.directory import RunDirectory
+from mae.runs.files import replacing
 from mae.runs.sweep_record import SweepRecord
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mae.config.tree import DataConfig
 from mae.data.facts import Statistics
-from mae.runtime.precision import full
+from mae.runtime.autocast import full
 from mae.runtime.rng import on_device
 
 ATTEMPTS = 10

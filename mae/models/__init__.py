@@ -1,0 +1,1 @@
+"""The encoder, a vision transformer."""

@@ -1,4 +1,4 @@
-"""What a pretext task is: the task that an encoder is pretrained on. One file per task; `mae.pretext.tasks` lists them.
+"""The contract of a pretext task, on which an encoder is pretrained. `mae.pretext.registry` lists the tasks.
 
 A step is one function of weights, batch and draws. `draw` makes all random numbers of a batch, few and on the CPU, as a
 pure function of its generator; `forward` does all heavy work where the batch is, so that it can be compiled, cut into

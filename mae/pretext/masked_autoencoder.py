@@ -29,7 +29,7 @@ from mae.pretext.base import Batch, Pretext, Surroundings, under
 from mae.pretext.masking import SAMPLERS, Mask
 from mae.pretext.pictures import image_rows
 from mae.pretext.targets import TARGETS, Pixels
-from mae.runtime.precision import full
+from mae.runtime.autocast import full
 from mae.runtime.rng import branch
 
 FITTED_ON = 2048

@@ -16,7 +16,7 @@ from mae.config.tree import Config, ProbeConfig, ProbeKind
 from mae.data.augmentation import augment
 from mae.data.dataset import ImageData
 from mae.pretext.base import Pretext
-from mae.pretext.tasks import new_pretext
+from mae.pretext.registry import new_pretext
 from mae.probing.features import BATCH, extract, pool, raw_pixels
 from mae.probing.knn import knn_predict
 from mae.probing.linear import lars_predict, lbfgs_predict

@@ -17,7 +17,6 @@ Whoever works on a stage holds the lock on its directory; the kernel lets it go 
 directory that says "running" without a held lock belongs to a process that was killed.
 """
 
-import fcntl
 import json
 import os
 import time
@@ -25,11 +24,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from mae.errors import RunError, UserError
+from mae.errors import UserError
+from mae.runs.files import is_held, lock_at_once, replacing, try_lock
 
 
 class Busy(UserError):
@@ -84,7 +84,7 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"cannot write to the run folder {self.path}: {error.strerror}") from None
         with handle:
-            if not _try_lock(handle):
+            if not try_lock(handle):
                 handle.seek(0)
                 holder = handle.read().strip() or "unknown"
                 raise Busy(f"{self.path} is being worked on by process {holder}; wait for it")
@@ -102,7 +102,7 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         for number in count(1):
             with open(self.path / f"lock-{number}", "a+") as handle:
-                if _lock_at_once(handle):
+                if lock_at_once(handle):
                     yield
                     return
 
@@ -167,84 +167,6 @@ class RunDirectory:
         self.write_text("metrics.jsonl", "".join(json.dumps(point) + "\n" for point in kept))
 
 
-# Over NFS, flock locks bytes as fcntl does: an exclusive lock needs a file open for writing, a shared one for reading.
-
-
-def is_held(lock: Path) -> bool:
-    """Say whether a process holds the exclusive lock on a file; two that look at once share theirs."""
-    try:
-        with open(lock) as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
-
-
-def _lock_at_once(handle: IO[str]) -> bool:
-    """Take the exclusive lock on a file open for writing, unless another process holds a lock on it."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _try_lock(handle: IO[str]) -> bool:
-    """Take a file's exclusive lock; a few attempts, for `is_locked` holds a shared one for an instant."""
-    for _ in range(10):
-        if _lock_at_once(handle):
-            return True
-        time.sleep(0.02)
-    return False
-
-
-@contextmanager
-def locked_at_once(lock: Path) -> Iterator[bool]:
-    """Hold the exclusive lock on a file within the block, or give False if another process holds it."""
-    with open(lock, "a+") as handle:
-        yield _try_lock(handle)
-
-
-@contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Hold what belongs to a folder but is not its content, such as its database or its place on a server."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".store.lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; when the block ends well, its file takes the place of `path` for good.
-
-    The file and its folder are flushed to disk, so that after a power cut there is the old file or the new one.
-    A full or failing disk leaves the old file, removes the temporary one and raises `RunError`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def status_of(run: RunDirectory) -> tuple[str, str]:
     """Return a stage's status and its reason.
 
@@ -260,51 +182,6 @@ def status_of(run: RunDirectory) -> tuple[str, str]:
     return record.status, record.reason
 
 
-def find_runs(runs_dir: Path) -> list[RunDirectory]:
-    """Return every pretraining under `runs_dir`, newest first."""
-    ours = [(record.started, run) for run, record in _records(runs_dir) if record is not None]
-    return [run for _, run in sorted(ours, key=lambda each: -each[0])]
-
-
-def unreadable_runs(runs_dir: Path) -> list[RunDirectory]:
-    """Return the pretrainings under `runs_dir` whose record another version of the program wrote."""
-    return [run for run, record in _records(runs_dir) if record is None]
-
-
-def _records(runs_dir: Path) -> Iterator[tuple[RunDirectory, Record | None]]:
-    for path in sorted(runs_dir.glob("*/record.json")):
-        run = RunDirectory(path.parent)
-        yield run, run.read_record()
-
-
 def probes_of(run: RunDirectory) -> list[RunDirectory]:
     """Return the probes of a pretraining, by name."""
     return [RunDirectory(path.parent) for path in sorted(run.path.glob("probes/*/record.json"))]
-
-
-def find_run(runs_dir: Path, prefix: str) -> RunDirectory:
-    """Return the one pretraining whose fingerprint starts with `prefix`, or raise `UserError`."""
-    if not prefix or not all(character in "0123456789abcdef" for character in prefix):
-        raise UserError(f"run {prefix!r}: expected (the start of) a fingerprint such as 3fa9c1; see `mae-cli runs`")
-    matches = [run for run in find_runs(runs_dir) if run.path.name.startswith(prefix)]
-    if len(matches) == 1:
-        return matches[0]
-    if not matches:
-        raise UserError(f"no run in {runs_dir} starts with {prefix!r}; see `mae-cli runs`")
-    raise UserError(f"{prefix!r} fits {len(matches)} runs: {', '.join(run.path.name for run in matches)}; say more")
-
-
-def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
-    """Return one row per pretraining, newest first: see `run_row`."""
-    return [run_row(run) for run in find_runs(runs_dir)]
-
-
-def run_row(run: RunDirectory) -> dict[str, Any]:
-    """Return what there is to say about a pretraining: run, name, status, seconds, metrics of it and its probes."""
-    record = run.read_record()
-    assert record is not None  # find_runs leaves out what has none
-    metrics: dict[str, float] = {}
-    for stage in [run, *probes_of(run)]:
-        metrics |= (stage.result() or {}).get("metrics", {})
-    status = status_of(run)[0]
-    return {"run": run.path.name, "name": record.name, "status": status, "seconds": record.seconds, "metrics": metrics}

@@ -16,7 +16,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from mae.errors import first_line, without_secrets
-from mae.runs.directory import RunDirectory, find_runs, probes_of
+from mae.runs.catalogue import find_runs
+from mae.runs.directory import RunDirectory, probes_of
 from mae.runs.study_record import find_studies
 from mae.runs.sweep_record import find_sweeps
 from mae.tracking.mlflow_store import NONE, connect

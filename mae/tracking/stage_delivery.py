@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mae.runs.directory import Record, RunDirectory, one_at_a_time
+from mae.runs.directory import Record, RunDirectory
+from mae.runs.files import one_at_a_time
 from mae.runs.metrics import LOSS
 from mae.tracking.mlflow_store import connect, printable
 

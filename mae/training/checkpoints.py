@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from mae.errors import RunError, UserError
-from mae.runs.directory import replacing
+from mae.runs.files import replacing
 
 DIGEST_BYTES = 32
 

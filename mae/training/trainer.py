@@ -11,9 +11,9 @@ from mae.config.tree import Config
 from mae.data.dataset import ImageData
 from mae.errors import ImpossibleSettings, SettingsError
 from mae.pretext.base import Batch
-from mae.pretext.tasks import new_pretext
+from mae.pretext.registry import new_pretext
+from mae.runtime.autocast import mixed
 from mae.runtime.distributed import ALONE, Processes
-from mae.runtime.precision import mixed
 from mae.runtime.rng import generator, on_device, piece
 from mae.training import checkpoints
 from mae.training.schedule import lr_at, peak_lr

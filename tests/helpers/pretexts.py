@@ -10,7 +10,7 @@ from mae.data.dataset import ImageData
 from mae.pretext.base import Batch, Pretext, Surroundings
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.masking import SAMPLERS, Mask
-from mae.pretext.tasks import PRETEXTS, new_pretext
+from mae.pretext.registry import PRETEXTS, new_pretext
 from mae.runtime.rng import generator
 
 

@@ -17,7 +17,8 @@ from ablations.execution.ray_pool import NODE_RUNS_DIR, Demand, demand
 from ablations.execution.run_parcel import pack, unpack
 from cli import app
 from mae.errors import UserError
-from mae.runs.directory import Busy, RunDirectory, find_runs, status_of
+from mae.runs.catalogue import find_runs
+from mae.runs.directory import Busy, RunDirectory, status_of
 from mae.runs.sweep_record import read_sweep
 
 MORE = {"train.epochs": 10, "run.knn_every": 1}

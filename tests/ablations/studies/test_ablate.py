@@ -29,7 +29,8 @@ from mae.config.resolve import build
 from mae.data.sources import open_source
 from mae.errors import UserError
 from mae.pipeline import Workplace, run_pretraining
-from mae.runs.directory import Busy, RunDirectory, find_runs, status_of
+from mae.runs.catalogue import find_runs
+from mae.runs.directory import Busy, RunDirectory, status_of
 from mae.runtime.interruption import StopRequest
 from mae.runtime.machine import environment
 from mae.runtime.progress import Silent
@@ -130,7 +131,7 @@ def test_cells_that_differ_in_their_probe_only_are_each_probed_once(tmp_path: Pa
 def test_all_pairs_of_a_study_are_told_if_asked_for(
     asked: list[str], told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ablations.studies.run.run_plans", lambda *arguments: {})  # nothing is trained
+    monkeypatch.setattr("ablations.studies.run_studies.run_plans", lambda *arguments: {})  # nothing is trained
     result = runner.invoke(app, ablate("--axis", "mask.ratio=0.5,0.75", *asked, "--json", runs_dir=tmp_path))
     study = json.loads(result.stdout.splitlines()[-1])["studies"][0]
     assert ("pairs" in study, (Path(study["directory"]) / "pairs.csv").exists()) == (told, told)

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from ablations.execution.executor import Executor
 from ablations.execution.job import Job
-from ablations.studies import run as run_studies
+from ablations.studies import run_studies
 from ablations.studies.paper import STUDIES
 from ablations.studies.plan import Plan, all_jobs, make_plan
-from ablations.studies.run import check_comparable, choose_studies, run_until
+from ablations.studies.run_studies import check_comparable, choose_studies, run_until
 from ablations.studies.study import Cell, Study, plan_cells, product, read_study
 from mae.config.fingerprint import pretrain_fingerprint
 from mae.config.presets import PRESETS

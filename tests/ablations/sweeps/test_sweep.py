@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from ablations.execution.executor import Executor
 from ablations.execution.job import Job
 from ablations.sweeps.goals import OBJECTIVES, measure
-from ablations.sweeps.run import SweepRequest, make_sweep, run_sweep, sweep_underway
+from ablations.sweeps.run_sweep import SweepRequest, make_sweep, run_sweep, sweep_underway
 from ablations.sweeps.samplers import PRUNERS, SAMPLERS, evaluated
 from cli import app
 from mae.config.fingerprint import pretrain_fingerprint
@@ -24,7 +24,8 @@ from mae.config.tree import Config
 from mae.data.sources import open_source
 from mae.errors import RunError, SettingsError, UserError
 from mae.pipeline import Workplace, run_pretraining, run_probes
-from mae.runs.directory import Record, RunDirectory, find_runs, status_of
+from mae.runs.catalogue import find_runs
+from mae.runs.directory import Record, RunDirectory, status_of
 from mae.runs.metrics import ONLINE
 from mae.runs.sweep_record import SweepRecord, read_sweep, sweep_directory
 from mae.runtime.interruption import StopRequest

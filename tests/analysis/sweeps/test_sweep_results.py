@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from ablations.sweeps.run import SweepRequest, best_trials, compared_values, make_sweep, plan_comparison
+from ablations.sweeps.run_sweep import SweepRequest, best_trials, compared_values, make_sweep, plan_comparison
 from analysis.studies.files import write_tracked
 from analysis.sweeps.files import write_sweep
 from analysis.sweeps.frame import as_study, sweep_frame, total_costs

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torchvision import datasets
 
-from ablations.studies.run import digests
+from ablations.studies.run_studies import digests
 from mae.config.resolve import build
 from mae.config.tree import DataConfig, RunConfig
 from mae.data import sources

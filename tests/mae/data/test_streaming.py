@@ -16,7 +16,7 @@ from mae.config.tree import Config
 from mae.data.dataset import ImageData, load_data
 from mae.data.streaming import StreamedImages
 from mae.errors import RunError, UserError
-from mae.pretext.tasks import new_pretext
+from mae.pretext.registry import new_pretext
 from mae.probing.features import extract
 from mae.probing.knn import online_accuracy
 from mae.runs.directory import RunDirectory

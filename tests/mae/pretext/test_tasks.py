@@ -17,8 +17,8 @@ from mae.data.dataset import ImageData
 from mae.errors import UserError
 from mae.pretext.base import Pretext
 from mae.pretext.masking import SAMPLERS
+from mae.pretext.registry import PRETEXTS
 from mae.pretext.rotation import turn
-from mae.pretext.tasks import PRETEXTS
 from mae.probing.knn import online_accuracy
 from mae.runs.directory import RunDirectory
 from mae.runtime.interruption import Interrupted, StopRequest

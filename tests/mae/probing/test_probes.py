@@ -21,7 +21,7 @@ from mae.config.tree import Config, DataConfig, LinearProbeConfig, ProbeConfig, 
 from mae.data.augmentation import normalise
 from mae.data.dataset import CachedImages, ImageData, Split
 from mae.models.vit import build_encoder
-from mae.pretext.tasks import new_pretext
+from mae.pretext.registry import new_pretext
 from mae.probing import kinds
 from mae.probing.features import extract, pool, raw_pixels
 from mae.probing.knn import knn_predict, online_accuracy

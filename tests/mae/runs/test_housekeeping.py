@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from cli import app
 from mae.config.tree import Config
 from mae.data.dataset import load_data
-from mae.runs.directory import RunDirectory, locked_at_once
+from mae.runs.directory import RunDirectory
+from mae.runs.files import locked_at_once
 from mae.runs.housekeeping import find_removable, remove
 from mae.runtime.progress import Silent
 

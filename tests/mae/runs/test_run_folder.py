@@ -20,8 +20,9 @@ from mae.data.facts import facts_of
 from mae.pipeline import Workplace, load_pretext, run_pretraining, stored_config
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.pictures import shown_images
-from mae.pretext.tasks import new_pretext
-from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory, find_runs, status_of
+from mae.pretext.registry import new_pretext
+from mae.runs.catalogue import find_runs
+from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory, status_of
 from mae.runs.weights import write_weights
 from mae.runtime.interruption import StopRequest
 from mae.runtime.progress import Silent

@@ -22,7 +22,8 @@ from cli import app
 from mae.config.resolve import build
 from mae.data.dataset import ImageData, Split
 from mae.errors import UserError
-from mae.runs.directory import ENCODER, PRETEXT, RunDirectory, find_runs, probes_of, status_of
+from mae.runs.catalogue import find_runs
+from mae.runs.directory import ENCODER, PRETEXT, RunDirectory, probes_of, status_of
 from mae.runs.weights import read_weights
 from mae.runtime.distributed import Processes
 from mae.runtime.machine import choose_device

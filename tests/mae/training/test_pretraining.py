@@ -19,9 +19,10 @@ from mae.data.augmentation import augment
 from mae.data.dataset import ImageData, Split
 from mae.errors import RunError, SettingsError, UserError
 from mae.pipeline import Workplace, run_pretraining
-from mae.pretext.tasks import new_pretext
+from mae.pretext.registry import new_pretext
 from mae.probing.knn import online_accuracy
-from mae.runs.directory import RunDirectory, find_runs
+from mae.runs.catalogue import find_runs
+from mae.runs.directory import RunDirectory
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import Interrupted, StopRequest
 from mae.runtime.progress import Silent

@@ -14,7 +14,7 @@ import torch
 from mae.config.resolve import build
 from mae.data.dataset import ImageData
 from mae.pretext.base import Batch, Pretext
-from mae.pretext.tasks import new_pretext
+from mae.pretext.registry import new_pretext
 from mae.runs.directory import RunDirectory
 from mae.runs.metrics import ONLINE
 from mae.runs.weights import read_weights

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.statistics.additive_model import fit
-from analysis.studies.precision import (
+from analysis.studies.enough_seeds import (
     LEAST_FREEDOM,
     is_precise,
     known_noise,

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from ablations.execution.executor import Executor
 from ablations.studies.plan import Plan, make_plan
-from ablations.studies.run import digests, run_plans
+from ablations.studies.run_studies import digests, run_plans
 from ablations.studies.study import Cell, Study
 from ablations.sweeps.ask_and_tell import AskAndTell, Sweep, sweep_trials
 from ablations.sweeps.goals import choose_objectives, measure
@@ -27,8 +27,8 @@ from ablations.sweeps.storage import open_study, opened
 from mae.config.resolve import change, flatten, name_run, to_toml
 from mae.config.tree import Config
 from mae.errors import UserError
+from mae.pareto import pareto_front
 from mae.runs.directory import RunDirectory
-from mae.runs.pareto import pareto_front
 from mae.runs.sweep_record import ObjectiveRecord, SweepRecord, SweepTrial, sweep_directory
 from mae.runtime.progress import ConsoleProgress, Progress
 from mae.tracking.background_delivery import tracked_studies

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ablations.studies.paper import STUDIES
 from ablations.studies.study import plan_cells
 from analysis.statistics.intervals import contrast, trend, welch
-from analysis.studies.findings import FINDINGS, check, verdicts
+from analysis.studies.paper_findings import FINDINGS, check, verdicts
 from mae.config.resolve import build, flatten
 from mae.config.tree import Config
 from tests.helpers.study_factory import study_frame_of
