@@ -52,12 +52,7 @@ _IMAGENET: Overrides = {
 PRESETS: dict[str, Preset] = {
     "digits": Preset(
         purpose="1,797 handwritten digits of 8 x 8 pixels, embedded: seconds per run on a CPU",
-        overrides={
-            "data.source": "digits",
-            "data.image_size": 8,
-            "data.channels": 1,
-            "model.patch_size": 2,
-        },
+        overrides={"data.source": "digits", "data.image_size": 8, "data.channels": 1, "model.patch_size": 2},
     ),
     "cifar10-tiny": Preset(
         purpose="a 128 x 6 encoder on CIFAR-10, patch 4: minutes on a CPU, seconds per epoch on a GPU",

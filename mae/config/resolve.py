@@ -120,12 +120,8 @@ def name_run(config: Config) -> str:
     variants = {name: differences(config, build(overrides)) for name, overrides in starts.items()}
     nearest = min(variants, key=lambda name: len(variants[name]))
     left_out = inert_keys(config) | {"data.source", "train.seed"}
-    shown = {
-        key: value
-        for key, value in variants[nearest].items()
-        if key.split(".")[0] not in ("run", "probe") and key not in left_out
-    }
-    parts = [f"{key}={spelled(value)}" for key, value in shown.items()]
+    shown = [key for key in variants[nearest] if key not in left_out and not key.startswith(("run.", "probe."))]
+    parts = [f"{key}={spelled(variants[nearest][key])}" for key in shown]
     return " ".join([nearest, *parts, f"seed={config.train.seed}"])
 
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.statistics.comparisons import compare
-from analysis.studies.run_comparison import Probed, config_differences, tell_differences
+from analysis.studies.run_comparison import Probed, compare_runs, config_differences, tell_differences
 from cli import app
 from mae.config.resolve import build, to_toml
 from mae.runs.directory import Record, RunDirectory
@@ -55,6 +55,13 @@ def test_runs_that_differ_in_their_seed_alone_repeat_a_config_and_configs_are_to
 def test_the_first_runs_config_is_what_the_others_are_compared_with(tmp_path: Path) -> None:
     (line,) = config_differences(tmp_path, two_configs(tmp_path)[::-1])
     assert line.startswith("k-NN: difference from mask.ratio=0.5 (2 runs) in points: mask.ratio=0.75 (2 runs) ▼ -5.0 (")
+
+
+def test_what_one_run_leaves_unset_is_told_as_people_write_it(tmp_path: Path) -> None:
+    names = [make_run(tmp_path, name, 0, 60.0, **more) for name, more in (("a", {}), ("b", {"train__clip_norm": 1.0}))]
+    assert compare_runs(tmp_path, names).loc["train.clip_norm"].tolist() == ["unset", "1.0"]
+    (line,) = config_differences(tmp_path, names)
+    assert "difference from train.clip_norm=unset (1 run) in points: train.clip_norm=1.0 (1 run)" in line
 
 
 def test_seeds_of_one_config_have_nothing_to_tell(tmp_path: Path) -> None:
