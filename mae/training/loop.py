@@ -69,11 +69,10 @@ def pretrain(
         for epoch in range(trainer.position.step // trainer.steps_per_epoch, config.train.epochs):
             for index, batch in _epoch_batches(trainer, epoch):
                 step = trainer.step(batch, index)
-                number = processes.greatest(stop.number)  # all stop at the same step
-                ending = Interrupted(number) if number else None
+                stopped, pruned = processes.greatest(stop.number), ""  # all stop at the same step
                 if not processes.leads:
-                    if ending:
-                        raise ending
+                    if stopped:
+                        raise Interrupted(stopped)
                     continue
                 clock.add(step)
                 last_of_epoch = trainer.position.step % trainer.steps_per_epoch == 0
@@ -84,16 +83,17 @@ def pretrain(
                         metrics[ONLINE] = evaluate(trainer.pretext, trainer.data)
                     run.append_metrics(trainer.position.step, metrics | system_metrics(device))
                     if ONLINE in metrics:
-                        reason = watch(epoch + 1, metrics[ONLINE])
-                        ending = Pruned(reason) if reason else ending
+                        pruned = watch(epoch + 1, metrics[ONLINE])
                     note = f"loss {metrics['train/loss']:.4f}  {metrics['train/images_per_second']:.0f} images/s"
                 task.advance(1, note if trainer.position.step % config.run.log_every == 0 or last_of_epoch else "")
                 if last_of_epoch and _due(config.run.picture_every, epoch + 1, config.train.epochs):
                     draw(trainer.pretext, shown_images(data), run.pictures / f"epoch-{epoch + 1:04d}.png")
-                if ending or clock.should_save(config.run.checkpoint_seconds):
+                if stopped or pruned or clock.should_save(config.run.checkpoint_seconds):
                     _save(trainer, run, clock)
-                if ending:
-                    raise ending
+                if pruned:
+                    raise Pruned(pruned)
+                if stopped:
+                    raise Interrupted(stopped)
     if not processes.leads:
         return {}
     if not checkpoints.checkpoint(run.checkpoints, trainer.position.step).exists():
