@@ -1,1 +1,1 @@
-"""Ablation studies. Start with `study.py`, what a study is; `plan.py` makes jobs of it, and `run.py` has them done."""
+"""Ablation studies. Start with `study.py`: what one is. `plan.py` makes jobs of it, `run_studies.py` has them done."""

@@ -1,1 +1,1 @@
-"""Searches with Optuna. Start with `run.py`, a sweep from request to record; its trials are in `ask_and_tell.py`."""
+"""Searches with Optuna. Start with `run_sweep.py`: a sweep from request to record. `ask_and_tell.py` has its trials."""

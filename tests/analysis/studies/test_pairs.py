@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from analysis.report.terminal import print_frame, show_studies
 from analysis.statistics.comparisons import TESTS, Test, compare_pairs
 from analysis.studies.files import write_study
 from analysis.studies.pairs import COLUMNS, MOST, all_pairs, matrices
 from analysis.studies.table_formats import to_latex
-from cli import Output, _print_frame, _print_studies
 from mae.runs.directory import RunDirectory
 from tests.helpers import study_factory
 from tests.helpers.study_factory import Accuracies, study_frame_of
@@ -99,7 +99,7 @@ def test_ten_cells_fit_in_120_columns() -> None:
     frame = named(*(f"{10 * place}.25" for place in range(1, 11)))
     frame["top1"] = frame["top1"] + 5 * frame["order"]  # differences of two digits
     printed = io.StringIO()
-    _print_frame(shown(frame)[1], Output(Console(file=printed, width=500), False))
+    print_frame(shown(frame)[1], Console(file=printed, width=500))
     assert max(map(len, printed.getvalue().splitlines())) <= 120
 
 
@@ -128,7 +128,7 @@ def test_a_study_is_printed_with_its_pairs_and_all_their_numbers_are_told(
     monkeypatch.setattr("analysis.studies.files.save_figure", lambda *drawing: None)
     directory = study_factory.write_study(tmp_path, CELLS)
     plan, printed = SimpleNamespace(record=study_factory.study_record(CELLS), directory=directory), io.StringIO()
-    [told] = _print_studies([plan], tmp_path, Output(Console(file=printed, width=120), False), pairs=True)
+    [told] = show_studies([(plan.record, plan.directory)], tmp_path, Console(file=printed, width=120), pairs=True)
     assert len(told["pairs"]) == 6  # three of each probe
     assert set(told["pairs"][0]) == set(COLUMNS)
     assert printed.getvalue().count("3 pairs of cells, row minus column") == 2
