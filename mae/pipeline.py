@@ -184,7 +184,8 @@ def draw_reconstructions(run: RunDirectory, config: Config, files: list[Path], t
     if not to.parent.is_dir():
         raise UserError(f"--to {to}: there is no folder {to.parent}")
     chosen = torch.stack(images) if images else _test_images(run, config, where)
-    draw(pretext, chosen, to)
+    if not draw(pretext, chosen, to):
+        raise UserError(f"{run.path.name}: pretext.kind={config.pretext.kind} has no picture to draw")
 
 
 def _test_images(run: RunDirectory, config: Config, where: Workplace) -> torch.Tensor:

@@ -34,3 +34,8 @@ def test_every_folder_is_explained() -> None:
     text = PAGE.read_text()
     folders = {name.replace(".", "/") for name in imports() if (ROOT / Path(*name.split("."))).is_dir()}
     assert {folder for folder in folders if f"`{folder}/`" not in text} == set()
+
+
+def test_mutation_testing_names_files_that_are_there() -> None:
+    named = re.findall(r'"((?:mae|ablations|analysis)/[\w/]+\.py)"', (ROOT / "tests" / "mutants.py").read_text())
+    assert [name for name in named if not (ROOT / ("tests" if "/test_" in name else "") / name).exists()] == []

@@ -26,14 +26,19 @@ def shown_images(data: ImageData) -> Tensor:
 
 
 @torch.inference_mode()
-def draw(pretext: "Pretext", images: Tensor, path: Path) -> None:
-    """Draw a task on the centres of stored images, uint8 (n, C, h, w), as a PNG; with the same draws every time."""
+def draw(pretext: "Pretext", images: Tensor, path: Path) -> bool:
+    """Draw a task on the centres of stored images, uint8 (n, C, h, w), as a PNG; with the same draws every time.
+
+    Says whether there is a picture: a task may have none.
+    """
     device = pretext.mean.device
     draws = pretext.draw(len(images), generator(pretext.config.train.seed, "picture"))
     figure = pretext.picture(centre(images.to(device), pretext.config.data), on_device(draws, device))
-    if figure is not None:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png")
+    if figure is None:
+        return False
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return True
 
 
 def image_rows(rows: Mapping[str, Tensor]) -> Figure:

@@ -18,6 +18,7 @@ from mae.data.augmentation import centre
 from mae.data.dataset import ImageData
 from mae.data.facts import facts_of
 from mae.pipeline import Workplace, load_pretext, run_pretraining, stored_config
+from mae.pretext.base import Pretext
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.pictures import shown_images
 from mae.pretext.registry import new_pretext
@@ -87,6 +88,16 @@ def test_own_images_are_reconstructed_with_nothing_but_the_run(
     assert result.exit_code == 0, result.output
     assert Image.open(tmp_path / "drawn.png").size[1] > 100
     assert not (tmp_path / "no-cache").exists()
+
+
+def test_a_task_without_a_picture_says_so(
+    handed_over: RunDirectory, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MaskedAutoencoder, "picture", Pretext.picture)
+    result = drawing(handed_over, tmp_path / "drawn.png", picture)
+    assert result.exit_code == 2
+    assert "pretext.kind=mae has no picture to draw" in result.stderr
+    assert not (tmp_path / "drawn.png").exists()
 
 
 def test_test_images_need_the_data_set_and_it_is_said_what_else_to_give(
