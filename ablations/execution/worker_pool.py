@@ -28,19 +28,8 @@ class Report:
     top-1 after `epoch` epochs, in percent.
     """
 
-    kind: Literal[
-        "progress",
-        "warned",
-        "evaluated",
-        "finished",
-        "failed",
-        "busy",
-        "stopped",
-        "pruned",
-        "fault",
-        "died",
-        "set aside",
-    ]
+    kind: Literal["progress", "warned", "evaluated", "finished", "failed", "busy", "stopped", "pruned", "fault", "died",
+                  "set aside"]  # fmt: skip
     text: str = ""
     share: float = 0.0
     epoch: int = 0
