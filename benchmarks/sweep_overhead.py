@@ -16,7 +16,7 @@ import optuna
 from rich.console import Console
 
 from ablations.execution.job import Job
-from ablations.execution.job_queue import JobQueue
+from ablations.execution.job_retries import JobQueue
 from ablations.execution.jobs_progress import JobsProgress
 from ablations.execution.local_pool import LocalPool
 from ablations.execution.worker_pool import Report, Slot

@@ -23,7 +23,7 @@ from mae.config.tree import Config
 from mae.data.dataset import CachedImages, ImageData, Split
 from mae.pretext.base import Batch
 from mae.runtime.system_metrics import system_metrics
-from mae.training.trainer import Trainer
+from mae.training.step import Trainer
 
 SIZES = {"cifar10-tiny": 256, "imagenet-vit-b": 8}
 """Preset and its batch size on a CPU."""

@@ -30,7 +30,7 @@ from mae.runtime.progress import Progress
 from mae.tracking.background_delivery import tracked
 from mae.training import checkpoints
 from mae.training.loop import Watch, pretrain
-from mae.training.trainer import steps_per_epoch
+from mae.training.step import steps_per_epoch
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ TESTS = {
     "mae/training/schedule.py": ["mae/training/test_schedule.py"],
     "mae/runtime/rng.py": ["mae/runtime/test_rng.py"],
     "mae/probing/features.py": ["mae/probing/test_probes.py"],
-    "mae/training/trainer.py": ["mae/training/test_pretraining.py", "mae/training/test_training_loop.py"],
+    "mae/training/step.py": ["mae/training/test_pretraining.py", "mae/training/test_training_loop.py"],
     "mae/training/loop.py": ["mae/training/test_pretraining.py", "mae/training/test_training_loop.py"],
     "mae/training/checkpoints.py": ["mae/training/test_checkpoints.py"],
     "mae/probing/linear.py": ["mae/probing/test_probes.py"],

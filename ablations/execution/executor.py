@@ -10,7 +10,7 @@ from typing import Literal
 from rich.console import Console
 
 from ablations.execution.forkserver import start_server
-from ablations.execution.job_queue import JobQueue
+from ablations.execution.job_retries import JobQueue
 from ablations.execution.jobs_progress import JobsProgress
 from ablations.execution.local_pool import LocalPool, local_slots
 from ablations.execution.ray_address import cluster_address, reach

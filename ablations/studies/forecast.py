@@ -15,7 +15,7 @@ from typing import Any
 from ablations.execution.forked_calls import call_in
 from ablations.execution.job import Job
 from ablations.execution.worker_pool import Slot
-from ablations.studies.speeds import FitSpeed, Size, Speed
+from ablations.studies.forecast_speeds import FitSpeed, Size, Speed
 from mae.config.tree import Config, DataConfig, RunConfig
 from mae.data.decode_workers import CHUNK, decode_chunk
 from mae.data.sources import open_source
@@ -207,12 +207,12 @@ def _mean(measured: Sequence[Any]) -> Any:
 
 
 def _sizes(device: Any, configs: Sequence[Config]) -> list[Size]:
-    from ablations.studies.measuring import size_of
+    from ablations.studies.forecast_measuring import size_of
 
     return [size_of(config) for config in configs]
 
 
 def _speeds(device: Any, configs: Sequence[Config], seconds: float) -> tuple[list[Speed], FitSpeed]:
-    from ablations.studies.measuring import speeds_of
+    from ablations.studies.forecast_measuring import speeds_of
 
     return speeds_of(device, configs, seconds)

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ablations.execution.executor import Executor
-from ablations.execution.job_queue import run_jobs
+from ablations.execution.job_retries import run_jobs
 from ablations.studies.paper import STUDIES
 from ablations.studies.plan import Plan, all_jobs, make_plan
 from ablations.studies.study import Digests, Study, product, read_study

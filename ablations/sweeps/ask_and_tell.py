@@ -16,7 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ablations.execution.job import Job
-from ablations.execution.job_queue import REUSED, JobQueue, record_end
+from ablations.execution.job_retries import REUSED, JobQueue, record_end
 from ablations.execution.worker_pool import Report
 from ablations.studies.study import Digests
 from ablations.sweeps.goals import Objective, measure

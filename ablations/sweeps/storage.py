@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mae.config.resolve import flatten
 from mae.errors import RunError, UserError, first_line, without_secrets
-from mae.runs.files import one_at_a_time
+from mae.runs.locks_and_writes import one_at_a_time
 
 IDENTITY = "identity"
 """The study attribute that holds what the study searches."""

@@ -28,15 +28,15 @@ from analysis.studies.figures import (
     reconstruction_figure,
     study_figure,
 )
-from analysis.studies.files import save_figure
 from analysis.studies.pairs import all_pairs, matrices
 from analysis.studies.paper_findings import MARGIN, check, verdicts
 from analysis.studies.remarks import caveats, remarks
 from analysis.studies.table_formats import latex_text, to_html, to_latex, to_markdown
 from analysis.studies.tables import NOTE, display, summarise
+from analysis.studies.write_study import save_figure
 from mae import __version__
 from mae.errors import UserError
-from mae.runs.files import replacing
+from mae.runs.locks_and_writes import replacing
 
 Format = Literal["html", "md", "tex", "pdf"]
 

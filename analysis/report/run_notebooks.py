@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.errors import RunError, UserError
-from mae.runs.files import replacing
+from mae.runs.locks_and_writes import replacing
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 CELL_SECONDS = 600

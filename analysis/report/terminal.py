@@ -12,13 +12,13 @@ from rich.table import Table
 
 from analysis.results.frame import setting, study_frame
 from analysis.statistics.comparisons import Test
-from analysis.studies.files import write_study
 from analysis.studies.pairs import all_pairs, matrices
 from analysis.studies.remarks import caveats, remarks
 from analysis.studies.tables import COST_COLUMNS, NOTE, display
+from analysis.studies.write_study import write_study
 from analysis.sweeps import summary
-from analysis.sweeps.files import write_sweep
 from analysis.sweeps.frame import sweep_frame, total_costs
+from analysis.sweeps.write_sweep import write_sweep
 from mae.runs.directory import RunDirectory
 from mae.runs.study_record import StudyRecord
 from mae.runs.sweep_record import SweepRecord
@@ -33,7 +33,7 @@ def show_studies(
 ) -> list[dict[str, Any]]:
     """Write the files of studies, given with their directories, and print tables and answers; return the same as data.
 
-    `test` and `pairs` are as in `analysis.studies.files.write_study`.
+    `test` and `pairs` are as in `analysis.studies.write_study.write_study`.
     """
     shown = [_show_study(record, directory, runs_dir, console, test, pairs) for record, directory in studies]
     console.print(NOTE, highlight=False, style="dim")

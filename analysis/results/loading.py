@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.results.frame import MISSING, TYPES, Outcome, study_frame, tidy
 from mae.config.resolve import nearest
 from mae.errors import UserError, first_line, without_secrets
-from mae.runs.files import replacing
+from mae.runs.locks_and_writes import replacing
 from mae.runs.study_record import StudyRecord, TrialRecord, find_studies
 from mae.tracking.mlflow_store import open_store, printable, study_experiment
 

@@ -1,1 +1,1 @@
-"""What a sweep says: its frame, figures, importances and best trials. Start at `files`."""
+"""What a sweep says: its frame, figures, importances and best trials. Start at `write_sweep`."""

@@ -5,9 +5,9 @@ import pandas as pd
 from analysis.results.conditions import described, differ
 from analysis.statistics.comparisons import Comparisons, compare
 from analysis.statistics.intervals import mean_interval
-from analysis.studies.files import TRACKED
 from analysis.studies.remarks import TEST_IN_WORDS
 from analysis.studies.tables import NOTHING, difference_text
+from analysis.studies.write_study import TRACKED
 from analysis.sweeps.frame import total_costs
 from mae.runs.sweep_record import SweepRecord
 from mae.runtime.progress import duration

@@ -18,7 +18,7 @@ from mae.config.tree import DataConfig
 from mae.data.decode_workers import Decoder
 from mae.data.image_files import PathList, Pixels, decode, shown, to_pixels
 from mae.errors import RunError, UserError
-from mae.runs.files import replacing
+from mae.runs.locks_and_writes import replacing
 from mae.runtime.progress import Progress
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mae.data.augmentation import centre
 from mae.data.dataset import ImageData
-from mae.runs.files import replacing
+from mae.runs.locks_and_writes import replacing
 from mae.runtime.rng import generator, on_device
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from mae.errors import UserError
-from mae.runs.files import is_held, lock_at_once, replacing, try_lock
+from mae.runs.locks_and_writes import is_held, lock_at_once, replacing, try_lock
 
 
 class Busy(UserError):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mae.errors import UserError
 from mae.runs.directory import PRETEXT, RunDirectory
-from mae.runs.files import is_held, locked_at_once
+from mae.runs.locks_and_writes import is_held, locked_at_once
 
 ORPHAN_SECONDS = 3600.0
 """How long a temporary file has not been written to, at least, if its writer is dead: writers take minutes at most."""

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mae.errors import RunError, UserError
-from mae.runs.files import replacing
+from mae.runs.locks_and_writes import replacing
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from mae.errors import UserError
-from mae.runs.files import one_at_a_time
+from mae.runs.locks_and_writes import one_at_a_time
 from mae.runs.metrics import ONLINE
 
 NONE = "none"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.runs.directory import Record, RunDirectory
-from mae.runs.files import one_at_a_time
+from mae.runs.locks_and_writes import one_at_a_time
 from mae.runs.metrics import LOSS
 from mae.tracking.mlflow_store import connect, printable
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.runs.directory import Record, RunDirectory, status_of
-from mae.runs.files import one_at_a_time
+from mae.runs.locks_and_writes import one_at_a_time
 from mae.runs.study_record import StudyRecord, TrialRecord, read_study
 from mae.runs.sweep_record import SweepRecord, SweepTrial, read_sweep
 from mae.tracking.cell_means import SUMMARY, send_cell_means

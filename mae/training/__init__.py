@@ -1,1 +1,1 @@
-"""Pretraining: a step (`trainer`), the loop from the first to the result (`loop`), checkpoints, learning rates."""
+"""Pretraining: a step (`step`), the loop from the first to the result (`loop`), checkpoints, learning rates."""

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from mae.errors import RunError, UserError
-from mae.runs.files import replacing
+from mae.runs.locks_and_writes import replacing
 
 DIGEST_BYTES = 32
 

@@ -34,7 +34,7 @@ from mae.runtime.progress import Progress
 from mae.runtime.rng import generator
 from mae.runtime.system_metrics import system_metrics
 from mae.training import checkpoints
-from mae.training.trainer import Step, Trainer
+from mae.training.step import Step, Trainer
 
 Evaluate = Callable[[Pretext, ImageData], float]
 """Says how good an encoder's features are so far, in percent."""

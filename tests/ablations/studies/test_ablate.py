@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from ablations.execution.executor import Executor
 from ablations.execution.job import Job
-from ablations.execution.job_queue import JobQueue, run_jobs
+from ablations.execution.job_retries import JobQueue, run_jobs
 from ablations.execution.jobs_progress import JobsProgress
 from ablations.execution.local_pool import LocalPool, local_slots
 from ablations.execution.worker_pool import Slot
@@ -175,7 +175,7 @@ def test_a_job_whose_process_dies_every_time_fails_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ablations.execution.local_pool.work", die)
-    monkeypatch.setattr("ablations.execution.job_queue.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("ablations.execution.job_retries.PAUSE_SECONDS", 0.0)
     reason = do([job()], tmp_path)[job().fingerprint]
     assert reason == "its process ended with signal 9, 3 times"
 

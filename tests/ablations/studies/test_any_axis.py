@@ -20,7 +20,7 @@ from analysis.results.curves import read_curves
 from analysis.results.frame import study_frame
 from analysis.results.loading import export, from_files, from_runs
 from analysis.studies.figures import study_figure
-from analysis.studies.files import write_study
+from analysis.studies.write_study import write_study
 from mae.config.resolve import config_fields
 from mae.config.tree import Config
 from mae.errors import UserError

@@ -14,9 +14,9 @@ from ablations.execution.job import Job
 from ablations.execution.worker_pool import Slot
 from ablations.studies import forecast as forecasting
 from ablations.studies.forecast import Counts, ends, fit_line, forecast, job_seconds, makespan
+from ablations.studies.forecast_speeds import FitSpeed, Size, Speed, seconds_per_image
 from ablations.studies.paper import STUDIES
 from ablations.studies.plan import make_plan
-from ablations.studies.speeds import FitSpeed, Size, Speed, seconds_per_image
 from mae.config.resolve import build
 from mae.config.tree import Config
 from mae.errors import RunError

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from ablations.execution.job import Job
-from ablations.execution.job_queue import JobQueue
+from ablations.execution.job_retries import JobQueue
 from ablations.execution.jobs_progress import JobsProgress
 from ablations.execution.worker_pool import Report, Slot
 from ablations.sweeps.ask_and_tell import AskAndTell, Sweep, online_curve, sweep_trials
@@ -160,7 +160,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr("ablations.execution.job_queue.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("ablations.execution.job_retries.PAUSE_SECONDS", 0.0)
     return Bench(tmp_path)
 
 
@@ -349,8 +349,8 @@ def test_trials_that_wait_for_another_than_the_one_set_aside_go_on_waiting(bench
 
 def test_another_trial_is_begun_while_one_waits_after_a_fault(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = count(0, 0.1)
-    monkeypatch.setattr("ablations.execution.job_queue.PAUSE_SECONDS", 1.0)
-    monkeypatch.setattr("ablations.execution.job_queue.time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr("ablations.execution.job_retries.PAUSE_SECONDS", 1.0)
+    monkeypatch.setattr("ablations.execution.job_retries.time", SimpleNamespace(monotonic=lambda: next(seconds)))
     faults = iter([Report("fault", "once")])
 
     def once(job: Job, slot: Slot) -> Steps:

@@ -100,7 +100,7 @@ def trainings(runs_dir: Path) -> list[int]:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no pause after a fault."""
-    monkeypatch.setattr("ablations.execution.job_queue.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("ablations.execution.job_retries.PAUSE_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from analysis.report.notebook import PLACES, ROOT, STUDIES, NoResults, results, 
 from analysis.report.run_notebooks import NOTEBOOKS, Execution, beside, execute_notebooks
 from analysis.results.loading import export
 from analysis.studies.figures import overview_figure
-from analysis.sweeps.files import write_sweep
 from analysis.sweeps.frame import sweep_frame
+from analysis.sweeps.write_sweep import write_sweep
 from cli import app
 from mae.errors import UserError
 from mae.runs.sweep_record import sweep_directory

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from analysis.report.terminal import print_frame, show_studies
 from analysis.statistics.comparisons import TESTS, Test, compare_pairs
-from analysis.studies.files import write_study
 from analysis.studies.pairs import COLUMNS, MOST, all_pairs, matrices
 from analysis.studies.table_formats import to_latex
+from analysis.studies.write_study import write_study
 from mae.runs.directory import RunDirectory
 from tests.helpers import study_factory
 from tests.helpers.study_factory import Accuracies, study_frame_of
@@ -112,7 +112,7 @@ def test_of_many_cells_a_matrix_has_signs_only() -> None:
 def test_pairs_are_written_if_asked_for_and_then_kept_up_to_date(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("analysis.studies.files.save_figure", lambda *drawing: None)
+    monkeypatch.setattr("analysis.studies.write_study.save_figure", lambda *drawing: None)
     directory, file = RunDirectory(tmp_path / "study"), tmp_path / "study" / "pairs.csv"
     write_study(directory, study(), tmp_path)
     assert not file.exists()
@@ -125,7 +125,7 @@ def test_pairs_are_written_if_asked_for_and_then_kept_up_to_date(
 def test_a_study_is_printed_with_its_pairs_and_all_their_numbers_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("analysis.studies.files.save_figure", lambda *drawing: None)
+    monkeypatch.setattr("analysis.studies.write_study.save_figure", lambda *drawing: None)
     directory = study_factory.write_study(tmp_path, CELLS)
     plan, printed = SimpleNamespace(record=study_factory.study_record(CELLS), directory=directory), io.StringIO()
     [told] = show_studies([(plan.record, plan.directory)], tmp_path, Console(file=printed, width=120), pairs=True)

@@ -8,10 +8,10 @@ from mlflow import MlflowClient
 
 from analysis.results.loading import from_runs
 from analysis.statistics.comparisons import TESTS, Test
-from analysis.studies.files import TRACKED, write_study
 from analysis.studies.remarks import caveats, remarks
 from analysis.studies.table_formats import to_html, to_latex, to_markdown
 from analysis.studies.tables import display, heading, speedups, summarise
+from analysis.studies.write_study import TRACKED, write_study
 from mae.config.resolve import build, flatten
 from mae.runs.directory import RunDirectory
 from mae.tracking.cell_means import SUMMARY

@@ -9,11 +9,11 @@ import pytest
 from mlflow import MlflowClient
 
 from ablations.sweeps.run_sweep import SweepRequest, best_trials, compared_values, make_sweep, plan_comparison
-from analysis.studies.files import write_tracked
-from analysis.sweeps.files import write_sweep
+from analysis.studies.write_study import write_tracked
 from analysis.sweeps.frame import as_study, sweep_frame, total_costs
 from analysis.sweeps.importances import importances
 from analysis.sweeps.summary import best_table, comparison_frame, importance_table, remarks
+from analysis.sweeps.write_sweep import write_sweep
 from mae.config.resolve import resolve
 from mae.config.tree import Config
 from mae.runs.directory import RunDirectory

@@ -25,7 +25,7 @@ from mae.runtime.interruption import Interrupted, StopRequest
 from mae.runtime.progress import Silent
 from mae.runtime.rng import generator, on_device, piece
 from mae.training.loop import pretrain
-from mae.training.trainer import Trainer
+from mae.training.step import Trainer
 from tests.conftest import TINY
 from tests.helpers.pretexts import batch_of, stored, surroundings
 from tests.mae.training.test_pretraining import StopAfter, first_images

@@ -13,8 +13,8 @@ from cli import app
 from mae.config.tree import Config
 from mae.data.dataset import load_data
 from mae.runs.directory import RunDirectory
-from mae.runs.files import locked_at_once
 from mae.runs.housekeeping import find_removable, remove
+from mae.runs.locks_and_writes import locked_at_once
 from mae.runtime.progress import Silent
 
 DAYS = 30

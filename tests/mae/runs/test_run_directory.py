@@ -79,6 +79,8 @@ def test_those_who_look_at_once_do_not_take_each_other_for_work(run: RunDirector
 
 def test_a_look_needs_no_right_to_write(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     with run.locked():
-        monkeypatch.setattr("mae.runs.files.open", lambda path: path.open(), raising=False)  # no mode but reading
+        monkeypatch.setattr(
+            "mae.runs.locks_and_writes.open", lambda path: path.open(), raising=False
+        )  # no mode but reading
         assert run.is_locked()
     assert not run.is_locked()

@@ -28,7 +28,7 @@ from mae.runs.weights import read_weights
 from mae.runtime.distributed import Processes
 from mae.runtime.machine import choose_device
 from mae.training.loop import _epoch_batches
-from mae.training.trainer import Trainer
+from mae.training.step import Trainer
 from tests.conftest import TINY
 from tests.helpers.commands import Forked, mae_cli
 

@@ -29,7 +29,7 @@ from mae.runtime.progress import Silent
 from mae.runtime.rng import branch, generator
 from mae.training import checkpoints
 from mae.training.loop import _epoch_batches, _go_back, pretrain, weights_digest
-from mae.training.trainer import Step, Trainer, parameter_groups, steps_per_epoch
+from mae.training.step import Step, Trainer, parameter_groups, steps_per_epoch
 from tests.conftest import TINY
 from tests.helpers.commands import Forked, mae_cli
 from tests.helpers.pretexts import batch_of, mask_of

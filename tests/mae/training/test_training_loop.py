@@ -23,7 +23,7 @@ from mae.runtime.interruption import Interrupted, Pruned, StopRequest
 from mae.runtime.progress import Progress, Silent
 from mae.training import checkpoints
 from mae.training.loop import Watch, _Clock, pretrain, weights_digest
-from mae.training.trainer import Step, Trainer
+from mae.training.step import Step, Trainer
 from tests.conftest import TINY
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ablations.studies.speeds import FitSpeed, Size, Speed, seconds_per_image
+from ablations.studies.forecast_speeds import FitSpeed, Size, Speed, seconds_per_image
 from mae.config.tree import Config
 from mae.data.dataset import CachedImages, ImageData, Split
 from mae.pretext.base import Batch
@@ -14,7 +14,7 @@ from mae.pretext.registry import new_pretext
 from mae.probing.features import BATCH, extract
 from mae.probing.linear import fit_logistic, principal_axes
 from mae.runtime.progress import Silent
-from mae.training.trainer import Trainer
+from mae.training.step import Trainer
 
 
 def size_of(config: Config) -> Size:

@@ -3,13 +3,13 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.studies.files import write_tracked
+from analysis.studies.write_study import write_tracked
 from analysis.sweeps.figures import best_so_far, front_figure, importance_figure, optuna_figures, slices
 from analysis.sweeps.frame import as_study
 from analysis.sweeps.importances import importances
 from analysis.sweeps.summary import comparison_frame
 from mae.runs.directory import RunDirectory
-from mae.runs.files import replacing
+from mae.runs.locks_and_writes import replacing
 from mae.runs.sweep_record import SweepRecord
 
 

@@ -14,7 +14,7 @@ from analysis.studies.table_formats import to_html, to_latex, to_markdown
 from analysis.studies.tables import NOTE, display, heading, summarise
 from mae.probing.kinds import PROBES
 from mae.runs.directory import RunDirectory
-from mae.runs.files import replacing
+from mae.runs.locks_and_writes import replacing
 from mae.tracking.cell_means import SUMMARY
 
 TRACKED = ("probe", "cell", "mean", "low", "high", "runs", "difference", "difference_low", "difference_high", "p")

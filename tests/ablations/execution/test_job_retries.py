@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from ablations.execution.job import Job
-from ablations.execution.job_queue import JobQueue, run_jobs
+from ablations.execution.job_retries import JobQueue, run_jobs
 from ablations.execution.jobs_progress import JobsProgress
 from ablations.execution.worker_pool import Report
 from mae.config.tree import Config
@@ -54,7 +54,7 @@ def queue_before(pool: MadeUp, runs_dir: Path) -> JobQueue:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablations.execution.job_queue.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("ablations.execution.job_retries.PAUSE_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("at_once")
@@ -85,14 +85,14 @@ def test_a_job_that_fails_by_its_settings_is_not_done_again_and_stops_nothing(tm
 
 
 def test_a_job_that_failed_waits_longer_than_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablations.execution.job_queue.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("ablations.execution.job_retries.PAUSE_SECONDS", 0.01)
     pool = MadeUp(1, lambda name, time: FAULT if (name, time) == ("a", 1) else FINISHED)
     assert do("ab", pool, tmp_path) == {}
     assert pool.begun == list("aba")
 
 
 def test_nothing_is_started_in_the_pause_after_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablations.execution.job_queue.PAUSE_SECONDS", 1e6)
+    monkeypatch.setattr("ablations.execution.job_retries.PAUSE_SECONDS", 1e6)
     pool = MadeUp(8, lambda name, time: FAULT)
     queue = queue_before(pool, tmp_path)
     for name in "abcdefghijklmnopqrst":
@@ -106,7 +106,7 @@ def test_nothing_is_started_in_the_pause_after_a_fault(tmp_path: Path, monkeypat
 def test_no_process_is_started_for_a_job_that_another_command_works_on(
     stage: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ablations.execution.job_queue.BUSY_SECONDS", 0.0)
+    monkeypatch.setattr("ablations.execution.job_retries.BUSY_SECONDS", 0.0)
     pool, job = MadeUp(1, lambda name, time: FINISHED), Job("a", Config(), "0123456789ab", ("knn",))
     queue = queue_before(pool, tmp_path)
     queue.submit(job)
