@@ -27,7 +27,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_a_study_or_sweep_that_has_ended_is_shown_without_importing_pytorch() -> None:
-    modules = "ablations.studies.run_studies, ablations.sweeps.run_sweep, analysis.studies.write_study, analysis.sweeps.write_sweep"
+    modules = "ablations.studies.run_studies, ablations.sweeps.run_sweep, analysis.report.terminal"
     code = f"import sys, {modules}; print([m for m in ('torch', 'mlflow', 'ray') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 

@@ -1,1 +1,1 @@
-"""What a study says: its table, figure, answer and files. Start at `write_study`; `paper_findings` holds it to the paper."""
+"""What a study says: its table, figure, answer and files. Start at `write_study`; `paper_findings` checks the paper."""
