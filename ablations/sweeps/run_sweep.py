@@ -21,13 +21,13 @@ from ablations.studies.run_studies import digests, run_plans
 from ablations.studies.study import Cell, Study
 from ablations.sweeps.ask_and_tell import AskAndTell, Sweep, sweep_trials
 from ablations.sweeps.goals import choose_objectives, measure
+from ablations.sweeps.pareto import pareto_front
 from ablations.sweeps.samplers import PRUNERS, SAMPLERS, choose_pruner, evaluated, make_sampler
 from ablations.sweeps.space import check_space, default_space, grid, read_space
 from ablations.sweeps.storage import open_study, opened
 from mae.config.resolve import change, flatten, name_run, to_toml
 from mae.config.tree import Config
 from mae.errors import UserError
-from mae.pareto import pareto_front
 from mae.runs.directory import RunDirectory
 from mae.runs.sweep_record import ObjectiveRecord, SweepRecord, SweepTrial, sweep_directory
 from mae.runtime.progress import ConsoleProgress, Progress

@@ -24,7 +24,6 @@ from matplotlib.transforms import ScaledTranslation
 from analysis.results.frame import setting
 from analysis.statistics.comparisons import Test
 from analysis.studies.tables import BASELINES, speedups, summarise
-from mae.pareto import pareto_front
 from mae.probing.kinds import PROBES, probe_label
 
 PALETTE = sns.color_palette("colorblind")
@@ -334,7 +333,8 @@ def cost_figure(frame: pd.DataFrame) -> Figure:
             cells = part[part["study"] == study]
             style = {"color": PALETTE[number % len(PALETTE)], "marker": "osD^v<>PX*"[number % 10]}
             panel.scatter(cells["tflop"], cells["mean"], s=18, label=study, zorder=3, **style)
-        front = part[pareto_front([*zip(-part["tflop"], part["mean"], strict=True)])].sort_values("tflop")
+        dearer = part.sort_values(["tflop", "mean"], ascending=[True, False])
+        front = dearer[dearer["mean"] > dearer["mean"].cummax().shift(fill_value=-np.inf)]
         panel.plot(front["tflop"], front["mean"], drawstyle="steps-post", color="black", linewidth=0.8)
         middle = np.sqrt(part["tflop"].min() * part["tflop"].max())
         for row in front.to_dict("records"):

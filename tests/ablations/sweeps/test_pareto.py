@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mae.pareto import pareto_front
+from ablations.sweeps.pareto import pareto_front
 
 POINTS = st.integers(1, 3).flatmap(
     lambda objectives: st.lists(st.tuples(*[st.integers(0, 5)] * objectives), min_size=1, max_size=12)
