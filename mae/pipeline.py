@@ -25,7 +25,7 @@ from mae.runs.stage import worked_on
 from mae.runs.weights import read_weights
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import StopRequest
-from mae.runtime.machine import environment, memory_explained
+from mae.runtime.machine import environment, memory_explained, use_deterministic_kernels
 from mae.runtime.progress import Progress
 from mae.tracking.background_delivery import tracked
 from mae.training import checkpoints
@@ -75,7 +75,7 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
             return run
         with processes.together():
             steps_per_epoch(config, data)  # refuses an impossible batch size before anything is written
-        torch.use_deterministic_algorithms(config.train.deterministic)
+        use_deterministic_kernels(config.train.deterministic)
         record = Record(stage="pretrain", name=name_run(config), fingerprint=fingerprint, data=data.describe())
         on = f"{where.device}" if processes.count == 1 else f"{processes.count} processes, {where.device.type}"
         where.progress.say(f"{fingerprint}: {record.name}, on {on}")

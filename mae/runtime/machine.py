@@ -44,6 +44,16 @@ def choose_device(name: str, processes: Processes = ALONE) -> torch.device:
     return device
 
 
+def use_deterministic_kernels(wanted: bool) -> None:
+    """Compute the same bits each time on one kind of device, if `wanted`, or as fast as can be.
+
+    cuBLAS needs a workspace of its own size for that; it looks for the variable when it is first used.
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+
+
 def environment(device: torch.device, processes: Processes) -> dict[str, Any]:
     """Return what a result depends on besides config and data."""
     import numpy

@@ -25,6 +25,7 @@ from mae.runs.catalogue import find_runs
 from mae.runs.directory import RunDirectory
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import Interrupted, StopRequest
+from mae.runtime.machine import use_deterministic_kernels
 from mae.runtime.progress import Silent
 from mae.runtime.rng import branch, generator
 from mae.training import checkpoints
@@ -518,6 +519,14 @@ def test_a_run_that_does_not_fit_into_the_devices_memory_has_failed_by_its_setti
     monkeypatch.setattr("mae.pipeline.pretrain", exhaust)
     with pytest.raises(SettingsError, match="CUDA out of memory; raise train"):
         run_pretraining(tiny, Workplace(tmp_path, "none", CPU, Silent(), StopRequest()))
+
+
+def test_deterministic_kernels_have_the_workspace_that_cublas_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    for wanted in (True, False):
+        use_deterministic_kernels(wanted)
+        assert torch.are_deterministic_algorithms_enabled() == wanted
+    assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
 
 
 def test_a_batch_larger_than_the_data_is_refused(digits: ImageData) -> None:

@@ -1,0 +1,145 @@
+"""What a GPU has to give: the numbers of the CPU, the same bits again, and errors that are told.
+
+Skipped where there is no CUDA device. `MAE_TEST_DEVICE=cpu pytest tests/gpu` tries the tests themselves without one.
+"""
+
+import copy
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mae.config.resolve import build
+from mae.data.dataset import ImageData
+from mae.errors import SettingsError
+from mae.pipeline import Workplace, run_pretraining
+from mae.pretext.registry import PRETEXTS
+from mae.probing.knn import online_accuracy
+from mae.runtime.interruption import Interrupted, StopRequest
+from mae.runtime.progress import Silent
+from mae.training.step import Trainer
+from tests.conftest import TINY
+from tests.helpers.pretexts import batch_of
+from tests.mae.training.test_pretraining import StopAfter, first_images
+
+CPU, DEVICE = torch.device("cpu"), torch.device(os.environ.get("MAE_TEST_DEVICE", "cuda"))
+ON_GPU = DEVICE.type == "cuda"
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(ON_GPU and not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mae": {},
+    "normalised": {"target.kind": "normalized_pixels"},
+    "pca": {"target.kind": "pca"},
+    "blocks": {"mask.sampling": "block", "mask.ratio": 0.5},
+    "grid": {"mask.sampling": "grid"},
+    "weighted": {"loss.region": "weighted", "loss.visible_weight": 0.25},
+    "flips": {"data.flip": True},
+    **{kind: {"pretext.kind": kind} for kind in PRETEXTS if kind != "mae"},
+}
+
+
+def settings(variant: str = "mae", **more: Any) -> Any:
+    own = VARIANTS[variant]
+    unused = "model.decoder" if "pretext.kind" in own else "nothing"
+    tiny = {key: value for key, value in TINY.items() if not key.startswith(unused)}
+    return build(tiny | own | {key.replace("__", "."): value for key, value in more.items()})
+
+
+def step_of(config: Any, digits: ImageData, device: torch.device) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Take one step; return its losses, and the gradients that the optimiser got, on the CPU."""
+    trainer, gradients = Trainer(config, digits, device), {}
+
+    def note(*arguments: Any) -> None:
+        for name, parameter in trainer.pretext.named_parameters():
+            if parameter.grad is not None:
+                gradients[name] = parameter.grad.cpu().clone()
+
+    trainer.optimizer.register_step_pre_hook(note)
+    losses = trainer.step(batch_of(first_images(digits)), 0).losses
+    return {name: value.item() for name, value in losses.items()}, gradients
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], share: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert torch.linalg.vector_norm(found[name] - gradient) <= share * torch.linalg.vector_norm(gradient), name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_loss_and_gradients_are_those_of_the_cpu(variant: str, digits: ImageData) -> None:
+    expected, gradients = step_of(settings(variant), digits, CPU)
+    found, others = step_of(settings(variant), digits, DEVICE)
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert_close(others, gradients, 1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_stays_near_full_precision(precision: str, digits: ImageData) -> None:
+    expected, gradients = step_of(settings(), digits, DEVICE)
+    found, others = step_of(settings(train__precision=precision), digits, DEVICE)
+    assert found == pytest.approx(expected, rel=2e-2)
+    if precision == "bf16":  # those of fp16 are scaled
+        assert_close(others, gradients, 0.05)
+
+
+@pytest.mark.parametrize("variant", ["mae", *(kind for kind in PRETEXTS if kind != "mae")])
+def test_the_compiled_step_is_the_eager_one(variant: str, digits: ImageData) -> None:
+    expected, gradients = step_of(settings(variant), digits, DEVICE)
+    found, others = step_of(settings(variant, train__compile=True), digits, DEVICE)
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert_close(others, gradients, 1e-3)
+
+
+@pytest.fixture
+def any_kernels() -> Iterator[None]:
+    """`train.deterministic` holds for the process."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_stopped_run_ends_with_the_same_bits(precision: str, tmp_path: Path, any_kernels: None) -> None:
+    config = settings(train__deterministic=True, train__precision=precision)
+
+    def train(folder: str, stop: StopRequest) -> Any:
+        return run_pretraining(config, Workplace(tmp_path / folder, "none", DEVICE, Silent(), stop)).result()
+
+    whole = train("whole", StopRequest())
+    with pytest.raises(Interrupted):
+        train("parts", StopAfter(3))
+    assert train("parts", StopRequest())["weights_sha256"] == whole["weights_sha256"]
+
+
+def test_the_online_accuracy_is_that_of_the_cpu(digits: ImageData) -> None:
+    pretext = Trainer(settings(), digits, CPU).pretext
+    expected = online_accuracy(pretext, digits)
+    assert online_accuracy(copy.deepcopy(pretext).to(DEVICE), digits) == pytest.approx(expected, abs=1.0)
+
+
+def test_a_step_of_fp16_that_overflows_is_skipped_and_the_next_is_scaled_less(digits: ImageData) -> None:
+    trainer = Trainer(settings(train__precision="fp16"), digits, DEVICE)
+    trainer.scaler = torch.amp.GradScaler(DEVICE.type, init_scale=2.0**126)
+    trainer.step(batch_of(first_images(digits)), 1)
+    assert trainer.scaler.get_scale() == 2.0**125
+    trainer.check_finite()
+
+
+@pytest.mark.skipif(not ON_GPU, reason="the memory of the CPU is not limited")
+def test_a_run_that_does_not_fit_says_what_to_do(tmp_path: Path) -> None:
+    torch.cuda.set_per_process_memory_fraction(1e-4)
+    try:
+        with pytest.raises(SettingsError, match=r"out of memory.*raise train.micro_batches"):
+            run_pretraining(
+                settings(model__encoder__dim=1024, model__encoder__heads=16, model__encoder__depth=12),
+                Workplace(tmp_path, "none", DEVICE, Silent(), StopRequest()),
+            )
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
