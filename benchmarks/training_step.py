@@ -1,18 +1,23 @@
-"""One training step of ours against Hugging Face's ViTMAEForPreTraining: images/s and peak memory.
+"""One training step of ours, eager and compiled, against Hugging Face's ViTMAEForPreTraining.
 
-The same sizes, mask ratio, AdamW, weight decay, clip norm off, and uint8 images in, which both normalise. Ours is
-`Trainer.step` without crops, so it includes drawing the masks, the gradient norm and the check for finite numbers,
-which Hugging Face's loop here leaves out. Needs `pip install 'mae-cli[benchmarks]'`.
+Images/s, their ratio, the share of a matrix product's speed that the model's own products reach (counted as in
+`cost/gflops_per_image`; the product is measured between the turns), and peak memory. The same sizes, mask ratio, AdamW,
+weight decay, clip norm off, and uint8 images in, which both normalise. Ours is `Trainer.step` without crops, so it
+includes drawing the masks, the gradient norm and the check for finite numbers, which Hugging Face's loop leaves out.
+Needs `pip install 'mae-cli[benchmarks]'`; without it, ours alone is measured.
 
 Each side lives in a process of its own, for its own peak memory, and they take turns.
 """
 
 import argparse
+import importlib.util
+import json
 import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,20 +27,32 @@ from mae.config.resolve import build, preset_overrides
 from mae.config.tree import Config
 from mae.data.dataset import CachedImages, ImageData, Split
 from mae.pretext.base import Batch
+from mae.runs.metrics import PEAK_MEMORY
+from mae.runtime.distributed import ALONE
+from mae.runtime.machine import environment
 from mae.runtime.system_metrics import system_metrics
 from mae.training.step import Trainer
 
 SIZES = {"cifar10-tiny": 256, "imagenet-vit-b": 8}
 """Preset and its batch size on a CPU."""
 
+PEER = "Hugging Face"
+SIDES = ("ours", "ours, compiled", PEER)
+MATRIX = {"cpu": 2048, "cuda": 8192}
+"""Rows and columns of the product that stands for the device's peak."""
+
 Step = Callable[[int], object]
+
+
+def with_training(config: Config, **changes: Any) -> Config:
+    return config.model_copy(update={"train": config.train.model_copy(update=changes)})
 
 
 def ours(config: Config, images: Tensor, device: torch.device) -> Step:
     data = _as_data(config, images)
-    work = Trainer(config, data, device)
+    trainer = Trainer(config, data, device)
     batch = Batch(images, torch.arange(len(images)), data.train.labels)
-    return lambda index: work.step(batch, index)
+    return lambda index: trainer.step(batch, index)
 
 
 def hugging_face(config: Config, images: Tensor, device: torch.device) -> Step:
@@ -80,44 +97,101 @@ def _as_data(config: Config, images: Tensor) -> ImageData:
     return ImageData("noise", split, split, ("one",), "", "", (0.5,) * channels, (0.25,) * channels, 0)
 
 
+def matmul_flops(device: torch.device, precision: str) -> float:
+    """Return FLOP/s of a square matrix product, the better of two."""
+    size, dtype = MATRIX[device.type], torch.bfloat16 if precision == "bf16" else torch.float32
+    matrix = torch.randn(size, size, device=device, dtype=dtype)
+    speeds = []
+    for _ in range(3):  # the first warms up
+        started = time.perf_counter()
+        for _ in range(4):
+            matrix @ matrix
+        _wait(device)
+        speeds.append(8 * size**3 / (time.perf_counter() - started))
+    return max(speeds[1:])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def serve(side: str, config: Config, device_name: str, steps: int, line: Connection) -> None:
-    """Answer each message with (images/s over `steps` steps, peak memory in MB), after two steps to warm up."""
+    """Answer each message with images/s over `steps` steps, after three to warm up; at the end with memory in MB."""
     device = torch.device(device_name)
     shape = (config.train.batch_size, config.data.channels, *config.data.image_size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
-    step: Any = {"ours": ours, "Hugging Face": hugging_face}[side](config, images, device)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    for index in range(2):
+    if side == PEER:
+        step = hugging_face(config, images, device)
+    else:
+        step = ours(with_training(config, compile=side != "ours"), images, device)
+    for index in range(3):
         step(index)
     line.send("ready")
     while line.recv():
-        wait()
+        _wait(device)
         started = time.perf_counter()
         for index in range(steps):
             step(index)
-        wait()
-        speed = steps * len(images) / (time.perf_counter() - started)
-        line.send((speed, system_metrics(device)["system/peak_memory_mb"]))
+        _wait(device)
+        line.send(steps * len(images) / (time.perf_counter() - started))
+    line.send(system_metrics(device)[PEAK_MEMORY])
 
 
-def compare(config: Config, device: str, steps: int, repeats: int) -> tuple[list[float], list[float], float, float]:
-    """Return images/s of both sides, in turns, and their peak memory."""
+def compare(config: Config, sides: list[str], device: str, steps: int, repeats: int) -> list[dict[str, Any]]:
+    """Return a row per side: images/s of each turn, FLOP/s of the product beside it, peak memory in MB."""
     context = multiprocessing.get_context("spawn")
     lines = []
-    for side in ("ours", "Hugging Face"):
+    for side in sides:
         here, there = context.Pipe()
         context.Process(target=serve, args=(side, config, device, steps, there), daemon=True).start()
         here.recv()
         lines.append(here)
-    answers: list[list[tuple[float, float]]] = [[], []]
+    speeds: list[list[float]] = [[] for _ in sides]
+    peaks = []
     for _ in range(repeats):
-        for line, answer in zip(lines, answers, strict=True):
+        peaks.append(matmul_flops(torch.device(device), config.train.precision))
+        for line, found in zip(lines, speeds, strict=True):
             line.send(True)
-            answer.append(line.recv())
-    for line in lines:
+            found.append(line.recv())
+    rows = []
+    for side, line, found in zip(sides, lines, speeds, strict=True):
         line.send(False)
-    (a, b) = ([speed for speed, _ in answer] for answer in answers)
-    return a, b, answers[0][-1][1], answers[1][-1][1]
+        rows.append({"side": side, "images_per_second": found, "matmul_flops": peaks, "memory_mb": line.recv()})
+    return rows
+
+
+def gflops(config: Config) -> float:
+    """Return the matrix products of a training step, GFLOPs per image."""
+    images = torch.zeros(1, config.data.channels, *config.data.image_size, dtype=torch.uint8)
+    one = with_training(config, batch_size=1)
+    return Trainer(one, _as_data(one, images), torch.device("cpu")).pretext.cost()["gflops_per_image"]
+
+
+def config_of(preset: str, precision: str, batch: int) -> Config:
+    settings = {"data.augmentation": "none", "train.precision": precision, "train.micro_batches": 1}
+    unused = {"data.crop_scale", "data.stored_size", "data.flip"}
+    kept = {key: value for key, value in preset_overrides(preset).items() if key not in unused}
+    return build(kept | settings | {"train.batch_size": batch})
+
+
+def show(preset: str, precision: str, rows: list[dict[str, Any]], gflops_per_image: float) -> None:
+    first = rows[0]["images_per_second"]
+    for row in rows:
+        ratios = [mine / other for mine, other in zip(first, row["images_per_second"], strict=True)]
+        shares = [
+            images * gflops_per_image * 1e9 / peak
+            for images, peak in zip(row["images_per_second"], row["matmul_flops"], strict=True)
+        ]
+        speed, ratio = (
+            f"{statistics.median(each):.4g} ({min(each):.4g} to {max(each):.4g})"
+            for each in (row["images_per_second"], ratios)
+        )
+        print(
+            f"{preset + ', ' + precision:24}{row['side']:18}{speed:>30}{ratio:>24}"
+            f"{statistics.median(shares):>12.0%}{row['memory_mb']:>10.0f}",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -125,23 +199,25 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--preset", choices=SIZES, action="append", help="default: all")
     parser.add_argument("--batch", type=int, help="images per step; default: 256, and 8 for imagenet-vit-b")
+    parser.add_argument("--side", choices=SIDES, action="append", help="default: all that are installed")
     parser.add_argument("--steps", type=int, default=3, help="per turn")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each side")
+    parser.add_argument("--json", type=Path, help="also write all turns and the machine to this file")
     options = parser.parse_args()
-    print(f"{'':28}{'images/s, median (range)':^54}{'':22}{'peak memory, MB':>18}")
-    print(f"{'preset, precision':28}{'ours':>27}{'Hugging Face':>27}{'ratio':>22}{'ours':>9}{'HF':>9}")
+    there = [side for side in SIDES if side != PEER or importlib.util.find_spec("transformers")]
+    sides = [side for side in options.side or there if side in there]
+    heads = f"{'images/s, median (range)':>30}{'first over it':>24}{'of matmul':>12}{'MB':>10}"
+    print(f"{'preset, precision':24}{'':18}{heads}")
+    found = []
     for preset in options.preset or SIZES:
         for precision in ("fp32", "bf16") if options.device.startswith("cuda") else ("fp32",):
-            settings = {"data.augmentation": "none", "train.precision": precision, "train.micro_batches": 1}
-            batch = {"train.batch_size": options.batch or SIZES[preset]}
-            unused = {"data.crop_scale", "data.stored_size", "data.flip"}
-            kept = {key: value for key, value in preset_overrides(preset).items() if key not in unused}
-            config = build(kept | settings | batch)
-            a, b, ours_mb, other_mb = compare(config, options.device, options.steps, options.repeats)
-            ratios = [x / y for x, y in zip(a, b, strict=True)]
-            cells = [f"{statistics.median(row):.2f} ({min(row):.2f} to {max(row):.2f})" for row in (a, b, ratios)]
-            print(f"{preset + ', ' + precision:28}{cells[0]:>27}{cells[1]:>27}{cells[2]:>22}", end="")
-            print(f"{ours_mb:9.0f}{other_mb:9.0f}", flush=True)
+            config = config_of(preset, precision, options.batch or SIZES[preset])
+            rows = compare(config, sides, options.device, options.steps, options.repeats)
+            show(preset, precision, rows, gflops(config))
+            found += [{"preset": preset, "precision": precision, **row} for row in rows]
+            if options.json:
+                machine = environment(torch.device(options.device), ALONE)
+                options.json.write_text(json.dumps({"machine": machine, "rows": found}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# All that a GPU has to answer, in order of importance, in nine minutes at most; a part has its result once it is known.
+#
+#   benchmarks/gpu.sh [--device cuda] [--quick] [--images FOLDER] [--to FOLDER]
+#
+# FOLDER with the images has train/<class>/ and test/<class>/ (CIFAR-10 as JPEG or PNG files); without it the last two
+# parts take the digits. --quick does as little as shows that every part runs. On a host without a network, put the
+# wheels that it lacks into .whl/ first: they are installed beside this checkout.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+device=cuda quick= images= to=gpu-results python=${PYTHON:-python3}
+while [ $# -gt 0 ]; do
+    case $1 in
+        --device) device=$2; shift 2 ;;
+        --quick) quick=1; shift ;;
+        --images) images=$2; shift 2 ;;
+        --to) to=$2; shift 2 ;;
+        *) echo "benchmarks/gpu.sh: unknown option $1; see its first lines" >&2; exit 2 ;;
+    esac
+done
+mkdir -p "$to"
+to=$(cd "$to" && pwd)
+if ls .whl/*.whl >/dev/null 2>&1; then
+    "$python" -m pip install --quiet --no-index --no-deps --target "$to/site" .whl/*.whl || exit 1
+    export PYTHONPATH="$PWD:$to/site"
+else
+    export PYTHONPATH=$PWD
+fi
+export MAE_CACHE_DIR="$to/cache" MAE_TEST_DEVICE=$device
+failed=0
+
+part() { # NAME SECONDS COMMAND...: what it says lands in NAME.txt, and how it ended in summary.txt
+    local name=$1 limit=$2 began=$SECONDS code
+    shift 2
+    timeout "$limit" "$@" >"$to/$name.txt" 2>&1
+    code=$?
+    [ $code -eq 0 ] || failed=1
+    echo "$name: exit code $code after $((SECONDS - began)) s" | tee -a "$to/summary.txt"
+    tail -n 12 "$to/$name.txt"
+}
+
+mae() { "$python" -m cli "$@" --device "$device" --tracking-uri none --runs-dir "$to/runs"; }
+export -f mae
+export python device to
+
+if [ "$quick" ]; then
+    data=(--preset digits) epochs=1 seeds=1 ratios=0.5,0.75 workers=1
+    step=(--preset cifar10-tiny --batch 16 --steps 1 --repeats 1)
+elif [ "$images" ]; then
+    data=(--preset cifar10-tiny --set "data.source=folder:$images" --set train.precision=bf16)
+    epochs=20 seeds=3 ratios=0.3,0.5,0.6,0.75,0.9 workers=8
+    step=(--batch 512 --steps 20 --repeats 5)
+else
+    data=(--preset digits) epochs=50 seeds=3 ratios=0.3,0.5,0.6,0.75,0.9 workers=8
+    step=(--batch 512 --steps 20 --repeats 5)
+fi
+
+[ "$device" = cpu ] || part machine 5 nvidia-smi
+part tests 100 "$python" -m pytest -p no:cacheprovider --override-ini=addopts= -q tests/gpu
+part step 100 "$python" benchmarks/training_step.py --device "$device" "${step[@]}" --json "$to/step.json"
+part epoch 30 bash -c 'mae pretrain "$@"' mae "${data[@]}" --set "train.epochs=1" --set train.seed=7
+for together in 1 4 8; do # as many trainings at a time on one GPU
+    [ "$device" = cpu ] && [ $together -gt 1 ] && break
+    part "packing-$together" 35 bash -c 'mae ablate "$@"' mae "${data[@]}" --set train.epochs=1 --set "train.seed=1${together}0" \
+        --axis mask.ratio=0.5,0.55,0.6,0.65,0.7,0.75,0.8,0.85 --per-gpu $together --seeds 1
+done
+part study 180 bash -c 'mae ablate "$@"' mae "${data[@]}" --axis "mask.ratio=$ratios" --set "train.epochs=$epochs" \
+    --seeds $seeds --per-gpu $workers
+exit $failed
