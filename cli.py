@@ -384,7 +384,7 @@ def show_config(
     output: Output,
     schema: Annotated[bool, typer.Option("--schema", help="List every key: type, range, default, meaning.")] = False,
 ) -> None:
-    """Print the resolved config as TOML and its fingerprint, or every key there is."""
+    """Print the resolved config as TOML and its fingerprint, which needs the images, or every key there is."""
     if schema:
         from mae.config.reference import schema as every_key
 
@@ -400,11 +400,16 @@ def show_config(
     from mae.config.fingerprint import pretrain_fingerprint
     from mae.config.resolve import to_toml
     from mae.data.sources import open_source
+    from mae.errors import RunError, UserError
     from mae.runtime.progress import ConsoleProgress
 
-    digest = open_source(config.data, ConsoleProgress(Console(stderr=True))).digest
-    fingerprint = pretrain_fingerprint(config, digest)
-    output.console.print(f"# fingerprint {fingerprint}\n{to_toml(config)}", highlight=False, markup=False)
+    try:
+        digest = open_source(config.data, ConsoleProgress(Console(stderr=True))).digest
+        fingerprint, told = pretrain_fingerprint(config, digest), ""
+    except (UserError, RunError) as error:
+        fingerprint, told = None, f"unknown: {str(error).splitlines()[0]}"
+    lines = f"# fingerprint {fingerprint or told}\n{to_toml(config)}"
+    output.console.print(lines, highlight=False, markup=False, soft_wrap=True)  # a file for --config
     output.result({"fingerprint": fingerprint, "config": config.model_dump(mode="json")})
 
 

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,12 @@ def test_a_run_leaves_a_picture_and_an_encoder(tiny_settings: list[str], runs_di
     run = next(runs_dir.iterdir())
     assert (run / "pictures" / "epoch-0002.png").stat().st_size > 1000
     assert (run / "encoder.safetensors").exists()
+
+
+def test_config_prints_a_file_for_itself_where_the_images_are_not() -> None:
+    shown = runner.invoke(app, ["config", "--set", "data.source=folder:/nowhere"]).stdout
+    assert shown.startswith("# fingerprint unknown: data.source=folder:/nowhere: no such folder")
+    assert tomllib.loads(shown)["data"]["source"] == "folder:/nowhere"
 
 
 def test_config_tells_the_fingerprint_of_the_run_it_describes(tiny_settings: list[str], runs_dir: Path) -> None:
