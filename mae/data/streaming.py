@@ -1,4 +1,4 @@
-"""Images too many to keep decoded: decoded at each use, by worker processes, ahead of whoever uses them."""
+"""Images too many to keep decoded: decoded at each use, by worker processes, ahead of their use."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

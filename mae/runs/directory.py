@@ -13,7 +13,7 @@
         tracking-*.json                  what each tracking server has received so far
         probes/<kind>-<fingerprint>/     the same files for one probe of this pretraining
 
-Whoever works on a stage holds the lock on its directory; the kernel lets it go when the process dies, so a
+A process that works on a stage holds the lock on its directory. The kernel lets it go when the process dies, so a
 directory that says "running" without a held lock belongs to a process that was killed.
 """
 

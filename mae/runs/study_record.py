@@ -1,6 +1,6 @@
 """What a study consisted of, as it is kept in `runs/studies/<name>-<hash>/study.json`.
 
-Whoever runs studies writes it, whoever reads results needs nothing else: each trial names the run directory of its
+`ablations` writes it, and `analysis` needs nothing else: each trial names the run directory of its
 pretraining and of its probes.
 """
 

@@ -1,6 +1,6 @@
 """What a sweep has tried so far, as it is kept in `runs/sweeps/<name>/sweep.json`.
 
-Whoever runs sweeps writes it, whoever reads results needs nothing else: each trial names the run directory of its
+`ablations` writes it, and `analysis` needs nothing else: each trial names the run directory of its
 pretraining and of its probes. The sampler's own storage is not needed to read results.
 """
 

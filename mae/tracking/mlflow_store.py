@@ -68,8 +68,8 @@ def connect(uri: str, runs_dir: Path, name: str = EXPERIMENT) -> tuple[Any, Any]
         if (experiment := client.get_experiment_by_name(name)) is not None:
             return client, experiment
         # Left alone, artifacts of a database store would land in whatever folder the command ran in.
-        place = None if uri.startswith("http") else f"{runs_dir.resolve()}/mlflow-artifacts"
-        return client, client.get_experiment(client.create_experiment(name, artifact_location=place))
+        artifacts = None if uri.startswith("http") else f"{runs_dir.resolve()}/mlflow-artifacts"
+        return client, client.get_experiment(client.create_experiment(name, artifact_location=artifacts))
 
 
 def experiment_page(uri: str, runs_dir: Path) -> str:

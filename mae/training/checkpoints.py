@@ -69,7 +69,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def latest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """Return the newest checkpoint that is whole, or None; for whoever holds the run, for it tidies up.
+    """Return the newest checkpoint that is whole, or None; the caller holds the run, as this tidies up.
 
     A damaged one is set aside under another name, which is said, as is what is used instead. What a killed process
     was writing is removed. `RunError` if a checkpoint cannot be read now.
