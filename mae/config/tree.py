@@ -32,13 +32,13 @@ PerChannel = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
 Width = Annotated[int, Field(ge=4, multiple_of=4)]  # the 2-D sin-cos code splits a width into four equal parts
 
 
-MAE = {"pretext.kind": ("mae",)}
-LARS = {"probe.linear.solver": ("lars",)}
-
-
 def _acts(when: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
     """Say under which values of other keys a key, or a section's keys, act: under others they change nothing."""
     return {"acts": when}
+
+
+MAE = _acts({"pretext.kind": ("mae",)})
+LARS = _acts({"probe.linear.solver": ("lars",)})
 
 
 class Section(BaseModel):
@@ -118,12 +118,12 @@ class ModelConfig(Section):
     decoder: TransformerConfig = Field(
         TransformerConfig(dim=32, depth=2),
         description="the decoder used in pretraining only (Table 1a, 1b)",
-        json_schema_extra=_acts(MAE),
+        json_schema_extra=MAE,
     )
     encoder_mask_tokens: bool = Field(
         False,
         description="give the encoder mask tokens for the hidden patches instead of leaving them out (Table 1c)",
-        json_schema_extra=_acts(MAE),
+        json_schema_extra=MAE,
     )
 
 
@@ -219,39 +219,35 @@ class LinearProbeConfig(Section):
         "beyond it by factors of 10, one alone is taken as it is",
         json_schema_extra=_acts({"probe.linear.solver": ("lbfgs",)}),
     )
-    lars_epochs: Positive = Field(
-        90, description="passes over the training images (Table 10)", json_schema_extra=_acts(LARS)
-    )
+    lars_epochs: Positive = Field(90, description="passes over the training images (Table 10)", json_schema_extra=LARS)
     lars_batch_size: Positive = Field(
-        16384, description="at most; the training set if it is smaller", json_schema_extra=_acts(LARS)
+        16384, description="at most; the training set if it is smaller", json_schema_extra=LARS
     )
     lars_base_lr: float = Field(
         0.1,
         gt=0,
         description="learning rate per 256 images; LARS moves the weights by about lars_epochs * lars_base_lr * "
         "images / 51200 of their norm: 225 on ImageNet, but 0.25 on the digits, which need 5.0",
-        json_schema_extra=_acts(LARS),
+        json_schema_extra=LARS,
     )
     lars_warmup_epochs: float | None = Field(
         None,
         ge=0,
         description="epochs of linear warm-up; a ninth of lars_epochs (the paper: 10 of 90) if unset",
-        json_schema_extra=_acts(LARS),
+        json_schema_extra=LARS,
     )
     lars_augment: bool = Field(
-        True,
-        description="random resized crops, features anew each epoch; else features once",
-        json_schema_extra=_acts(LARS),
+        True, description="random resized crops, features anew each epoch; else features once", json_schema_extra=LARS
     )
     lars_crop_scale: Range = Field(
         (0.08, 1.0),
         description="share of the image's area a crop covers, low and high, 0 to 1; with lars_augment",
-        json_schema_extra=_acts(LARS),
+        json_schema_extra=LARS,
     )
     lars_flip: bool = Field(
         True,
         description="mirror left-right with probability one half; with lars_augment; mirrored digits make no sense",
-        json_schema_extra=_acts(LARS),
+        json_schema_extra=LARS,
     )
 
     @property
@@ -330,9 +326,9 @@ class Config(Section):
     data: DataConfig = Field(DataConfig(), description=DataConfig.__doc__)
     model: ModelConfig = Field(ModelConfig(), description=ModelConfig.__doc__)
     pretext: PretextConfig = Field(PretextConfig(), description=PretextConfig.__doc__)
-    mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__, json_schema_extra=_acts(MAE))
-    target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=_acts(MAE))
-    loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__, json_schema_extra=_acts(MAE))
+    mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__, json_schema_extra=MAE)
+    target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=MAE)
+    loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__, json_schema_extra=MAE)
     train: TrainConfig = Field(TrainConfig(), description=TrainConfig.__doc__)
     probe: ProbeConfig = Field(ProbeConfig(), description=ProbeConfig.__doc__)
     run: RunConfig = Field(RunConfig(), description=RunConfig.__doc__)
