@@ -212,7 +212,7 @@ class LinearProbeConfig(Section):
     """Linear classifier on frozen features, batch norm without affine before it."""
 
     solver: Literal["lbfgs", "lars"] = Field("lbfgs", description="logistic regression, or the paper's LARS protocol")
-    penalties: Annotated[tuple[float, ...], BeforeValidator(_as_tuple)] = Field(
+    penalties: Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_as_tuple)] = Field(
         (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
         min_length=1,
         description="L2 penalties tried on the held-out part of train; where an end of several is best, more are tried "
@@ -260,8 +260,6 @@ class LinearProbeConfig(Section):
         low, high = self.lars_crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError("lars_crop_scale: expected 0 < low <= high <= 1")
-        if min(self.penalties) < 0:
-            raise ValueError("penalties: expected values of at least 0")
         if self.lars_warmup > self.lars_epochs:
             raise ValueError(f"lars_warmup_epochs: expected at most lars_epochs={self.lars_epochs}")
         return self
