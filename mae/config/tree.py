@@ -29,6 +29,7 @@ Positive = Annotated[int, Field(ge=1)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(_as_size)]
 Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple)]
 PerChannel = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 Width = Annotated[int, Field(ge=4, multiple_of=4)]  # the 2-D sin-cos code splits a width into four equal parts
 
 
@@ -69,7 +70,7 @@ class DataConfig(Section):
     flip: bool = Field(False, description="mirror left-right with probability one half")
     mean: PerChannel | None = Field(None, description="per channel, of pixels in 0..1; measured on train if unset")
     std: PerChannel | None = Field(None, description="per channel, of pixels in 0..1; measured on train if unset")
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="share held out for testing where no split is given")
+    test_fraction: Share = Field(0.2, description="share held out for testing where no split is given")
     split_seed: int = Field(0, ge=0, description="seed of that split")
     skip_bad_images: bool = Field(False, description="leave out unreadable files, counted, instead of stopping")
 
@@ -136,10 +137,8 @@ class PretextConfig(Section):
 class MaskConfig(Section):
     """Which patches are hidden."""
 
-    ratio: float = Field(
+    ratio: Share = Field(
         0.75,
-        gt=0,
-        lt=1,
         description="share of patches hidden (Fig. 5); the patches kept are rounded, where the official code cuts off: "
         "at 0.9 of 196 it keeps 19, this one 20",
     )
@@ -282,11 +281,8 @@ class ProbeConfig(Section):
         "patch_mean", description="what is read off the encoder's last norm; the paper's linear probe: class_token"
     )
     seed: int = Field(0, ge=0, lt=2**32, description="of the held-out part and of LARS' data order")
-    holdout_fraction: float = Field(
-        0.1,
-        gt=0,
-        lt=1,
-        description="share of train held out, to choose a penalty and to measure what a sweep selects by",
+    holdout_fraction: Share = Field(
+        0.1, description="share of train held out, to choose a penalty and to measure what a sweep selects by"
     )
     linear: LinearProbeConfig = Field(LinearProbeConfig(), description="the linear probe")
     knn: KnnProbeConfig = Field(KnnProbeConfig(), description="the k-NN probe")
