@@ -14,15 +14,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 ProbeKind = Literal["linear", "knn"]
 
 
-def _as_size(value: Any) -> Any:
-    """`32` means a square of 32 x 32; a list from TOML becomes the tuple (height, width)."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return (value, value)
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _as_size(value: Any) -> Any:
+    """`32` means a square of 32 x 32; a list from TOML becomes the tuple (height, width)."""
+    return (value, value) if type(value) is int else _as_tuple(value)
 
 
 Positive = Annotated[int, Field(ge=1)]
