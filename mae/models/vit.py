@@ -72,9 +72,9 @@ class Encoder(nn.Module):
         self.norm = LayerNorm(config.dim)
         self.apply(initialise)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(config.dim, -1))
-        for token in (self.cls_token, getattr(self, "encoder_mask_token", None)):
-            if token is not None:
-                nn.init.normal_(token, std=0.02)
+        nn.init.normal_(self.cls_token, std=0.02)
+        if mask_tokens:
+            nn.init.normal_(self.encoder_mask_token, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return normalised tokens (B, 1 + N, D) of whole images (B, C, H, W), class token first; nothing is hidden."""

@@ -92,10 +92,9 @@ class MaskedAutoencoder(Pretext):
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
         config = self.config
-        sampler = SAMPLERS[config.mask.sampling]
         return Draws(
             augmentation.draw(config.data, count, config.data.stored, branch(generator, "crops")),
-            sampler.draw(branch(generator, "mask"), count, config.grid, config.kept_patches),
+            SAMPLERS[config.mask.sampling].draw(branch(generator, "mask"), count, config.grid, config.kept_patches),
         )
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
