@@ -193,8 +193,8 @@ def spelled(value: Any) -> str:
 
 
 def _unknown_key(key: str, known: list[str]) -> str:
-    if any(name.startswith(key + ".") for name in known):
-        return f"{key} is a table, not a setting; its keys: {', '.join(n for n in known if n.startswith(key + '.'))}"
+    if inside := [name for name in known if name.startswith(f"{key}.")]:
+        return f"{key} is a table, not a setting; its keys: {', '.join(inside)}"
     return f"unknown key {key!r}{nearest(key, known)}; `mae-cli config --schema` lists every key"
 
 
