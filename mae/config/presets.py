@@ -21,11 +21,7 @@ class Preset(BaseModel):
 DEFAULT = "digits"
 """Where no preset is named, this one is taken, unless another `data.source` is given."""
 
-_CIFAR: Overrides = {
-    "data.source": "cifar10",
-    "data.crop_scale": [0.2, 1.0],
-    "data.flip": True,
-}
+_CIFAR: Overrides = {"data.source": "cifar10", "data.crop_scale": [0.2, 1.0], "data.flip": True}
 
 _IMAGENET: Overrides = {
     "data.source": "imagenet:imagenet",
@@ -94,11 +90,6 @@ PRESETS: dict[str, Preset] = {
     "imagenet-vit-h": Preset(
         purpose="the paper's ViT-H/14 on ImageNet-1K",
         overrides=_IMAGENET
-        | {
-            "model.patch_size": 14,
-            "model.encoder.dim": 1280,
-            "model.encoder.depth": 32,
-            "model.encoder.heads": 16,
-        },
+        | {"model.patch_size": 14, "model.encoder.dim": 1280, "model.encoder.depth": 32, "model.encoder.heads": 16},
     ),
 }

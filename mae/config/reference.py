@@ -1,6 +1,8 @@
 """The config tree as a list for people: every key with its type, range, default and meaning."""
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter
 
 from mae.config.resolve import ACTS_WHEN, config_fields, flatten, told
 from mae.config.tree import Config
@@ -17,22 +19,16 @@ _TYPES = {"integer": "whole number", "number": "number", "boolean": "true or fal
 
 def schema() -> list[dict[str, Any]]:
     """Return one row per setting, in order: key, type (with its range), default, description."""
-    tree, defaults = Config.model_json_schema(), flatten(Config().model_dump(mode="json"))
+    defaults = flatten(Config().model_dump(mode="json"))
     rows = []
     for key, field in config_fields():
-        node = tree
-        for name in key.split("."):
-            node = _resolve(node, tree)["properties"][name]
+        bounded: Any = Annotated[field.annotation, field]
+        node = TypeAdapter(bounded).json_schema()
         meaning = field.description or ""
         if key in ACTS_WHEN:
             meaning += f"; acts with {told(ACTS_WHEN[key])}"
         rows.append({"key": key, "type": _say(node), "default": defaults[key], "description": meaning})
     return rows
-
-
-def _resolve(node: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
-    reference = node.get("$ref")
-    return dict(tree["$defs"][reference.rsplit("/", 1)[1]]) if reference else node
 
 
 def _say(node: dict[str, Any]) -> str:

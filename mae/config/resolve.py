@@ -26,12 +26,8 @@ def resolve(preset: str | None = None, file: Path | None = None, settings: Seque
     A setting of the preset that the others leave without effect goes back to its default.
     Raises `UserError` naming the key, the value, the rule and, for an unknown key, the nearest valid one.
     """
-    overrides: Overrides = {}
-    if file is not None:
-        overrides |= _file_overrides(file)
-    for setting in settings:
-        key, value = _parse_setting(setting)
-        overrides[key] = value
+    overrides = {} if file is None else flatten(read_toml(file))
+    overrides |= map(_parse_setting, settings)
     own = PRESETS[DEFAULT].overrides["data.source"]
     if preset is None and overrides.get("data.source", own) != own:
         return build(overrides)
@@ -78,15 +74,32 @@ def preset_overrides(name: str) -> Overrides:
     return PRESETS[name].overrides
 
 
-def config_fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Yield (dotted key, field) for every setting in the tree, in order."""
+Conditions = Mapping[str, tuple[Any, ...]]
+"""Values of other keys, all of which a key needs in order to act."""
+
+
+def _walk(
+    model: type[BaseModel], prefix: str = "", above: Conditions = MappingProxyType({})
+) -> Iterator[tuple[str, FieldInfo, Conditions]]:
+    """Yield (dotted key, field, conditions) for every setting in the tree, in order; a section's conditions are added
+    to those of its settings."""
     for name, field in model.model_fields.items():
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        conditions: Conditions = {**above, **cast(Conditions, extra.get("acts", {}))}
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from config_fields(annotation, f"{prefix}{name}.")
+            yield from _walk(annotation, f"{prefix}{name}.", conditions)
         else:
-            yield prefix + name, field
+            yield prefix + name, field, conditions
 
+
+def config_fields() -> Iterator[tuple[str, FieldInfo]]:
+    """Yield (dotted key, field) for every setting in the tree, in order."""
+    return ((key, field) for key, field, _ in _walk(Config))
+
+
+ACTS_WHEN: dict[str, Conditions] = {key: conditions for key, _, conditions in _walk(Config) if conditions}
+"""What the settings need that do not always act, as the tree says at its fields."""
 
 NULLABLE = {key for key, field in config_fields() if type(None) in get_args(field.annotation)}
 """Keys that can be unset."""
@@ -125,27 +138,6 @@ def name_run(config: Config) -> str:
     return " ".join([nearest, *parts, f"seed={config.train.seed}"])
 
 
-Conditions = Mapping[str, tuple[Any, ...]]
-"""Values of other keys, all of which a key needs in order to act."""
-
-
-def _conditions(
-    model: type[BaseModel], prefix: str = "", above: Conditions = MappingProxyType({})
-) -> Iterator[tuple[str, Conditions]]:
-    """Yield (dotted key, conditions) for every setting that does not always act, as the tree says at its fields."""
-    for name, field in model.model_fields.items():
-        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        own: Conditions = {**above, **cast(Conditions, extra.get("acts", {}))}
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from _conditions(annotation, f"{prefix}{name}.", own)
-        elif own:
-            yield prefix + name, own
-
-
-ACTS_WHEN: dict[str, Conditions] = dict(_conditions(Config))
-
-
 def acts(key: str, values: Mapping[str, Any]) -> bool:
     """Say whether a key changes anything under values of all keys."""
     return all(values.get(other) in needed for other, needed in ACTS_WHEN.get(key, {}).items())
@@ -168,10 +160,6 @@ def _refuse_inert(config: Config, overrides: Overrides) -> None:
 def told(conditions: Conditions) -> str:
     """Return conditions in words: `target.kind=pca and pretext.kind=mae`."""
     return " and ".join(f"{other}={' or '.join(map(str, needed))}" for other, needed in conditions.items())
-
-
-def _file_overrides(file: Path) -> Overrides:
-    return flatten(read_toml(file))
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -205,8 +193,8 @@ def spelled(value: Any) -> str:
 
 
 def _unknown_key(key: str, known: list[str]) -> str:
-    if any(name.startswith(key + ".") for name in known):
-        return f"{key} is a table, not a setting; its keys: {', '.join(n for n in known if n.startswith(key + '.'))}"
+    if inside := [name for name in known if name.startswith(f"{key}.")]:
+        return f"{key} is a table, not a setting; its keys: {', '.join(inside)}"
     return f"unknown key {key!r}{nearest(key, known)}; `mae-cli config --schema` lists every key"
 
 

@@ -14,31 +14,30 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 ProbeKind = Literal["linear", "knn"]
 
 
-def _as_size(value: Any) -> Any:
-    """`32` means a square of 32 x 32; a list from TOML becomes the tuple (height, width)."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return (value, value)
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _as_size(value: Any) -> Any:
+    """`32` means a square of 32 x 32; a list from TOML becomes the tuple (height, width)."""
+    return (value, value) if type(value) is int else _as_tuple(value)
 
 
 Positive = Annotated[int, Field(ge=1)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(_as_size)]
 Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple)]
 PerChannel = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 Width = Annotated[int, Field(ge=4, multiple_of=4)]  # the 2-D sin-cos code splits a width into four equal parts
-
-
-MAE = {"pretext.kind": ("mae",)}
-LARS = {"probe.linear.solver": ("lars",)}
 
 
 def _acts(when: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
     """Say under which values of other keys a key, or a section's keys, act: under others they change nothing."""
     return {"acts": when}
+
+
+MAE = _acts({"pretext.kind": ("mae",)})
+LARS = _acts({"probe.linear.solver": ("lars",)})
 
 
 class Section(BaseModel):
@@ -69,7 +68,7 @@ class DataConfig(Section):
     flip: bool = Field(False, description="mirror left-right with probability one half")
     mean: PerChannel | None = Field(None, description="per channel, of pixels in 0..1; measured on train if unset")
     std: PerChannel | None = Field(None, description="per channel, of pixels in 0..1; measured on train if unset")
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="share held out for testing where no split is given")
+    test_fraction: Share = Field(0.2, description="share held out for testing where no split is given")
     split_seed: int = Field(0, ge=0, description="seed of that split")
     skip_bad_images: bool = Field(False, description="leave out unreadable files, counted, instead of stopping")
 
@@ -118,12 +117,12 @@ class ModelConfig(Section):
     decoder: TransformerConfig = Field(
         TransformerConfig(dim=32, depth=2),
         description="the decoder used in pretraining only (Table 1a, 1b)",
-        json_schema_extra=_acts(MAE),
+        json_schema_extra=MAE,
     )
     encoder_mask_tokens: bool = Field(
         False,
         description="give the encoder mask tokens for the hidden patches instead of leaving them out (Table 1c)",
-        json_schema_extra=_acts(MAE),
+        json_schema_extra=MAE,
     )
 
 
@@ -136,10 +135,8 @@ class PretextConfig(Section):
 class MaskConfig(Section):
     """Which patches are hidden."""
 
-    ratio: float = Field(
+    ratio: Share = Field(
         0.75,
-        gt=0,
-        lt=1,
         description="share of patches hidden (Fig. 5); the patches kept are rounded, where the official code cuts off: "
         "at 0.9 of 196 it keeps 19, this one 20",
     )
@@ -212,46 +209,42 @@ class LinearProbeConfig(Section):
     """Linear classifier on frozen features, batch norm without affine before it."""
 
     solver: Literal["lbfgs", "lars"] = Field("lbfgs", description="logistic regression, or the paper's LARS protocol")
-    penalties: Annotated[tuple[float, ...], BeforeValidator(_as_tuple)] = Field(
+    penalties: Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_as_tuple)] = Field(
         (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
         min_length=1,
         description="L2 penalties tried on the held-out part of train; where an end of several is best, more are tried "
         "beyond it by factors of 10, one alone is taken as it is",
         json_schema_extra=_acts({"probe.linear.solver": ("lbfgs",)}),
     )
-    lars_epochs: Positive = Field(
-        90, description="passes over the training images (Table 10)", json_schema_extra=_acts(LARS)
-    )
+    lars_epochs: Positive = Field(90, description="passes over the training images (Table 10)", json_schema_extra=LARS)
     lars_batch_size: Positive = Field(
-        16384, description="at most; the training set if it is smaller", json_schema_extra=_acts(LARS)
+        16384, description="at most; the training set if it is smaller", json_schema_extra=LARS
     )
     lars_base_lr: float = Field(
         0.1,
         gt=0,
         description="learning rate per 256 images; LARS moves the weights by about lars_epochs * lars_base_lr * "
         "images / 51200 of their norm: 225 on ImageNet, but 0.25 on the digits, which need 5.0",
-        json_schema_extra=_acts(LARS),
+        json_schema_extra=LARS,
     )
     lars_warmup_epochs: float | None = Field(
         None,
         ge=0,
         description="epochs of linear warm-up; a ninth of lars_epochs (the paper: 10 of 90) if unset",
-        json_schema_extra=_acts(LARS),
+        json_schema_extra=LARS,
     )
     lars_augment: bool = Field(
-        True,
-        description="random resized crops, features anew each epoch; else features once",
-        json_schema_extra=_acts(LARS),
+        True, description="random resized crops, features anew each epoch; else features once", json_schema_extra=LARS
     )
     lars_crop_scale: Range = Field(
         (0.08, 1.0),
         description="share of the image's area a crop covers, low and high, 0 to 1; with lars_augment",
-        json_schema_extra=_acts(LARS),
+        json_schema_extra=LARS,
     )
     lars_flip: bool = Field(
         True,
         description="mirror left-right with probability one half; with lars_augment; mirrored digits make no sense",
-        json_schema_extra=_acts(LARS),
+        json_schema_extra=LARS,
     )
 
     @property
@@ -264,8 +257,6 @@ class LinearProbeConfig(Section):
         low, high = self.lars_crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError("lars_crop_scale: expected 0 < low <= high <= 1")
-        if min(self.penalties) < 0:
-            raise ValueError("penalties: expected values of at least 0")
         if self.lars_warmup > self.lars_epochs:
             raise ValueError(f"lars_warmup_epochs: expected at most lars_epochs={self.lars_epochs}")
         return self
@@ -288,11 +279,8 @@ class ProbeConfig(Section):
         "patch_mean", description="what is read off the encoder's last norm; the paper's linear probe: class_token"
     )
     seed: int = Field(0, ge=0, lt=2**32, description="of the held-out part and of LARS' data order")
-    holdout_fraction: float = Field(
-        0.1,
-        gt=0,
-        lt=1,
-        description="share of train held out, to choose a penalty and to measure what a sweep selects by",
+    holdout_fraction: Share = Field(
+        0.1, description="share of train held out, to choose a penalty and to measure what a sweep selects by"
     )
     linear: LinearProbeConfig = Field(LinearProbeConfig(), description="the linear probe")
     knn: KnnProbeConfig = Field(KnnProbeConfig(), description="the k-NN probe")
@@ -330,9 +318,9 @@ class Config(Section):
     data: DataConfig = Field(DataConfig(), description=DataConfig.__doc__)
     model: ModelConfig = Field(ModelConfig(), description=ModelConfig.__doc__)
     pretext: PretextConfig = Field(PretextConfig(), description=PretextConfig.__doc__)
-    mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__, json_schema_extra=_acts(MAE))
-    target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=_acts(MAE))
-    loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__, json_schema_extra=_acts(MAE))
+    mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__, json_schema_extra=MAE)
+    target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=MAE)
+    loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__, json_schema_extra=MAE)
     train: TrainConfig = Field(TrainConfig(), description=TrainConfig.__doc__)
     probe: ProbeConfig = Field(ProbeConfig(), description=ProbeConfig.__doc__)
     run: RunConfig = Field(RunConfig(), description=RunConfig.__doc__)

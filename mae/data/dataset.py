@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,9 @@ from mae.data.streaming import StreamedImages
 from mae.errors import RunError, UserError
 from mae.runtime.distributed import launched
 from mae.runtime.progress import Progress
+
+Splits = dict[str, SourceSplit]
+"""What is decoded into a cache, by name: `train` and `test`."""
 
 
 class Images(Protocol):
@@ -159,12 +162,12 @@ def _cache_key(data: DataConfig, source: Source) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
-def _workers(splits: dict[str, SourceSplit], run: RunConfig, folder: Path) -> Workers:
+def _workers(splits: Splits, run: RunConfig, folder: Path) -> Workers:
     count = run.loader_workers or max(1, run.workers // launched().local_count)  # every process has its own
     return Workers({name: split.decode for name, split in splits.items()}, count, folder)
 
 
-def _finished(folder: Path, splits: dict[str, SourceSplit], image_bytes: int) -> dict[str, Any] | None:
+def _finished(folder: Path, splits: Splits, image_bytes: int) -> dict[str, Any] | None:
     """Return the cache's `meta.json`, or None where there is no cache or a file of it is missing, torn or cut off."""
     try:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
@@ -177,57 +180,46 @@ def _finished(folder: Path, splits: dict[str, SourceSplit], image_bytes: int) ->
 
 
 def _build(
-    folder: Path,
-    data: DataConfig,
-    run: RunConfig,
-    splits: dict[str, SourceSplit],
-    workers: Workers | None,
-    progress: Progress,
+    folder: Path, data: DataConfig, run: RunConfig, splits: Splits, workers: Workers | None, progress: Progress
 ) -> dict[str, Any]:
-    """Decode all splits beside `folder`, then move them there: a build that was killed leaves nothing in use.
-
-    A build that failed leaves nothing at all: a disk that it has filled is empty again. Returns `meta.json`.
-    """
+    """Write every split's pixels and `meta.json`, which is returned; with workers, which are there to stream, the
+    pixels are left out."""
     if folder.exists():
         progress.warn(f"the image cache {folder} is damaged; decoding again")
+    meta: dict[str, Any] = {"bad": {}}
+    with _in_place_of(folder) as building:
+        for name, split in splits.items():
+            count = len(split.labels)
+            examined = (
+                workers.examine(name, count, data.skip_bad_images)
+                if workers
+                else examine_in_threads(split.decode, count, data.skip_bad_images, run.workers)
+            )
+            bad, sums = _examine(building / name, name, examined, count, progress)
+            if len(bad) == count:
+                raise UserError(f"data.source={data.source}: no {name} image can be read")
+            meta["bad"][name] = bad
+            if name == "train":
+                meta["mean"], meta["std"] = _moments(sums, (count - len(bad)) * math.prod(data.stored))
+        (building / "meta.json").write_text(json.dumps(meta))
+    return meta
+
+
+@contextmanager
+def _in_place_of(folder: Path) -> Iterator[Path]:
+    """Give a folder that takes the place of `folder` in the end: a build that was killed leaves nothing in use.
+
+    A build that failed leaves nothing at all: a disk that it has filled is empty again.
+    """
     building = folder.with_suffix(".building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
     try:
-        meta = _decode_to(building, data, run, splits, workers, progress)
+        yield building
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
-    except BaseException:
+    finally:
         shutil.rmtree(building, ignore_errors=True)
-        raise
-    return meta
-
-
-def _decode_to(
-    building: Path,
-    data: DataConfig,
-    run: RunConfig,
-    splits: dict[str, SourceSplit],
-    workers: Workers | None,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Write every split's pixels and `meta.json`; with workers, which are there to stream, the pixels are left out."""
-    meta: dict[str, Any] = {"bad": {}}
-    for name, split in splits.items():
-        examined = (
-            workers.examine(name, len(split.labels), data.skip_bad_images)
-            if workers
-            else examine_in_threads(split.decode, len(split.labels), data.skip_bad_images, run.workers)
-        )
-        bad, sums = _examine(building / name, name, examined, len(split.labels), progress)
-        readable = len(split.labels) - len(bad)
-        if not readable:
-            raise UserError(f"data.source={data.source}: no {name} image can be read")
-        meta["bad"][name] = bad
-        if name == "train":
-            meta["mean"], meta["std"] = _moments(sums, readable * math.prod(data.stored))
-    (building / "meta.json").write_text(json.dumps(meta))
-    return meta
 
 
 def _examine(

@@ -110,17 +110,17 @@ class Workers:
         return self._run(_decode, pieces, ahead, name)
 
     def _run(self, work: Callable[..., Result], pieces: Iterable[Any], ahead: int, *arguments: Any) -> Iterator[Result]:
+        def submit(piece: Any) -> "Future[Result]":
+            with _signals_blocked():
+                return self._pool.submit(work, *arguments, piece)
+
         try:
-            yield from _in_order(lambda piece: self._submit(work, *arguments, piece), pieces, ahead)
+            yield from _in_order(submit, pieces, ahead)
         except BrokenProcessPool:
             raise RunError(
                 "a process that decodes images died (killed, perhaps for memory; fewer run.loader_workers take less); "
                 "the same command continues"
             ) from None
-
-    def _submit(self, work: Callable[..., Result], *arguments: Any) -> "Future[Result]":
-        with _signals_blocked():
-            return self._pool.submit(work, *arguments)
 
 
 def _in_order(submit: Callable[[Piece], "Future[Result]"], pieces: Iterable[Piece], ahead: int) -> Iterator[Result]:

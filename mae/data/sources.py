@@ -1,6 +1,5 @@
 """Where images come from. To add a data set, enter its name in `SOURCES`."""
 
-import difflib
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from PIL import Image
 
+from mae.config.resolve import nearest
 from mae.config.tree import DataConfig
 from mae.data.decode_workers import Decoder
 from mae.data.image_files import PathList, Pixels, decode, shown, to_pixels
@@ -79,9 +79,8 @@ def open_source(data: DataConfig, progress: Progress) -> Source:
     """Return the source that `data.source` names; `UserError` if there is no such one."""
     name, _, location = data.source.partition(":")
     if name not in SOURCES:
-        close = difflib.get_close_matches(name, SOURCES, n=1)
-        hint = f", did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"data.source={data.source}: unknown source{hint}; known: {', '.join(SOURCES)} (folder:PATH)")
+        known = f"{nearest(name, list(SOURCES))}; known: {', '.join(SOURCES)} (folder:PATH)"
+        raise UserError(f"data.source={data.source}: unknown source{known}")
     return SOURCES[name](data, location, progress)
 
 
@@ -98,13 +97,10 @@ def _digits(data: DataConfig, location: str, progress: Progress) -> Source:
 
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-
-    decode_at = partial(_decode_array, pixels, data)
     labels = digits.target.astype(np.int64)
-    train, test = _stratified(labels, data)
+    train, test = _split_by_class(labels, partial(_decode_array, pixels, data), data)
     content = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
-    identity = Identity(content, "every byte").split_as(data)
-    return Source(_part(labels, decode_at, train), _part(labels, decode_at, test), tuple("0123456789"), identity)
+    return Source(train, test, tuple("0123456789"), Identity(content, "every byte").split_as(data))
 
 
 def _folder(data: DataConfig, location: str, progress: Progress) -> Source:
@@ -118,10 +114,8 @@ def _folder(data: DataConfig, location: str, progress: Progress) -> Source:
     if not (root / "train").is_dir():
         classes = _class_names(root)
         files, labels = _list_files(root, classes)
-        train, test = _stratified(labels, data)
-        decode_at = _file_decoder(files, data)
-        identity = _identify_files(root, files, progress).split_as(data)
-        return Source(_part(labels, decode_at, train), _part(labels, decode_at, test), classes, identity)
+        train, test = _split_by_class(labels, _file_decoder(files, data), data)
+        return Source(train, test, classes, _identify_files(root, files, progress).split_as(data))
     classes = _class_names(root / "train")
     test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if test_root is None:
@@ -141,7 +135,9 @@ def _folder(data: DataConfig, location: str, progress: Progress) -> Source:
     )
 
 
-def _torchvision(name: str, train: list[dict[str, Any]], test: dict[str, Any]) -> Callable[..., Source]:
+def _torchvision(
+    name: str, train: list[dict[str, Any]], test: dict[str, Any], downloads: bool = True
+) -> Callable[..., Source]:
     """Return a source for a torchvision class; `train`, joined, and `test` are its arguments for the two splits.
 
     It is identified by its name, labels and, where the class holds all pixels as an array (CIFAR, STL-10), the pixels.
@@ -154,10 +150,11 @@ def _torchvision(name: str, train: list[dict[str, Any]], test: dict[str, Any]) -
 
         root = Path(location).expanduser() if location else cache_folder() / "downloads"
         try:
-            if "download" in test:
+            if downloads:
                 progress.say(f"{name}: using {root}, downloading what is missing")
                 root.mkdir(parents=True, exist_ok=True)
-            parts = [getattr(datasets, name)(str(root), **arguments) for arguments in (*train, test)]
+            download = {"download": True} if downloads else {}
+            parts = [getattr(datasets, name)(str(root), **split, **download) for split in (*train, test)]
         except Exception as error:  # each class fails in its own way
             line = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RunError(f"{name} cannot be read from {root}: {line}; or give images as folder:PATH") from error
@@ -238,21 +235,18 @@ def _file_decoder(files: Sequence[str | Path], data: DataConfig) -> Decoder:
     return partial(_decode_file, PathList.of(files), data)
 
 
-def _part(labels: np.ndarray, decode_at: Decoder, chosen: np.ndarray) -> SourceSplit:
-    return SourceSplit(labels[chosen], partial(_decode_chosen, decode_at, chosen))
-
-
-def _stratified(labels: np.ndarray, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Return sorted train and test indexes, every class in the same share."""
+def _split_by_class(labels: np.ndarray, decode_at: Decoder, data: DataConfig) -> tuple[SourceSplit, SourceSplit]:
+    """Return train and test, every class in the same share, images in the order that they had."""
     from sklearn.model_selection import train_test_split
 
     try:
-        train, test = train_test_split(
+        parts = train_test_split(
             np.arange(len(labels)), test_size=data.test_fraction, random_state=data.split_seed, stratify=labels
         )
     except ValueError as error:
         raise UserError(f"data.source={data.source} cannot be split by class: {error}") from None
-    return np.sort(train), np.sort(test)
+    train, test = (SourceSplit(labels[part], partial(_decode_chosen, decode_at, part)) for part in map(np.sort, parts))
+    return train, test
 
 
 def _class_names(root: Path, least: int = 2) -> tuple[str, ...]:
@@ -319,17 +313,13 @@ def _reading(path: Path, read: Callable[[Path], Read]) -> Read:
         raise UserError(f"image {shown(path)} cannot be read: {error.strerror}") from None
 
 
-_DOWNLOAD = {"download": True}
-
 SOURCES: dict[str, Callable[[DataConfig, str, Progress], Source]] = {
     "digits": _digits,
     "folder": _folder,
-    "cifar10": _torchvision("CIFAR10", [{"train": True, **_DOWNLOAD}], {"train": False, **_DOWNLOAD}),
-    "cifar100": _torchvision("CIFAR100", [{"train": True, **_DOWNLOAD}], {"train": False, **_DOWNLOAD}),
-    "stl10": _torchvision("STL10", [{"split": "train+unlabeled", **_DOWNLOAD}], {"split": "test", **_DOWNLOAD}),
-    "flowers102": _torchvision(
-        "Flowers102", [{"split": "train", **_DOWNLOAD}, {"split": "val", **_DOWNLOAD}], {"split": "test", **_DOWNLOAD}
-    ),
-    "food101": _torchvision("Food101", [{"split": "train", **_DOWNLOAD}], {"split": "test", **_DOWNLOAD}),
-    "imagenet": _torchvision("ImageNet", [{"split": "train"}], {"split": "val"}),
+    "cifar10": _torchvision("CIFAR10", [{"train": True}], {"train": False}),
+    "cifar100": _torchvision("CIFAR100", [{"train": True}], {"train": False}),
+    "stl10": _torchvision("STL10", [{"split": "train+unlabeled"}], {"split": "test"}),
+    "flowers102": _torchvision("Flowers102", [{"split": "train"}, {"split": "val"}], {"split": "test"}),
+    "food101": _torchvision("Food101", [{"split": "train"}], {"split": "test"}),
+    "imagenet": _torchvision("ImageNet", [{"split": "train"}], {"split": "val"}, downloads=False),
 }

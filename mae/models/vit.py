@@ -35,8 +35,8 @@ def unpatchify(patches: Tensor, patch: Size, grid: Size) -> Tensor:
 
 
 def gather_tokens(tokens: Tensor, indexes: Tensor) -> Tensor:
-    """Return tokens (B, N, D) at indexes (B, K) as (B, K, D)."""
-    return tokens.gather(1, indexes[..., None].expand(-1, -1, tokens.shape[2]))
+    """Return tokens (B, N, D), or (1, N, D) for all images, at indexes (B, K) as (B, K, D)."""
+    return tokens.expand(len(indexes), -1, -1).gather(1, indexes[..., None].expand(-1, -1, tokens.shape[2]))
 
 
 def sincos_positions(dim: int, grid: Size) -> Tensor:
@@ -67,34 +67,30 @@ class Encoder(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         if mask_tokens:  # Table 1c; not the decoder's `mask_token`, which has another width
             self.encoder_mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
-        grid = image_size[0] // patch[0], image_size[1] // patch[1]
-        self.register_buffer("pos_embed", sincos_positions(config.dim, grid))
+        self.register_buffer("pos_embed", sincos_positions(config.dim, self.patch_embed.grid_size))
         self.blocks = blocks(config)
         self.norm = LayerNorm(config.dim)
         self.apply(initialise)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(config.dim, -1))
-        for token in (self.cls_token, getattr(self, "encoder_mask_token", None)):
-            if token is not None:
-                nn.init.normal_(token, std=0.02)
+        nn.init.normal_(self.cls_token, std=0.02)
+        if mask_tokens:
+            nn.init.normal_(self.encoder_mask_token, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return normalised tokens (B, 1 + N, D) of whole images (B, C, H, W), class token first; nothing is hidden."""
-        tokens = self._embed(patchify(images, self.patch)) + self.pos_embed[:, 1:]
-        return self._transform(tokens)
+        return self._transform(self._embed(patchify(images, self.patch)) + self.pos_embed[:, 1:])
 
     def forward_visible(self, patches: Tensor, visible: Tensor) -> Tensor:
         """Return tokens (B, 1 + K, D) of the patches (B, N, P) at `visible` (B, K) indexes; only those are embedded."""
         tokens = self._embed(gather_tokens(patches, visible))  # (B, K, D)
-        tokens = tokens + gather_tokens(self.pos_embed[:, 1:].expand(len(tokens), -1, -1), visible)
-        return self._transform(tokens)
+        return self._transform(tokens + gather_tokens(self.pos_embed[:, 1:], visible))
 
     def forward_with_mask_tokens(self, patches: Tensor, order: Tensor, kept: int) -> Tensor:
         """Return tokens (B, 1 + N, D) in `order` (B, N), mask tokens past the first `kept` (Table 1c)."""
         visible = self._embed(gather_tokens(patches, order[:, :kept]))
         hidden = self.encoder_mask_token.expand(len(order), order.shape[1] - kept, -1)
         tokens = torch.cat([visible, hidden.to(visible.dtype)], dim=1)  # (B, N, D)
-        tokens = tokens + gather_tokens(self.pos_embed[:, 1:].expand(len(tokens), -1, -1), order)
-        return self._transform(tokens)
+        return self._transform(tokens + gather_tokens(self.pos_embed[:, 1:], order))
 
     def _embed(self, patches: Tensor) -> Tensor:
         """(B, n, P) to (B, n, D): the convolution's kernel as a matrix over (height, width, channel)."""
@@ -103,10 +99,7 @@ class Encoder(nn.Module):
 
     def _transform(self, tokens: Tensor) -> Tensor:
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
-        tokens = torch.cat([first.to(tokens.dtype), tokens], dim=1)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.norm(tokens)
+        return self.norm(self.blocks(torch.cat([first.to(tokens.dtype), tokens], dim=1)))
 
 
 def build_encoder(config: Config) -> Encoder:
@@ -115,10 +108,10 @@ def build_encoder(config: Config) -> Encoder:
     return Encoder(model.encoder, data.image_size, model.patch_size, data.channels, model.encoder_mask_tokens)
 
 
-def blocks(config: TransformerConfig) -> nn.ModuleList:
-    """Return pre-norm ViT blocks."""
+def blocks(config: TransformerConfig) -> nn.Sequential:
+    """Return pre-norm ViT blocks, one after the other."""
     make = partial(Block, config.dim, config.heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=LayerNorm)
-    return nn.ModuleList(make() for _ in range(config.depth))
+    return nn.Sequential(*(make() for _ in range(config.depth)))
 
 
 def initialise(module: nn.Module) -> None:

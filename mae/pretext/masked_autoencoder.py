@@ -68,11 +68,10 @@ class Decoder(nn.Module):
         tokens = self.decoder_embed(encoded)  # (B, 1 + n, E)
         missing = order.shape[1] + 1 - tokens.shape[1]
         tokens = torch.cat([tokens, self.mask_token.expand(len(tokens), missing, -1).to(tokens.dtype)], dim=1)
-        positions = gather_tokens(self.decoder_pos_embed[:, 1:].expand(len(tokens), -1, -1), order)
+        positions = gather_tokens(self.decoder_pos_embed[:, 1:], order)
         first = self.decoder_pos_embed[:, :1].expand(len(tokens), -1, -1)
         tokens = tokens + torch.cat([first, positions], dim=1)  # (B, 1 + N, E)
-        for block in self.decoder_blocks:
-            tokens = block(tokens)
+        tokens = self.decoder_blocks(tokens)
         return self.decoder_pred(self.decoder_norm(tokens[:, 1 + read_from :]))
 
 
@@ -93,10 +92,9 @@ class MaskedAutoencoder(Pretext):
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
         config = self.config
-        sampler = SAMPLERS[config.mask.sampling]
         return Draws(
             augmentation.draw(config.data, count, config.data.stored, branch(generator, "crops")),
-            sampler.draw(branch(generator, "mask"), count, config.grid, config.kept_patches),
+            SAMPLERS[config.mask.sampling].draw(branch(generator, "mask"), count, config.grid, config.kept_patches),
         )
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:

@@ -110,11 +110,10 @@ def _grid_order(draws: Tensor, grid: Grid) -> Tensor:
 def _bayer(size: int, device: torch.device) -> Tensor:
     """Return the ordered-dither ranks of a square of at least `size`, a power of two on a side."""
     rank = torch.zeros(1, 1, dtype=torch.int64, device=device)
-    while rank.shape[0] < size:
+    quarters = torch.tensor([[0, 2], [3, 1]], device=device)
+    while len(rank) < size:
         # The finest step decides first: neighbours get ranks a quarter of the square apart.
-        rank = torch.cat(
-            [torch.cat([4 * rank, 4 * rank + 2], dim=1), torch.cat([4 * rank + 3, 4 * rank + 1], dim=1)], dim=0
-        )
+        rank = 4 * rank.repeat(2, 2) + quarters.kron(torch.ones_like(rank))
     return rank
 
 

@@ -16,6 +16,9 @@ from mae.training.schedule import lr_at, peak_lr
 Views = Callable[[int], Tensor]
 """The training features (n, D) of an epoch: the same each time, or of newly augmented images."""
 
+Holdout = tuple[Tensor, Tensor]
+"""Indexes of the training features that are held out, and of the rest, both shuffled."""
+
 Check = Callable[[], object]
 """Called before each evaluation of a loss, for a fit on raw pixels takes a minute; what it raises ends the fit."""
 
@@ -117,13 +120,12 @@ def lbfgs_predict(
     test: Tensor,
     classes: int,
     config: LinearProbeConfig,
-    holdout: tuple[Tensor, Tensor],
+    holdout: Holdout,
     task: StoppableTask,
 ) -> tuple[Tensor, dict[str, float]]:
     """Return predicted classes (m,) and the penalty chosen; test images have no say in it.
 
-    `holdout` has the indexes of the part of train that is held out, and of the rest. Penalties are fitted on the rest
-    and judged on the part held out; the best is fitted on all of train.
+    Penalties are fitted on the rest of `holdout` and judged on the part held out; the best is fitted on all of train.
     """
     penalty, accuracy, weights = _best_fit(train, labels, classes, config, holdout, task)
     train, test = standardise(train, test)
@@ -132,12 +134,7 @@ def lbfgs_predict(
 
 
 def _best_fit(
-    train: Tensor,
-    labels: Tensor,
-    classes: int,
-    config: LinearProbeConfig,
-    holdout: tuple[Tensor, Tensor],
-    task: StoppableTask,
+    train: Tensor, labels: Tensor, classes: int, config: LinearProbeConfig, holdout: Holdout, task: StoppableTask
 ) -> tuple[float, float, Tensor]:
     """Return the best penalty, its accuracy on the held-out part, and its weights."""
     held, rest = holdout
@@ -179,8 +176,7 @@ def fit_lars(head: nn.Module, views: Views, labels: Tensor, config: LinearProbeC
     for epoch in range(config.lars_epochs):
         features = views(epoch)
         order = torch.randperm(len(labels), generator=generator(seed, "probe order", epoch))
-        for step in range(steps):
-            chosen = order[step * size : (step + 1) * size]
+        for step, chosen in enumerate(order.split(size)[:steps]):
             for group in optimizer.param_groups:
                 group["lr"] = lr_at(epoch + step / steps, peak, config.lars_warmup, config.lars_epochs)
             optimizer.zero_grad()

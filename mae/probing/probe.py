@@ -25,8 +25,6 @@ from mae.runtime.interruption import StoppableTask, StopRequest
 from mae.runtime.progress import Progress
 from mae.runtime.rng import generator
 
-CONFIDENCE = 0.95
-
 BUSY_SECONDS = 0.5
 """Time between two looks at a baseline that another process is probing."""
 
@@ -143,7 +141,7 @@ def holdout(count: int, config: ProbeConfig) -> tuple[Tensor, Tensor]:
 
 def wilson_interval(correct: int, count: int) -> tuple[float, float]:
     """Return Wilson's 95 % interval of an accuracy, in percent, over test images; at 0 and 100 % too it has a width."""
-    low, high = binomtest(correct, count).proportion_ci(CONFIDENCE, method="wilson")
+    low, high = binomtest(correct, count).proportion_ci(0.95, method="wilson")
     return 100 * float(low), 100 * float(high)
 
 
@@ -197,13 +195,12 @@ def _augmented_features(pretext: Pretext, indexes: Tensor, epoch: int, setup: Se
 
     They are the probe's own, whatever the augmentation of the pretraining was.
     """
-    config, data = setup.config, setup.data
-    linear = config.probe.linear
+    config, linear = setup.config, setup.config.probe.linear
     own = {"augmentation": "random_resized_crop", "crop_scale": linear.lars_crop_scale, "flip": linear.lars_flip}
     cropped = config.data.model_copy(update=own)
     pretext.eval()
     parts = []
-    for number, batch in enumerate(data.train.images.batches(indexes.split(BATCH))):
+    for number, batch in enumerate(setup.data.train.images.batches(indexes.split(BATCH))):
         draws = generator(config.probe.seed, f"probe augmentation {epoch}", number)
         seen = pretext.look(augment(batch.to(setup.device), cropped, draws))
         parts.append(pool(pretext.encoder(seen), config.probe.features).float())

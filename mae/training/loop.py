@@ -69,7 +69,7 @@ def pretrain(
         for epoch in range(trainer.position.step // trainer.steps_per_epoch, config.train.epochs):
             for index, batch in _epoch_batches(trainer, epoch):
                 step = trainer.step(batch, index)
-                stopped, pruned = processes.greatest(stop.number), ""  # all stop at the same step
+                stopped, pruned, note = processes.greatest(stop.number), "", ""  # all stop at the same step
                 if not processes.leads:
                     if stopped:
                         raise Interrupted(stopped)
@@ -84,8 +84,8 @@ def pretrain(
                     run.append_metrics(trainer.position.step, metrics | system_metrics(device))
                     if ONLINE in metrics:
                         pruned = watch(epoch + 1, metrics[ONLINE])
-                    note = f"loss {metrics['train/loss']:.4f}  {metrics['train/images_per_second']:.0f} images/s"
-                task.advance(1, note if trainer.position.step % config.run.log_every == 0 or last_of_epoch else "")
+                    note = f"loss {metrics[LOSS]:.4f}  {metrics[IMAGES_PER_SECOND]:.0f} images/s"
+                task.advance(1, note)
                 if last_of_epoch and _due(config.run.picture_every, epoch + 1, config.train.epochs):
                     draw(trainer.pretext, shown_images(data), run.pictures / f"epoch-{epoch + 1:04d}.png")
                 if stopped or pruned or clock.should_save(config.run.checkpoint_seconds):

@@ -103,10 +103,8 @@ class Trainer:
 
     def check_finite(self) -> None:
         """Raise `SettingsError` if a step since the start was not finite; nothing that follows it has been saved."""
-        if int(self.bad_step) >= 0:
-            raise SettingsError(
-                f"loss or gradient is not finite at step {int(self.bad_step)}; the last checkpoint is sound"
-            )
+        if (step := int(self.bad_step)) >= 0:
+            raise SettingsError(f"loss or gradient is not finite at step {step}; the last checkpoint is sound")
 
     def state(self) -> dict[str, Any]:
         """Return all that resuming needs, as tensors and plain values."""

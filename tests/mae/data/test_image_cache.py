@@ -38,13 +38,13 @@ class Decoded:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from mae.data import dataset as data
 
-        self.times, decode = 0, data._decode_to
+        self.times, decode = 0, data._build
 
         def counting(*arguments: Any) -> dict[str, Any]:
             self.times += 1
             return decode(*arguments)
 
-        monkeypatch.setattr(data, "_decode_to", counting)
+        monkeypatch.setattr(data, "_build", counting)
 
 
 @pytest.fixture
