@@ -1,7 +1,6 @@
 """The search space of a sweep as data: ranges and choices of config keys, checked against the config tree."""
 
 import math
-import tomllib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from optuna.trial import Trial
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mae.config.presets import Overrides
-from mae.config.resolve import ACTS_WHEN, UNSET, change, flatten, nearest
+from mae.config.resolve import ACTS_WHEN, UNSET, change, flatten, nearest, read_toml
 from mae.config.tree import Config
 from mae.errors import UserError
 
@@ -142,13 +141,9 @@ def default_space(base: Config, fixed: Sequence[str] = ()) -> Space:
 
 def read_space(file: Path) -> Space:
     """Return the space that a TOML file describes: a table per config key, with `type`, its range, and `when`."""
+    tables = read_toml(file, "space")
     try:
-        tables = dict(_tables(tomllib.loads(file.read_text(encoding="utf-8"))))
-        parameters = {key: _parameter(key, table) for key, table in tables.items()}
-    except OSError as error:
-        raise UserError(f"space file {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"space file {file} is not valid TOML: {error}") from None
+        parameters = {key: _parameter(key, table) for key, table in _tables(tables)}
     except UserError as error:
         raise UserError(f"space file {file}: {error}") from None
     if not parameters:
