@@ -238,7 +238,8 @@ def _parameter(key: str, table: dict[str, Any]) -> Parameter:
         given = _TABLE.validate_python(table)
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Optuna would lower a `high` that no step reaches
-            return Parameter(key, given.values(), given.conditions())
+            values = _DISTRIBUTIONS[given.type](**given.model_dump(exclude={"type", "when"}))
+        return Parameter(key, values, given.conditions())
     except ValidationError as error:
         first = error.errors()[0]
         inside = ".".join(str(part) for part in first["loc"][1:])
@@ -275,9 +276,6 @@ class _FloatTable(_Table):
     step: float | None = None
     log: bool = False
 
-    def values(self) -> Values:
-        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
-
 
 class _IntTable(_Table):
     type: Literal["int"]
@@ -286,18 +284,13 @@ class _IntTable(_Table):
     step: int = 1
     log: bool = False
 
-    def values(self) -> Values:
-        return IntDistribution(self.low, self.high, log=self.log, step=self.step)
-
 
 class _CategoricalTable(_Table):
     type: Literal["categorical"]
     choices: list[str | bool | int | float] = Field(min_length=1)
 
-    def values(self) -> Values:
-        return CategoricalDistribution(self.choices)
 
-
+_DISTRIBUTIONS = {"float": FloatDistribution, "int": IntDistribution, "categorical": CategoricalDistribution}
 _TABLE: TypeAdapter[_FloatTable | _IntTable | _CategoricalTable] = TypeAdapter(
     Annotated[_FloatTable | _IntTable | _CategoricalTable, Field(discriminator="type")]
 )
