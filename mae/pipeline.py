@@ -9,7 +9,7 @@ import torch
 
 from mae.config.fingerprint import pretrain_fingerprint, probe_name
 from mae.config.resolve import differences, name_run, resolve
-from mae.config.tree import Config, ProbeKind
+from mae.config.tree import Config
 from mae.data.dataset import ImageData, load_data
 from mae.data.facts import facts_of
 from mae.data.image_files import decode
@@ -110,7 +110,7 @@ def _put_in_order(run: RunDirectory, record: Record) -> None:
 
 def run_probes(run: RunDirectory, config: Config, where: Workplace) -> dict[str, float]:
     """Return the metrics of every probe the config asks for, probing a finished pretraining where they are missing."""
-    probes = {kind: probe_directory(run, config, kind) for kind in config.probe.kinds}
+    probes = {kind: run.probe(probe_name(config, kind, run.path.name)) for kind in config.probe.kinds}
     missing = [kind for kind, probe in probes.items() if probe.result() is None]
     if missing:
         data = images_of(run, config, where)
@@ -125,11 +125,6 @@ def run_probes(run: RunDirectory, config: Config, where: Workplace) -> dict[str,
             metrics = probe_all(kind, probed, setup, where.runs_dir)
             probe.write_json("result.json", {"metrics": metrics})
     return {name: value for probe in probes.values() for name, value in probe.result()["metrics"].items()}
-
-
-def probe_directory(run: RunDirectory, config: Config, kind: ProbeKind) -> RunDirectory:
-    """Return where a probe of `run` is kept."""
-    return run.probe(probe_name(config, kind, run.path.name))
 
 
 def _finished(run: RunDirectory) -> Record:
