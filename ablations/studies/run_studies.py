@@ -111,13 +111,11 @@ def run_until(
         failures |= run_plans(work, executor, fail_fast, console)
         if failures and fail_fast:
             break
-        growing = [now.seeds < plan.seeds and not precise(now) for plan, now in zip(plans, done, strict=True)]
-        work = [
-            plan.of_seeds(now.seeds + 1, now.seeds)
-            for plan, now, grows in zip(plans, done, growing, strict=True)
-            if grows
-        ]
-        done = [plan.of_seeds(now.seeds + grows) for plan, now, grows in zip(plans, done, growing, strict=True)]
+        work = []
+        for index, (plan, now) in enumerate(zip(plans, done, strict=True)):
+            if now.seeds < plan.seeds and not precise(now):
+                work.append(plan.of_seeds(now.seeds + 1, now.seeds))
+                done[index] = plan.of_seeds(now.seeds + 1)
         _put_on_record(done)
     return done, failures
 
