@@ -84,11 +84,7 @@ class Executor:
 
         for config in {config.data: config for config in configs}.values():
             load_data(config.data, config.run, progress)  # once, before any worker needs them
-        with (
-            self.pool(runs_dir) as pool,
-            stop_on_signals() as stop,
-            JobsProgress(console, jobs, pool.size) as view,
-        ):
+        with self.pool(runs_dir) as pool, stop_on_signals() as stop, JobsProgress(console, jobs, pool.size) as view:
             try:
                 yield JobQueue(pool, runs_dir, view, stop)
             finally:

@@ -102,6 +102,5 @@ class LocalPool:
         if worker.last.kind not in (*ONGOING, "stopped"):
             return worker.last
         code = worker.process.exitcode
-        return Report(
-            "died", f"its process ended with {f'signal {-code}' if code and code < 0 else f'exit code {code}'}"
-        )
+        ending = f"signal {-code}" if code and code < 0 else f"exit code {code}"
+        return Report("died", f"its process ended with {ending}")
