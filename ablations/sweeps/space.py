@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -191,20 +192,14 @@ def _conditions(parameter: Parameter, by_key: Mapping[str, Parameter]) -> Overri
 
 
 def _check_value(own: Overrides, base: Config, space: Space) -> None:
-    try:
-        change(base, own)
-        return
-    except UserError as error:
-        problem = error
-    for other in space:
-        if other.key in own:
-            continue
-        for partner in _checked_values(other):
-            try:
-                change(base, {**own, other.key: partner})
-                return
-            except UserError:
-                continue
+    partners = ({other.key: value} for other in space if other.key not in own for value in _checked_values(other))
+    problem = None
+    for more in chain([{}], partners):
+        try:
+            change(base, own | more)
+            return
+        except UserError as error:
+            problem = problem or error  # the first says what is wrong with the value itself
     raise UserError(f"space: {problem}") from None
 
 
