@@ -68,8 +68,7 @@ class Executor:
             return
         from ablations.execution.ray_pool import ray_pool
 
-        address = cluster_address(self.address)
-        with ray_pool(address, self.device, self.workers, self.per_gpu, runs_dir) as pool:
+        with ray_pool(cluster_address(self.address), self.device, self.workers, self.per_gpu, runs_dir) as pool:
             yield pool
 
     @contextmanager
