@@ -17,7 +17,7 @@ from rich.console import Console
 
 from ablations.execution.executor import Executor
 from ablations.studies.plan import Plan, make_plan
-from ablations.studies.run_studies import digests, run_plans
+from ablations.studies.run_studies import digests, put_on_record, run_plans
 from ablations.studies.study import Cell, Study
 from ablations.sweeps.ask_and_tell import AskAndTell, Sweep, sweep_trials
 from ablations.sweeps.goals import choose_objectives, measure
@@ -110,7 +110,7 @@ def run_sweep(
         record.write()
         _ask_and_tell(sweep, request, executor, record, console)
         plan = plan_comparison(sweep, sweep_trials(study), request)
-        plan.directory.write_text("study.json", plan.record.model_dump_json(indent=2) + "\n")
+        put_on_record([plan])
         run_plans([plan], executor, False, console)
         values = compared_values(sweep, plan)
         choose = max if sweep.objectives[0].direction == "maximize" else min
