@@ -67,9 +67,8 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
         data = processes.in_turns(lambda: load_data(config.data, config.run, where.progress))
         fingerprint = processes.same(pretrain_fingerprint(config, data.digest), "fingerprint of settings and images")
         if planned not in (None, fingerprint):
-            raise RunError(
-                f"the images at {config.data.source} on {platform.node()} are not those that were planned for"
-            )
+            images = f"{config.data.source} on {platform.node()}"
+            raise RunError(f"the images at {images} are not those that were planned for")
         run = RunDirectory(where.runs_dir / fingerprint)
         if processes.from_first(processes.leads and _is_finished(run, config, where)):
             return run
