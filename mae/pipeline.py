@@ -9,7 +9,7 @@ import torch
 
 from mae.config.fingerprint import pretrain_fingerprint, probe_name
 from mae.config.resolve import differences, name_run, resolve
-from mae.config.tree import Config, ProbeKind
+from mae.config.tree import Config
 from mae.data.dataset import ImageData, load_data
 from mae.data.facts import facts_of
 from mae.data.image_files import decode
@@ -67,9 +67,8 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
         data = processes.in_turns(lambda: load_data(config.data, config.run, where.progress))
         fingerprint = processes.same(pretrain_fingerprint(config, data.digest), "fingerprint of settings and images")
         if planned not in (None, fingerprint):
-            raise RunError(
-                f"the images at {config.data.source} on {platform.node()} are not those that were planned for"
-            )
+            images = f"{config.data.source} on {platform.node()}"
+            raise RunError(f"the images at {images} are not those that were planned for")
         run = RunDirectory(where.runs_dir / fingerprint)
         if processes.from_first(processes.leads and _is_finished(run, config, where)):
             return run
@@ -110,7 +109,7 @@ def _put_in_order(run: RunDirectory, record: Record) -> None:
 
 def run_probes(run: RunDirectory, config: Config, where: Workplace) -> dict[str, float]:
     """Return the metrics of every probe the config asks for, probing a finished pretraining where they are missing."""
-    probes = {kind: probe_directory(run, config, kind) for kind in config.probe.kinds}
+    probes = {kind: run.probe(probe_name(config, kind, run.path.name)) for kind in config.probe.kinds}
     missing = [kind for kind, probe in probes.items() if probe.result() is None]
     if missing:
         data = images_of(run, config, where)
@@ -125,11 +124,6 @@ def run_probes(run: RunDirectory, config: Config, where: Workplace) -> dict[str,
             metrics = probe_all(kind, probed, setup, where.runs_dir)
             probe.write_json("result.json", {"metrics": metrics})
     return {name: value for probe in probes.values() for name, value in probe.result()["metrics"].items()}
-
-
-def probe_directory(run: RunDirectory, config: Config, kind: ProbeKind) -> RunDirectory:
-    """Return where a probe of `run` is kept."""
-    return run.probe(probe_name(config, kind, run.path.name))
 
 
 def _finished(run: RunDirectory) -> Record:

@@ -68,8 +68,7 @@ class Executor:
             return
         from ablations.execution.ray_pool import ray_pool
 
-        address = cluster_address(self.address)
-        with ray_pool(address, self.device, self.workers, self.per_gpu, runs_dir) as pool:
+        with ray_pool(cluster_address(self.address), self.device, self.workers, self.per_gpu, runs_dir) as pool:
             yield pool
 
     @contextmanager
@@ -84,11 +83,7 @@ class Executor:
 
         for config in {config.data: config for config in configs}.values():
             load_data(config.data, config.run, progress)  # once, before any worker needs them
-        with (
-            self.pool(runs_dir) as pool,
-            stop_on_signals() as stop,
-            JobsProgress(console, jobs, pool.size) as view,
-        ):
+        with self.pool(runs_dir) as pool, stop_on_signals() as stop, JobsProgress(console, jobs, pool.size) as view:
             try:
                 yield JobQueue(pool, runs_dir, view, stop)
             finally:

@@ -40,7 +40,7 @@ class JobsProgress:
 
     def say(self, message: str) -> None:
         """Show one line that stays."""
-        (self.bars.console if self.bars else self.console).print(message, highlight=False, markup=False)
+        self.console.print(message, highlight=False, markup=False)
 
     def started(self, worker: int, label: str) -> None:
         self.labels[worker], self.shares[worker], self.notes[worker] = label, 0.0, "starting"

@@ -32,10 +32,9 @@ def local_slots(device: str, workers: int | None, per_gpu: int, runs_dir: Path) 
     import torch
     from joblib import cpu_count  # heeds affinity and a container's share of the cores
 
+    devices = [device]
     if device == "auto" and torch.cuda.is_available():
         devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    else:
-        devices = [device]
     on_gpus = devices[0].startswith("cuda")
     most = len(devices) * per_gpu if on_gpus else 1
     count = workers or most
@@ -102,6 +101,5 @@ class LocalPool:
         if worker.last.kind not in (*ONGOING, "stopped"):
             return worker.last
         code = worker.process.exitcode
-        return Report(
-            "died", f"its process ended with {f'signal {-code}' if code and code < 0 else f'exit code {code}'}"
-        )
+        ending = f"signal {-code}" if code and code < 0 else f"exit code {code}"
+        return Report("died", f"its process ended with {ending}")

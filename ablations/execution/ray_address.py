@@ -23,5 +23,4 @@ def reach(address: str) -> None:
 
 def no_cluster(address: str, error: Exception) -> UserError:
     """Return what to say where no Ray answers."""
-    reason = first_line(error).rstrip(".")
-    return UserError(f"no Ray cluster at {address}: {reason}. Start one with `ray start --head`")
+    return UserError(f"no Ray cluster at {address}: {first_line(error).rstrip('.')}. Start one with `ray start --head`")

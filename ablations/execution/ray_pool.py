@@ -194,11 +194,9 @@ class RayPool:
         self.workers[worker].actor.answer.remote(prune)
 
     def stop(self) -> None:
-        calls = {}
-        for worker in self.workers.values():
-            if worker.job is not None and worker.up:
-                calls[worker.actor.stop.remote()] = worker
-        for call, worker in calls.items():
+        at_work = [worker for worker in self.workers.values() if worker.job is not None and worker.up]
+        calls = [(worker, worker.actor.stop.remote()) for worker in at_work]
+        for worker, call in calls:
             with suppress(RayError, Busy):  # lost by now, or being made on this machine too
                 self._unpack(worker, ray.get(call))
         for number in list(self.workers):
@@ -226,9 +224,8 @@ class RayPool:
     def _hand_over(self, worker: _RemoteWorker) -> None:
         assert worker.job is not None
         run = RunDirectory(self.runs_dir / worker.job.fingerprint)
-        worker.call = worker.actor.start.remote(
-            worker.job, None if worker.shares or run.result() is None else pack(run)
-        )
+        parcel = None if worker.shares or run.result() is None else pack(run)
+        worker.call = worker.actor.start.remote(worker.job, parcel)
 
     def _unpack(self, worker: _RemoteWorker, parcel: Parcel | None) -> None:
         if parcel is not None and worker.job is not None:

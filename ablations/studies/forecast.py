@@ -36,7 +36,6 @@ class Forecast:
     """Cost of one job: GFLOPs per image and step, seconds, bytes it leaves on disk."""
 
     label: str
-    fingerprint: str
     gflops: float
     seconds: float
     disk: int
@@ -178,7 +177,7 @@ def forecast(jobs: Sequence[Job], others: Sequence[Job], slots: Sequence[Slot], 
             build=statistics.fmean(speed.build for _, speed in near),
         )
         seconds = job_seconds(job, counts[job.config.data], speed, fits, done)
-        costs.append(Forecast(job.label, job.fingerprint, size.training / 1e9, seconds, size.disk))
+        costs.append(Forecast(job.label, size.training / 1e9, seconds, size.disk))
     return costs
 
 
@@ -213,6 +212,6 @@ def _sizes(device: Any, configs: Sequence[Config]) -> list[Size]:
 
 
 def _speeds(device: Any, configs: Sequence[Config], seconds: float) -> tuple[list[Speed], FitSpeed]:
-    from ablations.studies.forecast_measuring import speeds_of
+    from ablations.studies.forecast_measuring import fit_speed, speed_of
 
-    return speeds_of(device, configs, seconds)
+    return [speed_of(config, device, seconds / len(configs)) for config in configs], fit_speed(device)

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
@@ -79,8 +79,3 @@ def _seconds(work: Callable[[], object]) -> float:
     began = time.monotonic()
     work()
     return time.monotonic() - began
-
-
-def speeds_of(device: torch.device, configs: Sequence[Config], seconds: float) -> tuple[list[Speed], FitSpeed]:
-    """Return the speeds of trainings, and of fits, from about `seconds` in all."""
-    return [speed_of(config, device, seconds / len(configs)) for config in configs], fit_speed(device)

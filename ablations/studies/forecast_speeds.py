@@ -55,7 +55,7 @@ def seconds_per_image(work: Callable[[int], object], most: int, seconds: float, 
     timed(count)
     times = [timed(count)]
     while count < most and times[-1] < LONG * seconds:
-        count, times = min(most, GROWTH * count), []
+        count = min(most, GROWTH * count)
         timed(count)
         times = [timed(count)]
     while len(times) < LEAST or clock() < end:

@@ -10,57 +10,50 @@ def _paper(figures: tuple[float, ...]) -> dict[str, float]:
     return dict(zip(("linear", "finetune"), figures, strict=False))
 
 
-def _values(key: str, rows: dict[object, tuple[float, ...]]) -> tuple[Cell, ...]:
-    return tuple(Cell({key: value}, _paper(figures)) for value, figures in rows.items())
+def _along(axis: str, name: str, question: str, rows: dict[object, tuple[float, ...]], source: str) -> Study:
+    """Return a study with a cell per value of the key `axis`."""
+    cells = tuple(Cell({axis: value}, _paper(figures)) for value, figures in rows.items())
+    return Study(name, question, cells, source, axis)
 
 
 _ALL = (
-    Study(
+    _along(
+        "mask.ratio",
         "mask-ratio",
         "How much of an image should be hidden?",
-        _values(
-            "mask.ratio",
-            {
-                0.1: (54.6, 83.2),
-                0.2: (58.9, 83.4),
-                0.3: (61.7, 83.4),
-                0.4: (67.0, 84.7),
-                0.5: (69.9, 84.9),
-                0.6: (71.8, 85.0),
-                0.7: (73.2, 84.9),
-                0.75: (73.5, 84.9),
-                0.8: (71.8, 84.5),
-                0.9: (66.1, 83.0),
-            },
-        ),
+        {
+            0.1: (54.6, 83.2),
+            0.2: (58.9, 83.4),
+            0.3: (61.7, 83.4),
+            0.4: (67.0, 84.7),
+            0.5: (69.9, 84.9),
+            0.6: (71.8, 85.0),
+            0.7: (73.2, 84.9),
+            0.75: (73.5, 84.9),
+            0.8: (71.8, 84.5),
+            0.9: (66.1, 83.0),
+        },
         source="Fig. 5",
-        axis="mask.ratio",
     ),
-    Study(
+    _along(
+        "model.decoder.depth",
         "decoder-depth",
         "How deep must the decoder be?",
-        _values(
-            "model.decoder.depth",
-            {1: (65.5, 84.8), 2: (70.0, 84.9), 4: (71.9, 84.9), 8: (73.5, 84.9), 12: (73.3, 84.4)},
-        ),
+        {1: (65.5, 84.8), 2: (70.0, 84.9), 4: (71.9, 84.9), 8: (73.5, 84.9), 12: (73.3, 84.4)},
         source="Table 1a",
-        axis="model.decoder.depth",
     ),
-    Study(
+    _along(
+        "model.decoder.dim",
         "decoder-width",
         "How wide must the decoder be?",
-        _values(
-            "model.decoder.dim",
-            {  # of the paper's 512: 128, 256, 512, 768, 1024
-                Times(1 / 4): (69.1, 84.9),
-                Times(1 / 2): (71.3, 84.8),
-                Times(1): (73.5, 84.9),
-                Times(3 / 2): (73.1, 84.4),
-                Times(2): (73.1, 84.3),
-            },
-        ),
+        {  # of the paper's 512: 128, 256, 512, 768, 1024
+            Times(1 / 4): (69.1, 84.9),
+            Times(1 / 2): (71.3, 84.8),
+            Times(1): (73.5, 84.9),
+            Times(3 / 2): (73.1, 84.4),
+            Times(2): (73.1, 84.3),
+        },
         source="Table 1b",
-        axis="model.decoder.dim",
     ),
     Study(
         "mask-token",

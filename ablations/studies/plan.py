@@ -62,12 +62,8 @@ def make_plan(
     for seed in range(base.train.seed, base.train.seed + seeds):
         for cell in cells:
             config = change(cell.config, {"train.seed": seed})
-            job = Job(
-                f"{study.name} {cell.name}, seed {seed}",
-                config,
-                pretrain_fingerprint(config, digest_of(config.data)),
-                kinds,
-            )
+            fingerprint = pretrain_fingerprint(config, digest_of(config.data))
+            job = Job(f"{study.name} {cell.name}, seed {seed}", config, fingerprint, kinds)
             probes = {kind: job.probe_name(kind) for kind in kinds}
             trials.append(TrialRecord(cell=cell.name, seed=seed, fingerprint=job.fingerprint, probes=probes))
             if not only or cell.name in only:

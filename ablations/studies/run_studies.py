@@ -64,7 +64,7 @@ def make_plans(
 @contextmanager
 def underway(plans: Sequence[Plan], uri: str, console: Console) -> Iterator[None]:
     """Work on studies within the block: they are on record from its start, and MLflow is kept up to date with them."""
-    _put_on_record(plans)
+    put_on_record(plans)
     directories = [plan.directory for plan in plans]
     with tracked_studies(directories, uri, _runs_dir(plans), ConsoleProgress(console).say), ExitStack() as stack:
         for directory in directories:
@@ -72,7 +72,8 @@ def underway(plans: Sequence[Plan], uri: str, console: Console) -> Iterator[None
         yield
 
 
-def _put_on_record(plans: Sequence[Plan]) -> None:
+def put_on_record(plans: Sequence[Plan]) -> None:
+    """Write what each plan consists of into its directory."""
     for plan in plans:
         plan.directory.write_text("study.json", plan.record.model_dump_json(indent=2) + "\n")
 
@@ -111,14 +112,12 @@ def run_until(
         failures |= run_plans(work, executor, fail_fast, console)
         if failures and fail_fast:
             break
-        growing = [now.seeds < plan.seeds and not precise(now) for plan, now in zip(plans, done, strict=True)]
-        work = [
-            plan.of_seeds(now.seeds + 1, now.seeds)
-            for plan, now, grows in zip(plans, done, growing, strict=True)
-            if grows
-        ]
-        done = [plan.of_seeds(now.seeds + grows) for plan, now, grows in zip(plans, done, growing, strict=True)]
-        _put_on_record(done)
+        work = []
+        for index, (plan, now) in enumerate(zip(plans, done, strict=True)):
+            if now.seeds < plan.seeds and not precise(now):
+                work.append(plan.of_seeds(now.seeds + 1, now.seeds))
+                done[index] = plan.of_seeds(now.seeds + 1)
+        put_on_record(done)
     return done, failures
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mae.config.fingerprint import pretrain_fingerprint, probe_name
-from mae.config.resolve import UNSET, change, flatten, parse_value, spelled
+from mae.config.resolve import UNSET, change, flatten, parse_value, read_toml, spelled
 from mae.config.tree import Config, DataConfig
 from mae.errors import UserError
 from mae.runs.study_record import CellRecord
@@ -165,12 +164,9 @@ def _parse_values(text: str) -> list[Any]:
 
 def read_study(file: Path) -> Study:
     """Return the study a TOML file describes; `UserError` saying what is wrong with it."""
+    tables = read_toml(file, "study")
     try:
-        given = _StudyFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"study file {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"study file {file} is not valid TOML: {error}") from None
+        given = _StudyFile.model_validate(tables)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -80,7 +80,8 @@ class _Open:
 
     @property
     def key(self) -> tuple[str, ...]:
-        return _key(self.job)
+        """What makes two trials the same work: the pretraining and its probes."""
+        return self.job.fingerprint, *self.job.probes
 
 
 @dataclass(frozen=True)
@@ -315,11 +316,6 @@ def _record(trial: FrozenTrial) -> SweepTrial:
         is_default=trial.user_attrs.get("default", False),
         reason=trial.user_attrs.get("reason" if trial.state.is_finished() else "fault", ""),
     )
-
-
-def _key(job: Job) -> tuple[str, ...]:
-    """What makes two trials the same work: the pretraining and its probes."""
-    return (job.fingerprint, *(job.probe_name(kind) for kind in job.kinds))
 
 
 def _unasked(sweep: Sweep, trials: list[FrozenTrial]) -> list[tuple[Overrides, dict[str, Any]]]:

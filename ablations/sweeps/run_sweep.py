@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from ablations.execution.executor import Executor
 from ablations.studies.plan import Plan, make_plan
-from ablations.studies.run_studies import digests, run_plans
+from ablations.studies.run_studies import digests, put_on_record, run_plans
 from ablations.studies.study import Cell, Study
 from ablations.sweeps.ask_and_tell import AskAndTell, Sweep, sweep_trials
 from ablations.sweeps.goals import choose_objectives, measure
@@ -69,11 +69,10 @@ def make_sweep(request: SweepRequest, base: Config, runs_dir: Path, progress: Pr
     check_space(space, base, request.fixed)
     if request.sampler == "grid":
         grid(space)
-    digest_of = digests(progress)
-    unnamed = Sweep("", space, base, objectives, request.sampler, pruner, digest_of, runs_dir)
+    unnamed = Sweep("", space, base, objectives, request.sampler, pruner, digests(progress), runs_dir)
     text = json.dumps(identity(unnamed), sort_keys=True)
     name = f"{request.sampler}-{pruner}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    return Sweep(request.name or name, space, base, objectives, request.sampler, pruner, digest_of, runs_dir)
+    return replace(unnamed, name=request.name or name)
 
 
 def identity(sweep: Sweep) -> dict[str, Any]:
@@ -97,11 +96,7 @@ def sweep_underway(sweep: Sweep, uri: str, console: Console) -> Iterator[RunDire
 
 
 def run_sweep(
-    sweep: Sweep,
-    request: SweepRequest,
-    directory: RunDirectory,
-    executor: Executor,
-    console: Console,
+    sweep: Sweep, request: SweepRequest, directory: RunDirectory, executor: Executor, console: Console
 ) -> tuple[SweepRecord, Plan]:
     """Ask and tell until all trials are told or set aside, then train what the comparison with the default misses.
 
@@ -113,15 +108,16 @@ def run_sweep(
         study = prepare_study(sweep, storage)
         record = KeptRecord(sweep, study, directory)
         record.write()
-        _ask_and_tell(sweep, study, request, executor, record, console)
+        _ask_and_tell(sweep, request, executor, record, console)
         plan = plan_comparison(sweep, sweep_trials(study), request)
-        plan.directory.write_text("study.json", plan.record.model_dump_json(indent=2) + "\n")
+        put_on_record([plan])
         run_plans([plan], executor, False, console)
         values = compared_values(sweep, plan)
         choose = max if sweep.objectives[0].direction == "maximize" else min
         best = choose(values, key=lambda cell: fmean(values[cell]), default="")
         if best:
-            directory.write_text("best.toml", to_toml(cell_config(sweep, plan, best)))
+            cell = next(cell for cell in plan.record.cells if cell.name == best)
+            directory.write_text("best.toml", to_toml(change(sweep.base, cell.overrides)))
         record.write(comparison=plan.directory.path.name, compared=values, winner=best)
     return record.last, plan
 
@@ -154,12 +150,6 @@ def best_trials(trials: Sequence[SweepTrial], directions: Sequence[str]) -> list
     return [trial for _, on_front, trial in ranked if on_front]
 
 
-def cell_config(sweep: Sweep, plan: Plan, name: str) -> Config:
-    """Return the config of a cell of the comparison, with the base's seed and probes."""
-    cell = next(cell for cell in plan.record.cells if cell.name == name)
-    return change(sweep.base, cell.overrides)
-
-
 def compared_values(sweep: Sweep, plan: Plan) -> dict[str, list[float]]:
     """Return the single objective's values over seeds by cell, without cells of which a seed failed."""
     values: dict[str, list[float]] = {}
@@ -183,15 +173,12 @@ def prepare_study(sweep: Sweep, storage: optuna.storages.RDBStorage) -> optuna.S
 
 
 def _ask_and_tell(
-    sweep: Sweep,
-    study: optuna.Study,
-    request: SweepRequest,
-    executor: Executor,
-    record: "KeptRecord",
-    console: Console,
+    sweep: Sweep, request: SweepRequest, executor: Executor, record: "KeptRecord", console: Console
 ) -> None:
-    unfinished = [trial for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()]
-    told = len(study.get_trials(deepcopy=False)) - len(unfinished)
+    study = record.study
+    trials = study.get_trials(deepcopy=False)
+    unfinished = [trial for trial in trials if not trial.state.is_finished()]
+    told = len(trials) - len(unfinished)
     console.print(f"sweep {sweep.name}: {told} of {request.trials} trials done already", highlight=False)
     if told >= request.trials and not unfinished:
         return
@@ -212,9 +199,7 @@ class KeptRecord:
             name=sweep.name,
             sampler=sweep.sampler,
             pruner=sweep.pruner,
-            objectives=[
-                ObjectiveRecord(name=each.name, direction=each.direction, label=each.label) for each in sweep.objectives
-            ],
+            objectives=[ObjectiveRecord.model_validate(each, from_attributes=True) for each in sweep.objectives],
             space={parameter.key: parameter.describe() for parameter in sweep.space},
             base=name_run(sweep.base),
             config=flatten(sweep.base.model_dump(mode="json")),

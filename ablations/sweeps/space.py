@@ -1,11 +1,11 @@
 """The search space of a sweep as data: ranges and choices of config keys, checked against the config tree."""
 
 import math
-import tomllib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ from optuna.trial import Trial
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mae.config.presets import Overrides
-from mae.config.resolve import ACTS_WHEN, UNSET, change, flatten, nearest
+from mae.config.resolve import ACTS_WHEN, UNSET, change, flatten, nearest, read_toml
 from mae.config.tree import Config
 from mae.errors import UserError
 
@@ -142,13 +142,9 @@ def default_space(base: Config, fixed: Sequence[str] = ()) -> Space:
 
 def read_space(file: Path) -> Space:
     """Return the space that a TOML file describes: a table per config key, with `type`, its range, and `when`."""
+    tables = read_toml(file, "space")
     try:
-        tables = dict(_tables(tomllib.loads(file.read_text(encoding="utf-8"))))
-        parameters = {key: _parameter(key, table) for key, table in tables.items()}
-    except OSError as error:
-        raise UserError(f"space file {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"space file {file} is not valid TOML: {error}") from None
+        parameters = {key: _parameter(key, table) for key, table in _tables(tables)}
     except UserError as error:
         raise UserError(f"space file {file}: {error}") from None
     if not parameters:
@@ -196,20 +192,14 @@ def _conditions(parameter: Parameter, by_key: Mapping[str, Parameter]) -> Overri
 
 
 def _check_value(own: Overrides, base: Config, space: Space) -> None:
-    try:
-        change(base, own)
-        return
-    except UserError as error:
-        problem = error
-    for other in space:
-        if other.key in own:
-            continue
-        for partner in _checked_values(other):
-            try:
-                change(base, {**own, other.key: partner})
-                return
-            except UserError:
-                continue
+    partners = ({other.key: value} for other in space if other.key not in own for value in _checked_values(other))
+    problem = None
+    for more in chain([{}], partners):
+        try:
+            change(base, own | more)
+            return
+        except UserError as error:
+            problem = problem or error  # the first says what is wrong with the value itself
     raise UserError(f"space: {problem}") from None
 
 
@@ -243,7 +233,8 @@ def _parameter(key: str, table: dict[str, Any]) -> Parameter:
         given = _TABLE.validate_python(table)
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Optuna would lower a `high` that no step reaches
-            return Parameter(key, given.values(), given.conditions())
+            values = _DISTRIBUTIONS[given.type](**given.model_dump(exclude={"type", "when"}))
+        return Parameter(key, values, given.conditions())
     except ValidationError as error:
         first = error.errors()[0]
         inside = ".".join(str(part) for part in first["loc"][1:])
@@ -280,9 +271,6 @@ class _FloatTable(_Table):
     step: float | None = None
     log: bool = False
 
-    def values(self) -> Values:
-        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
-
 
 class _IntTable(_Table):
     type: Literal["int"]
@@ -291,18 +279,13 @@ class _IntTable(_Table):
     step: int = 1
     log: bool = False
 
-    def values(self) -> Values:
-        return IntDistribution(self.low, self.high, log=self.log, step=self.step)
-
 
 class _CategoricalTable(_Table):
     type: Literal["categorical"]
     choices: list[str | bool | int | float] = Field(min_length=1)
 
-    def values(self) -> Values:
-        return CategoricalDistribution(self.choices)
 
-
+_DISTRIBUTIONS = {"float": FloatDistribution, "int": IntDistribution, "categorical": CategoricalDistribution}
 _TABLE: TypeAdapter[_FloatTable | _IntTable | _CategoricalTable] = TypeAdapter(
     Annotated[_FloatTable | _IntTable | _CategoricalTable, Field(discriminator="type")]
 )

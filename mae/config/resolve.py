@@ -162,14 +162,14 @@ def told(conditions: Conditions) -> str:
     return " and ".join(f"{other}={' or '.join(map(str, needed))}" for other, needed in conditions.items())
 
 
-def read_toml(file: Path) -> dict[str, Any]:
-    """Return the tables of a TOML file; `UserError` if it cannot be read or is none."""
+def read_toml(file: Path, kind: str = "config") -> dict[str, Any]:
+    """Return the tables of a TOML file; `UserError` naming its `kind` if it cannot be read or is none."""
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"config file {file}: {error.strerror}") from None
+        raise UserError(f"{kind} file {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"config file {file} is not valid TOML: {error}") from None
+        raise UserError(f"{kind} file {file} is not valid TOML: {error}") from None
 
 
 def _parse_setting(setting: str) -> tuple[str, Any]:

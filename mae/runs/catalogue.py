@@ -66,22 +66,19 @@ def select_runs(
     """
     if not where and not sort:
         return rows[:limit]
-    values = [_values(row, runs_dir) for row in rows]
+    chosen = [(row, _values(row, runs_dir)) for row in rows]
     known = [*OWN, *dict(config_fields()), *{key: None for row in rows for key in row["metrics"]}]
-    chosen = list(range(len(rows)))
     for condition in where:
         key, separator, text = condition.partition("=")
         if not separator:
             raise UserError(f"{condition!r}: expected key=value, such as mask.ratio=0.75 or status=finished")
         _check(key, known)
         wanted = text if key in OWN else parse_value(text)
-        chosen = [index for index in chosen if values[index].get(key, UNSET) == wanted]
+        chosen = [(row, values) for row, values in chosen if values.get(key, UNSET) == wanted]
     if sort:
         _check(sort, known)
-        having = [index for index in chosen if values[index].get(sort) is not None]
-        ordered = sorted(having, key=lambda index: _rank(values[index][sort]), reverse=True)
-        chosen = ordered + [index for index in chosen if index not in having]
-    return [rows[index] for index in chosen][:limit]
+        chosen.sort(key=lambda each: _rank(each[1].get(sort)), reverse=True)
+    return [row for row, _ in chosen][:limit]
 
 
 def _values(row: dict[str, Any], runs_dir: Path) -> dict[str, Any]:
@@ -89,9 +86,9 @@ def _values(row: dict[str, Any], runs_dir: Path) -> dict[str, Any]:
     return settings | row["metrics"] | {key: row[key] for key in OWN}
 
 
-def _rank(value: Any) -> tuple[bool, Any]:
-    """Numbers among themselves, everything else by its text."""
-    return (True, value) if isinstance(value, int | float) else (False, str(value))
+def _rank(value: Any) -> tuple[int, Any]:
+    """Numbers among themselves, above everything else by its text, above what has no value."""
+    return (2, value) if isinstance(value, int | float) else (value is not None, str(value))
 
 
 def _check(key: str, known: list[str]) -> None:

@@ -21,7 +21,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -155,10 +155,8 @@ class RunDirectory:
             return []
         points = []
         for line in lines:
-            try:
+            with suppress(json.JSONDecodeError):
                 points.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
         return points
 
     def forget_metrics_after(self, step: int) -> None:

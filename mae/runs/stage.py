@@ -57,23 +57,16 @@ def _recorded(run: RunDirectory, record: Record) -> Iterator[None]:
     clock = time.monotonic()
 
     def write(status: str, reason: str = "") -> None:
-        ended = {} if status == "running" else {"ended": time.time()}
-        worked = seconds + time.monotonic() - clock
-        run.write_record(
-            record.model_copy(
-                update={"status": status, "reason": reason, "seconds": worked, "started": started, **ended}
-            )
-        )
+        ended = None if status == "running" else time.time()
+        now = {"status": status, "reason": reason, "started": started, "ended": ended}
+        run.write_record(record.model_copy(update=now | {"seconds": seconds + time.monotonic() - clock}))
 
     write("running")
     try:
         with memory_explained():
             yield
-    except Pruned as stop:
-        write("pruned", str(stop))
-        raise
     except Interrupted as stop:
-        write("killed", str(stop))
+        write("pruned" if isinstance(stop, Pruned) else "killed", str(stop))
         raise
     except BaseException as error:
         write("failed", f"{type(error).__name__}: {error}")

@@ -4,6 +4,7 @@
 pretraining and of its probes.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,9 @@ def read_study(directory: RunDirectory) -> StudyRecord:
 
 def find_studies(runs_dir: Path) -> list[tuple[RunDirectory, StudyRecord]]:
     """Return every study under `runs_dir` with its directory, newest first; unreadable ones are left out."""
-    files = sorted(runs_dir.glob("studies/*/study.json"), key=lambda file: -file.stat().st_mtime)
     found = []
-    for file in files:
-        try:
-            found.append((RunDirectory(file.parent), read_study(RunDirectory(file.parent))))
-        except (OSError, ValidationError):
-            continue
+    for file in sorted(runs_dir.glob("studies/*/study.json"), key=lambda file: -file.stat().st_mtime):
+        directory = RunDirectory(file.parent)
+        with suppress(OSError, ValidationError):
+            found.append((directory, read_study(directory)))
     return found

@@ -4,6 +4,7 @@
 pretraining and of its probes. The sampler's own storage is not needed to read results.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,9 +79,8 @@ def find_sweeps(runs_dir: Path) -> list[RunDirectory]:
     """Return the directory of every sweep under `runs_dir`, newest first; unreadable ones are left out."""
     found = []
     for file in sorted(runs_dir.glob("sweeps/*/sweep.json"), key=lambda file: -file.stat().st_mtime):
-        try:
-            read_sweep(RunDirectory(file.parent))
-        except ValidationError:
-            continue
-        found.append(RunDirectory(file.parent))
+        directory = RunDirectory(file.parent)
+        with suppress(ValidationError):
+            read_sweep(directory)
+            found.append(directory)
     return found

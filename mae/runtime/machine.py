@@ -90,18 +90,12 @@ def _processor_name() -> str:
 
 def _git_commit() -> str:
     """Return the commit of the code that runs, with `+` if it was changed, or "" outside a checkout."""
-    here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
     try:
-        output = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        here = Path(__file__).parent
+        return subprocess.check_output(command, cwd=here, stderr=subprocess.DEVNULL, text=True).strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return output.stdout.strip()
 
 
 @contextmanager

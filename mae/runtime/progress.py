@@ -41,15 +41,14 @@ class ConsoleProgress:
         self.bars: Bars | None = None
 
     def say(self, message: str) -> None:
-        (self.bars.console if self.bars else self.console).print(message, highlight=False, markup=False)
+        self.console.print(message, highlight=False, markup=False)
 
     def warn(self, message: str) -> None:
         self.say(message)
 
     def task(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
-        return (
-            self._bar(description, total, done) if self.console.is_terminal else self._lines(description, total, done)
-        )
+        show = self._bar if self.console.is_terminal else self._lines
+        return show(description, total, done)
 
     @contextmanager
     def _bar(self, description: str, total: int, done: int) -> Iterator[Task]:
@@ -110,11 +109,9 @@ class _Lines:
     def report(self) -> None:
         self.reported = time.monotonic()
         worked, fresh = self.reported - self.started, self.done - self.done_before
-        left = (
-            f", {duration(worked / fresh * (self.total - self.done))} left"
-            if fresh > 0 and self.done < self.total
-            else ""
-        )
+        left = ""
+        if fresh > 0 and self.done < self.total:
+            left = f", {duration(worked / fresh * (self.total - self.done))} left"
         note = f"  {self.note}" if self.note else ""
         self.progress.say(f"{self.description}: {self.done}/{self.total} in {duration(worked)}{left}{note}")
 
