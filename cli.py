@@ -592,10 +592,11 @@ def _progress(output: Output) -> Any:
 
 
 def _list_studies(options: Options, output: Output, base: "Config", seeds: int) -> None:
+    from ablations.studies.own import OWN
     from ablations.studies.paper import STUDIES
     from ablations.studies.run_studies import make_plans
 
-    plans = make_plans(list(STUDIES.values()), base, seeds, options.runs_dir, [], _progress(output))
+    plans = make_plans([*STUDIES.values(), *OWN.values()], base, seeds, options.runs_dir, [], _progress(output))
     table = Table("study", "paper", "question", "cells", "to train")
     rows = []
     for plan in plans:

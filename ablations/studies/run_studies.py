@@ -8,6 +8,7 @@ from rich.console import Console
 
 from ablations.execution.executor import Executor
 from ablations.execution.job_retries import run_jobs
+from ablations.studies.own import OWN
 from ablations.studies.paper import STUDIES
 from ablations.studies.plan import Plan, all_jobs, make_plan
 from ablations.studies.study import Digests, Study, product, read_study
@@ -32,9 +33,10 @@ def choose_studies(name: str | None, file: Path | None, axes: Sequence[str]) -> 
         return [product(axes)]
     if name == EVERYTHING:
         return list(STUDIES.values())
-    if name not in STUDIES:
-        raise UserError(f"study {name!r} is unknown{nearest(name, [*STUDIES])}; see `mae-cli ablate list`")
-    return [STUDIES[name]]
+    known = STUDIES | OWN
+    if name not in known:
+        raise UserError(f"study {name!r} is unknown{nearest(name, [*known])}; see `mae-cli ablate list`")
+    return [known[name]]
 
 
 def digests(progress: Progress) -> Digests:

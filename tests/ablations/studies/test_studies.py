@@ -9,6 +9,7 @@ from rich.console import Console
 from ablations.execution.executor import Executor
 from ablations.execution.job import Job
 from ablations.studies import run_studies
+from ablations.studies.own import OWN
 from ablations.studies.paper import STUDIES
 from ablations.studies.plan import Plan, all_jobs, make_plan
 from ablations.studies.run_studies import check_comparable, choose_studies, run_until
@@ -45,9 +46,9 @@ def test_a_schedule_without_a_warm_up_of_its_own_is_named_by_its_epochs() -> Non
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", STUDIES | OWN)
 def test_every_study_fits_every_preset_and_holds_its_default(name: str, preset: str) -> None:
-    cells = plan_cells(STUDIES[name], resolve(preset))
+    cells = plan_cells((STUDIES | OWN)[name], resolve(preset))
     defaults = [cell.record.is_default for cell in cells]
     assert sum(defaults) == 1
     assert len({cell.name for cell in cells}) == len(cells) >= 2
