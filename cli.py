@@ -164,7 +164,8 @@ def _reporting(as_json: bool) -> Iterator[Output]:
     processes = launched()
     who = "" if processes.leads else f"process {processes.rank}: "
     try:
-        console = Console(stderr=as_json, quiet=not processes.leads)
+        # Names, questions and paths are the user's: brackets and colons in them are no markup.
+        console = Console(stderr=as_json, quiet=not processes.leads, markup=False, emoji=False)
         if not console.is_terminal:
             console.width = 120  # a log has no edge that a table must fit
         yield Output(console, as_json and processes.leads)
@@ -409,7 +410,7 @@ def show_config(
     except (UserError, RunError) as error:
         fingerprint, told = None, f"unknown: {str(error).splitlines()[0]}"
     lines = f"# fingerprint {fingerprint or told}\n{to_toml(config)}"
-    output.console.print(lines, highlight=False, markup=False, soft_wrap=True)  # a file for --config
+    output.console.print(lines, highlight=False, soft_wrap=True)  # a file for --config
     output.result({"fingerprint": fingerprint, "config": config.model_dump(mode="json")})
 
 

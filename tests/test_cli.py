@@ -9,6 +9,8 @@ from mlflow import MlflowClient
 from PIL import Image
 from typer.testing import CliRunner
 
+from ablations.studies.own import OWN
+from ablations.studies.study import Cell, Study
 from cli import app
 from mae.runs.directory import RunDirectory
 
@@ -85,6 +87,14 @@ def test_a_run_leaves_a_picture_and_an_encoder(tiny_settings: list[str], runs_di
     run = next(runs_dir.iterdir())
     assert (run / "pictures" / "epoch-0002.png").stat().st_size > 1000
     assert (run / "encoder.safetensors").exists()
+
+
+def test_brackets_and_colons_of_a_study_are_no_markup(monkeypatch: pytest.MonkeyPatch, runs_dir: Path) -> None:
+    cells = (Cell({"mask.ratio": 0.75}), Cell({"mask.ratio": 0.5}))
+    monkeypatch.setitem(OWN, "odd", Study("odd", "Does [/x] matter, or [red] :x:?", cells))
+    shown = runner.invoke(app, ["ablate", "list", "--runs-dir", str(runs_dir)])
+    assert shown.exit_code == 0, shown.output
+    assert "Does [/x] matter, or [red] :x:?" in shown.stdout
 
 
 def test_config_prints_a_file_for_itself_where_the_images_are_not() -> None:

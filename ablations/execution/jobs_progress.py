@@ -10,7 +10,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from mae.runtime.progress import LINE_SECONDS, duration
 
-COLUMNS = ("{task.description}", BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.fields[note]}"))
+NOTE = TextColumn("{task.fields[note]}", markup=False)  # names of cells are in it
+COLUMNS = ("{task.description}", BarColumn(bar_width=24), TaskProgressColumn(), NOTE)
 
 
 class JobsProgress:

@@ -76,11 +76,11 @@ class ConsoleProgress:
 
 def _bars(console: Console) -> Bars:
     columns = [
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}", style="dim"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
     ]
     return Bars(*columns, console=console)
 

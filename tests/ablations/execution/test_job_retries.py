@@ -116,6 +116,16 @@ def test_no_process_is_started_for_a_job_that_another_command_works_on(
     assert [report for _, report in queue.events()] == [FINISHED]
 
 
+def test_brackets_in_a_jobs_name_are_shown_as_they_are() -> None:
+    shown = io.StringIO()
+    with JobsProgress(Console(file=shown, force_terminal=True, width=120), 1, 1) as view:
+        view.started(0, "study [/b] [red]")
+        view.refresh()
+        assert view.bars is not None
+        view.bars.refresh()
+    assert "study [/b] [red]" in shown.getvalue()
+
+
 def test_what_a_worker_warns_of_is_shown_with_the_jobs_name(tmp_path: Path) -> None:
     class Warning(MadeUp):
         def poll(self) -> list[tuple[int, Report]]:
