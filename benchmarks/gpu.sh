@@ -7,19 +7,20 @@
 # parts take the digits. --quick does as little as shows that every part runs. On a host without a network, put the
 # wheels that it lacks into .whl/ first: they are installed beside this checkout.
 set -uo pipefail
-cd "$(dirname "$0")/.."
 device=cuda quick= images= to=gpu-results python=${PYTHON:-python3}
 while [ $# -gt 0 ]; do
     case $1 in
         --device) device=$2; shift 2 ;;
         --quick) quick=1; shift ;;
-        --images) images=$2; shift 2 ;;
+        --images) images=$(realpath "$2"); shift 2 ;;
         --to) to=$2; shift 2 ;;
         *) echo "benchmarks/gpu.sh: unknown option $1; see its first lines" >&2; exit 2 ;;
     esac
 done
 mkdir -p "$to"
-to=$(cd "$to" && pwd)
+to=$(realpath "$to") # paths are of where this is called
+case $python in */*) python=$(realpath --no-symlinks "$python") ;; esac
+cd "$(dirname "$(realpath "$0")")/.."
 if ls .whl/*.whl >/dev/null 2>&1; then
     "$python" -m pip install --quiet --no-index --no-deps --target "$to/site" .whl/*.whl || exit 1
     export PYTHONPATH="$PWD:$to/site"
@@ -43,7 +44,9 @@ mae() { "$python" -m cli "$@" --device "$device" --tracking-uri none --runs-dir 
 export -f mae
 export python device to
 
+packed=0.5,0.55,0.6,0.65,0.7,0.75,0.8,0.85
 if [ "$quick" ]; then
+    packed=0.5,0.75
     data=(--preset digits) epochs=1 seeds=1 ratios=0.5,0.75 workers=1
     step=(--preset cifar10-tiny --batch 16 --steps 1 --repeats 1)
 elif [ "$images" ]; then
@@ -62,7 +65,7 @@ part epoch 30 bash -c 'mae pretrain "$@"' mae "${data[@]}" --set "train.epochs=1
 for together in 1 4 8; do # as many trainings at a time on one GPU
     [ "$device" = cpu ] && [ $together -gt 1 ] && break
     part "packing-$together" 35 bash -c 'mae ablate "$@"' mae "${data[@]}" --set train.epochs=1 --set "train.seed=1${together}0" \
-        --axis mask.ratio=0.5,0.55,0.6,0.65,0.7,0.75,0.8,0.85 --per-gpu $together --seeds 1
+        --axis "mask.ratio=$packed" --per-gpu $together --seeds 1
 done
 part study 180 bash -c 'mae ablate "$@"' mae "${data[@]}" --axis "mask.ratio=$ratios" --set "train.epochs=$epochs" \
     --seeds $seeds --per-gpu $workers

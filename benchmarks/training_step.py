@@ -14,6 +14,7 @@ import importlib.util
 import json
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -145,7 +146,11 @@ def compare(config: Config, sides: list[str], device: str, steps: int, repeats: 
     for side in sides:
         here, there = context.Pipe()
         context.Process(target=serve, args=(side, config, device, steps, there), daemon=True).start()
-        here.recv()
+        there.close()  # or the end of a side that fails would never come
+        try:
+            here.recv()
+        except EOFError:
+            sys.exit(f"{side} failed, see above")
         lines.append(here)
     speeds: list[list[float]] = [[] for _ in sides]
     peaks = []

@@ -1,6 +1,7 @@
 """What a GPU has to give: the numbers of the CPU, the same bits again, and errors that are told.
 
-Skipped where there is no CUDA device. `MAE_TEST_DEVICE=cpu pytest tests/gpu` tries the tests themselves without one.
+Skipped where there is no CUDA device, unless MAE_TEST_DEVICE names one: `MAE_TEST_DEVICE=cpu pytest tests/gpu` tries
+the tests themselves, and with `cuda` they fail without a GPU.
 """
 
 import copy
@@ -24,14 +25,16 @@ from mae.runtime.progress import Silent
 from mae.training.step import Trainer
 from tests.conftest import TINY
 from tests.helpers.pretexts import batch_of
-from tests.mae.training.test_pretraining import StopAfter, first_images
+from tests.helpers.training import StopAfter, first_images, step_and_gradients
 
 CPU, DEVICE = torch.device("cpu"), torch.device(os.environ.get("MAE_TEST_DEVICE", "cuda"))
 ON_GPU = DEVICE.type == "cuda"
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(ON_GPU and not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(
+        "MAE_TEST_DEVICE" not in os.environ and not torch.cuda.is_available(), reason="needs a CUDA device"
+    ),
 ]
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -54,17 +57,10 @@ def settings(variant: str = "mae", **more: Any) -> Any:
 
 
 def step_of(config: Any, digits: ImageData, device: torch.device) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Take one step; return its losses, and the gradients that the optimiser got, on the CPU."""
-    trainer, gradients = Trainer(config, digits, device), {}
-
-    def note(*arguments: Any) -> None:
-        for name, parameter in trainer.pretext.named_parameters():
-            if parameter.grad is not None:
-                gradients[name] = parameter.grad.cpu().clone()
-
-    trainer.optimizer.register_step_pre_hook(note)
-    losses = trainer.step(batch_of(first_images(digits)), 0).losses
-    return {name: value.item() for name, value in losses.items()}, gradients
+    """Take one step; return its losses and gradients, on the CPU."""
+    step, gradients = step_and_gradients(Trainer(config, digits, device), first_images(digits))
+    losses = {name: value.item() for name, value in step.losses.items()}
+    return losses, {name: gradient.cpu() for name, gradient in gradients.items()}
 
 
 def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], share: float) -> None:

@@ -28,7 +28,7 @@ from mae.training.loop import pretrain
 from mae.training.step import Trainer
 from tests.conftest import TINY
 from tests.helpers.pretexts import batch_of, stored, surroundings
-from tests.mae.training.test_pretraining import StopAfter, first_images
+from tests.helpers.training import StopAfter, first_images
 
 CPU = torch.device("cpu")
 COLOUR = {"data.channels": 3, "data.image_size": 8, "data.stored_size": 10, "data.augmentation": "color_jitter"}

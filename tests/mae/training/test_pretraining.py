@@ -34,24 +34,13 @@ from mae.training.step import Step, Trainer, parameter_groups, steps_per_epoch
 from tests.conftest import TINY
 from tests.helpers.commands import Forked, mae_cli
 from tests.helpers.pretexts import batch_of, mask_of
+from tests.helpers.training import StopAfter, first_images, gradients_of_a_step
 
 CPU = torch.device("cpu")
 
 
 def train(config: Config, data: ImageData, folder: Path, stop: StopRequest | None = None) -> dict[str, Any]:
     return pretrain(config, data, RunDirectory(folder), CPU, Silent(), stop or StopRequest(), online_accuracy)
-
-
-class StopAfter(StopRequest):
-    """Asks to stop once `checks` steps have looked."""
-
-    def __init__(self, checks: int):
-        self.left = checks
-
-    @property
-    def number(self) -> int:  # type: ignore[override]
-        self.left -= 1
-        return signal.SIGTERM if self.left < 0 else 0
 
 
 @pytest.mark.parametrize("target", ["pixels", "pca"])
@@ -235,25 +224,6 @@ class InStep(Processes):
 
     def mean(self, value: Tensor) -> Tensor:
         return value + 100
-
-
-def first_images(digits: ImageData, count: int = 256) -> Tensor:
-    return next(iter(digits.train.images.batches([torch.arange(count)])))
-
-
-def gradients_of_a_step(work: Trainer, images: Tensor, index: int = 0) -> dict[str, Tensor]:
-    """Take a step; return the gradients that the optimiser got."""
-    gradients: dict[str, Tensor] = {}
-
-    def note(*arguments: Any) -> None:
-        for name, parameter in work.pretext.named_parameters():
-            if parameter.grad is not None:
-                gradients[name] = parameter.grad.clone()
-
-    with_note = work.optimizer.register_step_pre_hook(note)
-    work.step(batch_of(images), index)
-    with_note.remove()
-    return gradients
 
 
 def test_the_gradients_of_all_processes_shares_have_the_whole_batchs_as_their_mean(
