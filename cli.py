@@ -401,14 +401,14 @@ def show_config(
     from mae.config.fingerprint import pretrain_fingerprint
     from mae.config.resolve import to_toml
     from mae.data.sources import open_source
-    from mae.errors import RunError, UserError
+    from mae.errors import RunError, UserError, first_line
     from mae.runtime.progress import ConsoleProgress
 
     try:
         digest = open_source(config.data, ConsoleProgress(Console(stderr=True))).digest
         fingerprint, told = pretrain_fingerprint(config, digest), ""
     except (UserError, RunError) as error:
-        fingerprint, told = None, f"unknown: {str(error).splitlines()[0]}"
+        fingerprint, told = None, f"unknown: {first_line(error)}"
     lines = f"# fingerprint {fingerprint or told}\n{to_toml(config)}"
     output.console.print(lines, highlight=False, soft_wrap=True)  # a file for --config
     output.result({"fingerprint": fingerprint, "config": config.model_dump(mode="json")})
@@ -508,13 +508,15 @@ def runs(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Show this many at most.")] = None,
 ) -> None:
     """List the runs, newest first, with their probes: `mae-cli runs mask.ratio=0.75 --sort knn/top1`."""
+    from mae.probing.kinds import PROBES, probe_label
     from mae.runs.catalogue import list_runs, select_runs, unreadable_runs
+    from mae.runs.metrics import FINAL_LOSS, top1
 
     rows = select_runs(list_runs(options.runs_dir), options.runs_dir, where or [], sort, limit)
-    table = Table("run", "status", "name", "linear", "k-NN", "loss", "min")
+    table = Table("run", "status", "name", *map(probe_label, PROBES), "loss", "min")
     for row in rows:
         metrics = row["metrics"]
-        shown = [metrics.get(key) for key in ("linear/top1", "knn/top1", "train/final_loss")]
+        shown = [metrics.get(key) for key in (*map(top1, PROBES), FINAL_LOSS)]
         numbers = ["" if value is None else f"{value:.4g}" for value in shown]
         table.add_row(row["run"], row["status"], row["name"], *numbers, f"{row['seconds'] / 60:.1f}")
     output.console.print(table)

@@ -45,7 +45,7 @@ def families_of_study(frame: pd.DataFrame, pairs: pd.DataFrame, test: Test | Non
 
 
 def families_of_findings(checked: pd.DataFrame) -> list[Family]:
-    """Return the families of the statements of `analysis.findings.check`, of one base."""
+    """Return the families of the statements of `analysis.studies.paper_findings.check`, of one base."""
     tested = checked.dropna(subset=["p"])
     return [Family("finding", len(part)) for _, part in tested.groupby("finding", sort=False)]
 

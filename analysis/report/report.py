@@ -114,7 +114,8 @@ def make_report(
 ) -> Report:
     """Return the report of a frame; `pictures` gives a study's reconstructions, where there are any.
 
-    `test` is the one asked for, as in `analysis.tables.summarise`; `pairs` asks for all pairs of each study's cells.
+    `test` is the one asked for, as in `analysis.studies.tables.summarise`; `pairs` asks for all pairs of each study's
+    cells.
     """
     bases = [_base(part, curves, pictures, test, pairs) for part in comparable(frame)]
     families = [family for base in bases for study in base.studies for family in study.families]

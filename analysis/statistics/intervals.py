@@ -21,6 +21,10 @@ class Contrast(NamedTuple):
     high: float
     p: float
 
+    def reversed(self) -> "Contrast":
+        """Return the same difference the other way round."""
+        return Contrast(-self.effect, -self.high, -self.low, self.p)
+
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Return the mean and its 95 % Student-t interval (mean, low, high).

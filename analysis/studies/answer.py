@@ -61,12 +61,12 @@ def _verdicts(found: Mapping[str, Contrast], cells: Sequence[str], ordered: bool
 def _from_best(done: pd.DataFrame, best: str, test: Test | None) -> dict[str, Contrast]:
     values, cells, seeds = (done[name].tolist() for name in ("top1", "cell", "seed"))
     pairs, _ = compare_pairs(values, cells, seeds, test)
-    found = {second: each._replace(effect=-each.effect) for (first, second), each in pairs.items() if first == best}
+    found = {second: each.reversed() for (first, second), each in pairs.items() if first == best}
     return found | {first: each for (first, second), each in pairs.items() if second == best}
 
 
 def _not_above_untrained(done: pd.DataFrame, cells: Sequence[str]) -> list[str]:
-    """Return cells of several seeds whose gain over the untrained encoders of their seeds may be none.
+    """Return cells whose gain over the untrained encoders of their seeds may be none.
 
     By each cell's own 95 % interval of the mean gain.
     """

@@ -199,7 +199,7 @@ FINDINGS = (
 def check(frame: pd.DataFrame, probe: str = "linear", test: Test | None = None) -> pd.DataFrame:
     """Return a row per statement, and per finding that has none, for each comparable part of the frame.
 
-    `test` is the one asked for, as in `analysis.tables.summarise`.
+    `test` is the one asked for, as in `analysis.studies.tables.summarise`.
 
     Columns: those of `SETTING`, finding, source, claim, statement, study, effect, low, high (points of top-1, or a
     ratio where `ratio`), p, test, verdict, reason.

@@ -17,7 +17,7 @@ from mae.config.resolve import nearest
 from mae.config.tree import DataConfig
 from mae.data.decode_workers import Decoder
 from mae.data.image_files import PathList, Pixels, decode, shown, to_pixels
-from mae.errors import RunError, UserError
+from mae.errors import RunError, UserError, first_line
 from mae.runs.locks_and_writes import replacing
 from mae.runtime.progress import Progress
 
@@ -156,8 +156,9 @@ def _torchvision(
             download = {"download": True} if downloads else {}
             parts = [getattr(datasets, name)(str(root), **split, **download) for split in (*train, test)]
         except Exception as error:  # each class fails in its own way
-            line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise RunError(f"{name} cannot be read from {root}: {line}; or give images as folder:PATH") from error
+            raise RunError(
+                f"{name} cannot be read from {root}: {first_line(error)}; or give images as folder:PATH"
+            ) from error
         labels = [_labels(part) for part in parts]
         names = getattr(parts[0], "classes", None) or range(max(each.max() for each in labels) + 1)
         return Source(

@@ -22,7 +22,7 @@ ORPHAN_SECONDS = 3600.0
 """How long a temporary file has not been written to, at least, if its writer is dead: writers take minutes at most."""
 
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp|\.arrived")
-"""Names of what is written beside its place (`run_directory.replacing`) or has come from another machine in part."""
+"""Names of what is written beside its place (`locks_and_writes.replacing`) or has come from another machine in part."""
 
 BUILDING, DAY = ".building", 86400.0
 

@@ -9,8 +9,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from mae.errors import UserError
+from mae.probing.kinds import PROBES
 from mae.runs.locks_and_writes import one_at_a_time
-from mae.runs.metrics import ONLINE
+from mae.runs.metrics import FINAL_LOSS, ONLINE, top1
 
 NONE = "none"
 """The tracking URI that switches tracking off."""
@@ -20,13 +21,13 @@ EXPERIMENT = "mae"
 
 STAGE_COLUMNS = (
     f"metrics.`{ONLINE}`",
-    "metrics.`train/final_loss`",
+    f"metrics.`{FINAL_LOSS}`",
     "params.`data.source`",
     "params.`train.epochs`",
     "params.`mask.ratio`",
 )
 
-ACCURACIES = ("metrics.`linear/top1`", "metrics.`knn/top1`", "metrics.`train/final_loss`")
+ACCURACIES = tuple(f"metrics.`{name}`" for name in (*map(top1, PROBES), FINAL_LOSS))
 TOLD = {"study": ("cell", "seed"), "sweep": ("trial", "state")}
 """What the list of trials shows: columns, and tags of studies and sweeps; the best linear probe comes first."""
 

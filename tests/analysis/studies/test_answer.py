@@ -1,6 +1,7 @@
 import pytest
 
 from analysis.statistics.comparisons import Test
+from analysis.statistics.intervals import Contrast
 from analysis.studies.answer import answers, compared_with_best, listed, power_lines
 from analysis.studies.tables import summarise
 from tests.helpers.study_factory import study_frame_of
@@ -94,3 +95,7 @@ def test_power_is_not_told_where_the_model_does_not_fit() -> None:
     frame = study_frame_of(RATIOS, default="0.7", probes=("knn",))
     frame["top1"] *= 1 + 0.2 * frame["seed"]
     assert power_lines(frame) == []
+
+
+def test_a_difference_the_other_way_round_has_its_interval_turned_too() -> None:
+    assert Contrast(1.0, -0.5, 2.5, 0.1).reversed() == Contrast(-1.0, -2.5, 0.5, 0.1)

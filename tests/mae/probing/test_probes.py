@@ -257,7 +257,7 @@ def test_lars_goes_over_all_whole_batches_in_another_order_each_epoch_and_by_the
 
 
 def test_the_order_of_images_in_the_lars_probe_is_that_of_earlier_versions() -> None:
-    """Another changes results: `mae.fingerprint.ARITHMETIC` is raised with it."""
+    """Another changes results: `mae.config.fingerprint.ARITHMETIC` is raised with it."""
     head, config = Batches(3, 2), LinearProbeConfig(lars_epochs=2)
     features, labels = torch.arange(8.0)[:, None].expand(-1, 3), torch.arange(8) % 2
     fit_lars(head, lambda epoch: features, labels, config, 0, Silent())
