@@ -31,6 +31,7 @@ from mae.pretext.base import Batch
 from mae.runs.metrics import PEAK_MEMORY
 from mae.runtime.distributed import ALONE
 from mae.runtime.machine import environment
+from mae.runtime.rng import on_device
 from mae.runtime.system_metrics import system_metrics
 from mae.training.step import Trainer
 
@@ -38,7 +39,9 @@ SIZES = {"cifar10-tiny": 256, "imagenet-vit-b": 8}
 """Preset and its batch size on a CPU."""
 
 PEER = "Hugging Face"
-SIDES = ("ours", "ours, compiled", PEER)
+SIDES = {"ours": "off", "ours, compiled": "default", "ours, cudagraphs": "cudagraphs", PEER: ""}
+"""Name, and `train.compile` of ours."""
+
 MATRIX = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the product that stands for the device's peak."""
 
@@ -53,7 +56,7 @@ def ours(config: Config, images: Tensor, device: torch.device) -> Step:
     data = _as_data(config, images)
     trainer = Trainer(config, data, device)
     batch = Batch(images, torch.arange(len(images)), data.train.labels)
-    return lambda index: trainer.step(batch, index)
+    return lambda index: trainer.step((on_device(each, device) for each in trainer.pieces(batch, index)), index)
 
 
 def hugging_face(config: Config, images: Tensor, device: torch.device) -> Step:
@@ -125,7 +128,7 @@ def serve(side: str, config: Config, device_name: str, steps: int, line: Connect
     if side == PEER:
         step = hugging_face(config, images, device)
     else:
-        step = ours(with_training(config, compile=side != "ours"), images, device)
+        step = ours(with_training(config, compile=SIDES[side]), images, device)
     for index in range(3):
         step(index)
     line.send("ready")
@@ -210,6 +213,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write all turns and the machine to this file")
     options = parser.parse_args()
     there = [side for side in SIDES if side != PEER or importlib.util.find_spec("transformers")]
+    if not options.device.startswith("cuda"):
+        there.remove("ours, cudagraphs")
     sides = [side for side in options.side or there if side in there]
     heads = f"{'images/s, median (range)':>30}{'first over it':>24}{'of matmul':>12}{'MB':>10}"
     print(f"{'preset, precision':24}{'':18}{heads}")

@@ -29,6 +29,7 @@ from mae.runtime.machine import environment, memory_explained, use_deterministic
 from mae.runtime.progress import Progress
 from mae.tracking.background_delivery import tracked
 from mae.training import checkpoints
+from mae.training.compilation import check_device
 from mae.training.loop import Watch, pretrain
 from mae.training.step import steps_per_epoch
 
@@ -73,7 +74,8 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
         if processes.from_first(processes.leads and _is_finished(run, config, where)):
             return run
         with processes.together():
-            steps_per_epoch(config, data)  # refuses an impossible batch size before anything is written
+            steps_per_epoch(config, data)  # refuses an impossible batch size before anything is written,
+            check_device(config.train.compile, where.device)  # and what this device cannot do
         use_deterministic_kernels(config.train.deterministic)
         record = Record(stage="pretrain", name=name_run(config), fingerprint=fingerprint, data=data.describe())
         on = f"{where.device}" if processes.count == 1 else f"{processes.count} processes, {where.device.type}"

@@ -14,6 +14,7 @@ from mae.pretext.registry import new_pretext
 from mae.probing.features import BATCH, extract
 from mae.probing.linear import fit_logistic, principal_axes
 from mae.runtime.progress import Silent
+from mae.runtime.rng import on_device
 from mae.training.step import Trainer
 
 
@@ -28,7 +29,7 @@ def size_of(config: Config) -> Size:
 def speed_of(config: Config, device: torch.device, seconds: float) -> Speed:
     """Return how fast a training is on `device`, from about `seconds` of it."""
     images = _made_up(config)
-    train = config.train.model_copy(update={"compile": False})  # compiling alone takes longer than all this
+    train = config.train.model_copy(update={"compile": "off"})  # compiling alone takes longer than all this
     began = time.monotonic()
     work = Trainer(config.model_copy(update={"train": train}), images, device)
     build = time.monotonic() - began
@@ -39,7 +40,7 @@ def speed_of(config: Config, device: torch.device, seconds: float) -> Speed:
         work.config = config.model_copy(update={"train": piece})
         chosen = torch.arange(count)
         batch = Batch(next(iter(work.data.train.images.batches([chosen]))), chosen, work.data.train.labels[chosen])
-        work.step(batch, 0).losses["loss"].item()
+        work.step((on_device(each, device) for each in work.pieces(batch, 0)), 0).losses["loss"].item()
 
     def encode(count: int) -> None:
         kind = config.probe.features

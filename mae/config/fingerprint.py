@@ -7,7 +7,7 @@ from typing import Any
 from mae.config.resolve import config_fields, flatten, inert_keys
 from mae.config.tree import Config, ProbeKind
 
-ARITHMETIC = 3
+ARITHMETIC = 4
 """Raised when a change of the code changes results, so that old results are not taken for new ones."""
 
 IN_DIGEST = {"data.source", "data.test_fraction", "data.split_seed"}

@@ -187,7 +187,20 @@ class TrainConfig(Section):
     )
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; no clipping if unset")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of matrix products; weights stay fp32")
-    compile: bool = Field(False, description="use torch.compile")
+    compile: Annotated[
+        Literal["off", "default", "max-autotune", "cudagraphs"],
+        BeforeValidator(lambda value: {"True": "default", "False": "off"}.get(str(value), value)),  # before: a switch
+    ] = Field(
+        "off",
+        description="compile the forward and backward pass: torch.compile's modes; cudagraphs, its reduce-overhead, "
+        "and max-autotune replay kernels without the host",
+    )
+    checkpoint_blocks: bool = Field(
+        False,
+        description="keep no activations within a transformer block but compute them again in the backward pass: "
+        "less memory, about a third more time",
+        json_schema_extra={"before": False},
+    )
     deterministic: bool = Field(False, description="deterministic CUDA kernels: same bits every time, slower")
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, data order, augmentation and masks")
 

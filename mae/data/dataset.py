@@ -46,8 +46,12 @@ class CachedImages:
     pixels: Tensor
 
     def batches(self, indexes: Sequence[Tensor]) -> Iterator[Tensor]:
+        pixels, pinned = self.pixels, not self.pixels.is_cuda and torch.cuda.is_initialized()
         for chosen in indexes:
-            yield self.pixels[chosen.to(self.pixels.device)]
+            batch = torch.empty(
+                (len(chosen), *pixels.shape[1:]), dtype=torch.uint8, device=pixels.device, pin_memory=pinned
+            )
+            yield torch.index_select(pixels, 0, chosen.to(pixels.device), out=batch)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Parameters carry timm's and the official MAE release's names (`patch_embed.proj`
 comments: B images, N patches, K visible, D width, P = patch height * patch width * channels.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mae.config.tree import Config, TransformerConfig
 
@@ -60,7 +62,15 @@ class Encoder(nn.Module):
 
     pos_embed: Tensor
 
-    def __init__(self, config: TransformerConfig, image_size: Size, patch: Size, channels: int, mask_tokens: bool):
+    def __init__(
+        self,
+        config: TransformerConfig,
+        image_size: Size,
+        patch: Size,
+        channels: int,
+        mask_tokens: bool,
+        recompute: bool = False,
+    ):
         super().__init__()
         self.patch = patch
         self.patch_embed = PatchEmbed(image_size, patch, channels, config.dim)  # type: ignore[arg-type]
@@ -68,7 +78,7 @@ class Encoder(nn.Module):
         if mask_tokens:  # Table 1c; not the decoder's `mask_token`, which has another width
             self.encoder_mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.register_buffer("pos_embed", sincos_positions(config.dim, self.patch_embed.grid_size))
-        self.blocks = blocks(config)
+        self.blocks = Blocks(config, recompute)
         self.norm = LayerNorm(config.dim)
         self.apply(initialise)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(config.dim, -1))
@@ -104,14 +114,48 @@ class Encoder(nn.Module):
 
 def build_encoder(config: Config) -> Encoder:
     """Return the encoder alone, untrained."""
-    data, model = config.data, config.model
-    return Encoder(model.encoder, data.image_size, model.patch_size, data.channels, model.encoder_mask_tokens)
+    data, model, recompute = config.data, config.model, config.train.checkpoint_blocks
+    sizes = data.image_size, model.patch_size, data.channels
+    return Encoder(model.encoder, *sizes, model.encoder_mask_tokens, recompute)
 
 
-def blocks(config: TransformerConfig) -> nn.Sequential:
-    """Return pre-norm ViT blocks, one after the other."""
-    make = partial(Block, config.dim, config.heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=LayerNorm)
-    return nn.Sequential(*(make() for _ in range(config.depth)))
+class Blocks(nn.Sequential):
+    """Pre-norm ViT blocks, one after the other; with `recompute`, training keeps no activations within a block."""
+
+    def __init__(self, config: TransformerConfig, recompute: bool):
+        make = partial(Block, config.dim, config.heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=LayerNorm)
+        super().__init__(*(make() for _ in range(config.depth)))
+        self.recompute = recompute
+
+    def forward(self, tokens: Tensor, read_from: int = 0) -> Tensor:
+        """Return (B, n - read_from, D): of tokens (B, n, D), the last ones, computed in the last block as in all."""
+        *first, last = self
+        for block in first:
+            tokens = self._through(block, tokens)
+        return self._through(partial(block_from, last, read_from) if read_from else last, tokens)
+
+    def _through(self, block: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+        if self.recompute and self.training and torch.is_grad_enabled():
+            again: Tensor = checkpoint(block, tokens, use_reentrant=False, preserve_rng_state=False)
+            return again
+        return block(tokens)
+
+
+def block_from(block: Any, start: int, tokens: Tensor) -> Tensor:
+    """Return a block's output for the tokens (B, n, D) from `start` on, which attend to all: (B, n - start, D).
+
+    The others are nothing but keys and values: queries, projection and MLP, five sixths of a block, leave them out.
+    """
+    attention, (count, _, dim) = block.attn, tokens.shape
+    normed = block.norm1(tokens)
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    queries = F.linear(normed[:, start:], weight[:dim], bias[:dim])
+    keys, values = F.linear(normed, weight[dim:], bias[dim:]).chunk(2, dim=2)
+    heads = (each.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for each in (queries, keys, values))
+    attended = F.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(count, -1, dim)
+    tokens = tokens[:, start:] + attention.proj(attended)
+    result: Tensor = tokens + block.mlp(block.norm2(tokens))
+    return result
 
 
 def initialise(module: nn.Module) -> None:

@@ -14,10 +14,10 @@ from mae.config.tree import Config, TransformerConfig
 from mae.data import augmentation
 from mae.data.augmentation import centre, views
 from mae.models.vit import (
+    Blocks,
     Encoder,
     LayerNorm,
     Size,
-    blocks,
     build_encoder,
     gather_tokens,
     initialise,
@@ -48,12 +48,12 @@ class Decoder(nn.Module):
 
     decoder_pos_embed: Tensor
 
-    def __init__(self, config: TransformerConfig, encoder_dim: int, grid: Size, outputs: int):
+    def __init__(self, config: TransformerConfig, encoder_dim: int, grid: Size, outputs: int, recompute: bool):
         super().__init__()
         self.decoder_embed = nn.Linear(encoder_dim, config.dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.register_buffer("decoder_pos_embed", sincos_positions(config.dim, grid))
-        self.decoder_blocks = blocks(config)
+        self.decoder_blocks = Blocks(config, recompute)
         self.decoder_norm = LayerNorm(config.dim)
         self.decoder_pred = nn.Linear(config.dim, outputs)
         self.apply(initialise)
@@ -71,8 +71,8 @@ class Decoder(nn.Module):
         positions = gather_tokens(self.decoder_pos_embed[:, 1:], order)
         first = self.decoder_pos_embed[:, :1].expand(len(tokens), -1, -1)
         tokens = tokens + torch.cat([first, positions], dim=1)  # (B, 1 + N, E)
-        tokens = self.decoder_blocks(tokens)
-        return self.decoder_pred(self.decoder_norm(tokens[:, 1 + read_from :]))
+        read = self.decoder_blocks(tokens, 1 + read_from)
+        return self.decoder_pred(self.decoder_norm(read))
 
 
 class MaskedAutoencoder(Pretext):
@@ -88,7 +88,8 @@ class MaskedAutoencoder(Pretext):
         target, fitted = TARGETS[config.target.kind], under(surroundings.fitted, "target.")
         self.target = target.saved(config, fitted) if surroundings.fitted else target.fit(config, self._patches_to_fit)
         self.encoder = build_encoder(config)
-        self.decoder = Decoder(model.decoder, model.encoder.dim, config.grid, self.target.outputs)
+        sizes = model.encoder.dim, config.grid, self.target.outputs
+        self.decoder = Decoder(model.decoder, *sizes, recompute=config.train.checkpoint_blocks)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
         config = self.config

@@ -3,7 +3,8 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from mae.config.tree import Config
 from mae.data.dataset import ImageData
-from mae.pretext.base import Batch, Pretext, under
+from mae.pretext.base import Pretext, under
 from mae.pretext.pictures import draw, shown_images
 from mae.runs.directory import ENCODER, PRETEXT, RunDirectory
 from mae.runs.metrics import (
@@ -31,9 +32,9 @@ from mae.runs.weights import write_weights
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import Interrupted, Pruned, StopRequest
 from mae.runtime.progress import Progress
-from mae.runtime.rng import generator
 from mae.runtime.system_metrics import system_metrics
 from mae.training import checkpoints
+from mae.training.loader import micro_batches
 from mae.training.step import Step, Trainer
 
 Evaluate = Callable[[Pretext, ImageData], float]
@@ -66,9 +67,10 @@ def pretrain(
     _go_back(trainer, run, progress)
     with progress.task("pretraining", trainer.total_steps, trainer.position.step) as task:
         clock = _Clock(trainer.position.seconds)
-        for epoch in range(trainer.position.step // trainer.steps_per_epoch, config.train.epochs):
-            for index, batch in _epoch_batches(trainer, epoch):
-                step = trainer.step(batch, index)
+        with closing(micro_batches(trainer)) as pieces:
+            for index in range(trainer.position.step, trainer.total_steps):
+                step = trainer.step(islice(pieces, config.train.micro_batches), index)
+                epoch = index // trainer.steps_per_epoch
                 stopped, pruned, note = processes.greatest(stop.number), "", ""  # all stop at the same step
                 if not processes.leads:
                     if stopped:
@@ -117,20 +119,6 @@ def _go_back(trainer: Trainer, run: RunDirectory, progress: Progress) -> None:
                 progress.warn(f"by {before} {name} so far, now by {now}: equal to rounding, not to the bit")
     if processes.leads:
         run.forget_metrics_after(trainer.position.step)
-
-
-def _epoch_batches(trainer: Trainer, epoch: int) -> Iterator[tuple[int, Batch]]:
-    """Yield (step, batch) for what is left of an epoch, of each batch this process's share.
-
-    The order is a function of (seed, epoch).
-    """
-    settings, train, steps = trainer.config.train, trainer.data.train, trainer.steps_per_epoch
-    order = torch.randperm(len(train.labels), generator=generator(settings.seed, "order", epoch))
-    first, batch = trainer.position.step - epoch * steps, settings.batch_size
-    part = trainer.processes.part(batch)
-    pieces = [order[index * batch : (index + 1) * batch][part] for index in range(first, steps)]
-    for number, (chosen, images) in enumerate(zip(pieces, train.images.batches(pieces), strict=True)):
-        yield epoch * steps + first + number, Batch(images, chosen, train.labels[chosen])
 
 
 def _save(trainer: Trainer, run: RunDirectory, clock: "_Clock") -> None:

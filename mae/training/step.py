@@ -1,6 +1,7 @@
 """A step of pretraining and all that a checkpoint has to hold (appendix A.1)."""
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from mae.runtime.autocast import mixed
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.rng import generator, on_device, piece
 from mae.training import checkpoints
+from mae.training.compilation import REPLAYED, compiled, keep_gradients
 from mae.training.schedule import lr_at, peak_lr
 
 
@@ -25,6 +27,13 @@ class Position:
 
     step: int = 0
     seconds: float = 0.0
+
+
+class Piece(NamedTuple):
+    """What a forward pass takes: a micro-batch and its draws."""
+
+    batch: Batch
+    draws: Any
 
 
 class Step(NamedTuple):
@@ -42,12 +51,14 @@ class Trainer:
         self.config, self.data, self.device, self.processes = config, data.on(device), device, processes
         self.steps_per_epoch = steps_per_epoch(config, data)
         self.pretext = new_pretext(config, data).to(device)
-        compiled: nn.Module = torch.compile(self.pretext) if config.train.compile else self.pretext  # type: ignore[assignment]
-        self.parallel = processes.parallel(compiled, device)
+        self.parallel = processes.parallel(compiled(self.pretext, config.train.compile), device)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.pretext, config.train.weight_decay), lr=0.0, betas=(0.9, 0.95), fused=True
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
+        self.replayed = config.train.compile in REPLAYED
+        if self.replayed:
+            keep_gradients(self.pretext)
         self.position = Position()
         self.bad_step = torch.full((), -1, device=device)  # first step whose loss or gradient was not finite
         if processes.count > 1:
@@ -57,20 +68,29 @@ class Trainer:
     def total_steps(self) -> int:
         return self.steps_per_epoch * self.config.train.epochs
 
-    def step(self, batch: Batch, index: int) -> Step:
-        """Take optimiser step `index` on this process's share of a batch."""
+    def pieces(self, batch: Batch, index: int) -> Iterator[Piece]:
+        """Yield the micro-batches of this process's share of a batch, with their part of the draws of step `index`."""
+        train = self.config.train
+        draws = self.pretext.draw(train.batch_size, generator(train.seed, "step", index))  # of the whole batch
+        draws = piece(draws, self.processes.part(train.batch_size))
+        size = len(batch.images) // train.micro_batches
+        for start in range(0, len(batch.images), size):
+            part = slice(start, start + size)
+            yield Piece(piece(batch, part), piece(draws, part))
+
+    def step(self, pieces: Iterable[Piece], index: int) -> Step:
+        """Take optimiser step `index` on its micro-batches, which are on the device one at a time.
+
+        Nothing here waits for the device.
+        """
         train = self.config.train
         lr = lr_at(index / self.steps_per_epoch, peak_lr(train.base_lr, train.batch_size), train.warmup, train.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        draws = self.pretext.draw(train.batch_size, generator(train.seed, "step", index))  # of the whole batch
-        draws = piece(draws, self.processes.part(train.batch_size))
         losses: dict[str, Tensor] = {}
-        size = len(batch.images) // train.micro_batches
-        for number in range(train.micro_batches):  # nothing but draws and stored images is ever there for more than one
-            part = slice(number * size, (number + 1) * size)
-            with self.processes.exchanging(self.parallel, now=number + 1 == train.micro_batches):
-                found = self._forward(piece(batch, part), piece(draws, part))
+        for number, micro_batch in enumerate(pieces, 1):
+            with self.processes.exchanging(self.parallel, now=number == train.micro_batches):
+                found = self._forward(micro_batch)
                 self.scaler.scale(found["loss"] / train.micro_batches).backward()
             for name, value in found.items():
                 losses[name] = losses.get(name, 0) + value.detach() / train.micro_batches
@@ -82,15 +102,15 @@ class Trainer:
         self.bad_step = torch.where((self.bad_step < 0) & ~finite, index, self.bad_step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not self.replayed)
         self.pretext.after_step(index + 1, self.total_steps)
         self.position.step = index + 1
         return Step(losses, norm, lr)
 
-    def _forward(self, batch: Batch, draws: Any) -> dict[str, Tensor]:
-        batch, draws = on_device(batch, self.device), on_device(draws, self.device)
+    def _forward(self, micro_batch: Piece) -> dict[str, Tensor]:
+        torch.compiler.cudagraph_mark_step_begin()  # the losses of the pass before have been read
         with mixed(self.config.train.precision, self.device):
-            found: dict[str, Tensor] = self.parallel(batch, draws)
+            found: dict[str, Tensor] = self.parallel(*micro_batch)
         return found
 
     def _settle_buckets(self) -> None:
@@ -98,8 +118,9 @@ class Trainer:
         data, train = self.config.data, self.config.train
         count = train.batch_size // (self.processes.count * train.micro_batches)
         black, first = torch.zeros(count, data.channels, *data.stored, dtype=torch.uint8), torch.zeros(count).long()
-        self._forward(Batch(black, first, first), self.pretext.draw(count, generator(0, "settle")))["loss"].backward()
-        self.optimizer.zero_grad(set_to_none=True)
+        micro_batch = Piece(Batch(black, first, first), self.pretext.draw(count, generator(0, "settle")))
+        self._forward(on_device(micro_batch, self.device))["loss"].backward()
+        self.optimizer.zero_grad(set_to_none=not self.replayed)
 
     def check_finite(self) -> None:
         """Raise `SettingsError` if a step since the start was not finite; nothing that follows it has been saved."""

@@ -24,8 +24,7 @@ from mae.runtime.interruption import Interrupted, StopRequest
 from mae.runtime.progress import Silent
 from mae.training.step import Trainer
 from tests.conftest import TINY
-from tests.helpers.pretexts import batch_of
-from tests.helpers.training import StopAfter, first_images, step_and_gradients
+from tests.helpers.training import StopAfter, first_images, step_and_gradients, take_step
 
 CPU, DEVICE = torch.device("cpu"), torch.device(os.environ.get("MAE_TEST_DEVICE", "cuda"))
 ON_GPU = DEVICE.type == "cuda"
@@ -87,9 +86,10 @@ def test_mixed_precision_stays_near_full_precision(precision: str, digits: Image
 
 
 @pytest.mark.parametrize("variant", ["mae", *(kind for kind in PRETEXTS if kind != "mae")])
-def test_the_compiled_step_is_the_eager_one(variant: str, digits: ImageData) -> None:
+@pytest.mark.parametrize("how", ["default", "cudagraphs"])
+def test_the_compiled_step_is_the_eager_one(how: str, variant: str, digits: ImageData) -> None:
     expected, gradients = step_of(settings(variant), digits, DEVICE)
-    found, others = step_of(settings(variant, train__compile=True), digits, DEVICE)
+    found, others = step_of(settings(variant, train__compile=how), digits, DEVICE)
     assert found == pytest.approx(expected, rel=1e-4)
     assert_close(others, gradients, 1e-3)
 
@@ -123,7 +123,7 @@ def test_the_online_accuracy_is_that_of_the_cpu(digits: ImageData) -> None:
 def test_a_step_of_fp16_that_overflows_is_skipped_and_the_next_is_scaled_less(digits: ImageData) -> None:
     trainer = Trainer(settings(train__precision="fp16"), digits, DEVICE)
     trainer.scaler = torch.amp.GradScaler(DEVICE.type, init_scale=2.0**126)
-    trainer.step(batch_of(first_images(digits)), 1)
+    take_step(trainer, first_images(digits), 1)
     assert trainer.scaler.get_scale() == 2.0**125
     trainer.check_finite()
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mae.data.dataset import ImageData
 from mae.runtime.interruption import StopRequest
+from mae.runtime.rng import on_device
 from mae.training.step import Step, Trainer
 from tests.helpers.pretexts import batch_of
 
@@ -28,6 +29,12 @@ def first_images(digits: ImageData, count: int = 256) -> Tensor:
     return next(iter(digits.train.images.batches([torch.arange(count)])))
 
 
+def take_step(trainer: Trainer, images: Tensor, index: int = 0) -> Step:
+    """Take a step on the first images of a training set."""
+    pieces = trainer.pieces(batch_of(images), index)
+    return trainer.step((on_device(each, trainer.device) for each in pieces), index)
+
+
 def step_and_gradients(trainer: Trainer, images: Tensor, index: int = 0) -> tuple[Step, dict[str, Tensor]]:
     """Take a step; return it, and the gradients that the optimiser got."""
     gradients: dict[str, Tensor] = {}
@@ -38,7 +45,7 @@ def step_and_gradients(trainer: Trainer, images: Tensor, index: int = 0) -> tupl
                 gradients[name] = parameter.grad.clone()
 
     with_note = trainer.optimizer.register_step_pre_hook(note)
-    step = trainer.step(batch_of(images), index)
+    step = take_step(trainer, images, index)
     with_note.remove()
     return step, gradients
 

@@ -27,7 +27,7 @@ from mae.runs.directory import ENCODER, PRETEXT, RunDirectory, probes_of, status
 from mae.runs.weights import read_weights
 from mae.runtime.distributed import Processes
 from mae.runtime.machine import choose_device
-from mae.training.loop import _epoch_batches
+from mae.training.loader import batches
 from mae.training.step import Trainer
 from tests.conftest import TINY
 from tests.helpers.commands import Forked, mae_cli
@@ -267,7 +267,7 @@ def test_each_process_reads_its_share_of_an_epoch_only(digits: ImageData) -> Non
     for rank in range(3):
         work, images = Trainer(build(SMALL), digits, torch.device("cpu")), Asked()
         work.processes, work.data = Processes(rank, 3), replace(digits, train=Split(images, digits.train.labels))
-        assert all(len(batch.images) == 84 for _, batch in _epoch_batches(work, 0))
+        assert all(len(batch.images) == 84 for batch in batches(work, 0))
         shares.append(images.indexes)
     assert [len(share) for share in shares] == [5 * 84] * 3
     assert len({index for share in shares for index in share}) == 5 * 252

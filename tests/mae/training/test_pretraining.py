@@ -1,9 +1,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mae.config.resolve import build
 from mae.config.tree import Config
 from mae.data.augmentation import augment
-from mae.data.dataset import ImageData, Split
+from mae.data.dataset import ImageData
 from mae.errors import RunError, SettingsError, UserError
 from mae.pipeline import Workplace, run_pretraining
 from mae.pretext.registry import new_pretext
@@ -29,12 +27,12 @@ from mae.runtime.machine import use_deterministic_kernels
 from mae.runtime.progress import Silent
 from mae.runtime.rng import branch, generator
 from mae.training import checkpoints
-from mae.training.loop import _epoch_batches, _go_back, pretrain, weights_digest
+from mae.training.loop import _go_back, pretrain, weights_digest
 from mae.training.step import Step, Trainer, parameter_groups, steps_per_epoch
 from tests.conftest import TINY
 from tests.helpers.commands import Forked, mae_cli
-from tests.helpers.pretexts import batch_of, mask_of
-from tests.helpers.training import StopAfter, first_images, gradients_of_a_step
+from tests.helpers.pretexts import mask_of
+from tests.helpers.training import StopAfter, first_images, gradients_of_a_step, take_step
 
 CPU = torch.device("cpu")
 
@@ -151,7 +149,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(digits: ImageData) -
     norms = []
     for pieces in (1, 4):
         work = Trainer(build({**TINY, "train.micro_batches": pieces}), digits, CPU)
-        norms.append(work.step(batch_of(images), 0).norm.item())
+        norms.append(take_step(work, images).norm.item())
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
@@ -161,7 +159,7 @@ def test_crops_and_masks_of_a_step_follow_from_seed_and_index_alone(digits: Imag
     views = work.pretext.look(augment(images, config.data, branch(generator(3, "step", 7), "crops")))
     mask = mask_of("random", branch(generator(3, "step", 7), "mask"), 256, (4, 4), 4)
     expected = work.pretext.loss(views, mask).item()
-    assert work.step(batch_of(images), 7).losses["loss"].item() == pytest.approx(expected, rel=1e-6)
+    assert take_step(work, images, 7).losses["loss"].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_steps_are_those_of_adamw_with_the_papers_momenta(digits: ImageData) -> None:
@@ -176,7 +174,7 @@ def test_steps_are_those_of_adamw_with_the_papers_momenta(digits: ImageData) -> 
     momenta, squares = ({name: torch.zeros_like(each) for name, each in expected.items()} for _ in range(2))
     images = next(iter(digits.train.images.batches([torch.arange(128)])))
     for step in range(1, 5):
-        rate = work.step(batch_of(images), step - 1).lr
+        rate = take_step(work, images, step - 1).lr
         assert rate == pytest.approx(2e-3 * (step - 1) / 5.5)  # 11 steps per epoch, half of them to a peak of 2e-3
         for name, gradient in gradients.items():
             momenta[name] = 0.9 * momenta[name] + 0.1 * gradient
@@ -191,7 +189,7 @@ def test_steps_are_those_of_adamw_with_the_papers_momenta(digits: ImageData) -> 
 def test_the_loss_of_micro_batches_is_that_of_the_whole_batch(digits: ImageData) -> None:
     images = next(iter(digits.train.images.batches([torch.arange(256)])))
     works = [Trainer(build({**TINY, "train.micro_batches": pieces}), digits, CPU) for pieces in (1, 4)]
-    whole, pieces = (work.step(batch_of(images), 0).losses["loss"].item() for work in works)
+    whole, pieces = (take_step(work, images).losses["loss"].item() for work in works)
     assert pieces == pytest.approx(whole, rel=1e-5)
 
 
@@ -212,7 +210,7 @@ class PixelsSeen(TorchDispatchMode):
 def test_no_more_than_a_micro_batch_is_cropped_at_a_time(digits: ImageData) -> None:
     work = Trainer(build({**TINY, "train.micro_batches": 8}), digits, CPU)
     with PixelsSeen() as seen:
-        work.step(batch_of(first_images(digits)), 0)
+        take_step(work, first_images(digits))
     assert seen.counts == {32}
 
 
@@ -247,8 +245,7 @@ def test_the_gradients_of_all_processes_shares_have_the_whole_batchs_as_their_me
 def test_the_loss_of_a_step_is_the_mean_over_processes(digits: ImageData) -> None:
     config, images = build(TINY), first_images(digits)
     losses = [
-        Trainer(config, digits, CPU, each).step(batch_of(images), 0).losses["loss"].item()
-        for each in (ALONE, InStep(0, 1))
+        take_step(Trainer(config, digits, CPU, each), images).losses["loss"].item() for each in (ALONE, InStep(0, 1))
     ]
     assert losses[1] == pytest.approx(losses[0] + 100)
 
@@ -298,7 +295,7 @@ def test_a_step_of_fp16_whose_gradients_overflow_is_skipped_and_the_next_is_scal
     work = Trainer(build({**TINY, "train.precision": "fp16"}), digits, CPU)
     work.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
     before = weights_digest(work.pretext.state_dict())
-    step = work.step(batch_of(first_images(digits)), 1)
+    step = take_step(work, first_images(digits), 1)
     assert step.losses["loss"].isfinite()
     assert not step.norm.isfinite()
     assert weights_digest(work.pretext.state_dict()) == before
@@ -310,12 +307,12 @@ def test_a_step_of_fp16_whose_gradients_overflow_is_skipped_and_the_next_is_scal
 def test_the_first_step_whose_loss_is_not_finite_is_named(precision: str, first: int, digits: ImageData) -> None:
     work, images = Trainer(build({**TINY, "train.precision": precision}), digits, CPU), first_images(digits)
     for index in range(first):
-        work.step(batch_of(images), index)
+        take_step(work, images, index)
     work.check_finite()
     with torch.no_grad():
         work.pretext.encoder.cls_token.fill_(torch.nan)
     for index in (first, first + 1):
-        work.step(batch_of(images), index)
+        take_step(work, images, index)
     with pytest.raises(SettingsError, match=f"not finite at step {first}; the last checkpoint is sound"):
         work.check_finite()
 
@@ -323,7 +320,7 @@ def test_the_first_step_whose_loss_is_not_finite_is_named(precision: str, first:
 def test_a_gradient_that_is_not_finite_is_noticed_where_the_loss_is(digits: ImageData) -> None:
     work = Trainer(build(TINY), digits, CPU)
     work.pretext.encoder.cls_token.register_hook(lambda gradient: gradient * torch.inf)
-    assert work.step(batch_of(first_images(digits)), 0).losses["loss"].isfinite()
+    assert take_step(work, first_images(digits)).losses["loss"].isfinite()
     with pytest.raises(SettingsError, match="not finite at step 0"):
         work.check_finite()
 
@@ -335,26 +332,12 @@ def test_gradients_are_shortened_to_clip_norm_together_and_the_norm_told_is_the_
     work = Trainer(build({**TINY, "train.clip_norm": most}), digits, CPU)
     free = gradients_of_a_step(Trainer(build(TINY), digits, CPU), first_images(digits))
     clipped = gradients_of_a_step(work, first_images(digits))
-    norm = Trainer(work.config, digits, CPU).step(batch_of(first_images(digits)), 0).norm.item()
+    norm = take_step(Trainer(work.config, digits, CPU), first_images(digits)).norm.item()
     length = torch.stack([gradient.square().sum() for gradient in free.values()]).sum().sqrt().item()
     assert norm == pytest.approx(length, rel=1e-5)
     assert length > 0.02
     for name, gradient in clipped.items():
         assert torch.allclose(gradient, free[name] * ((most or length) / length), rtol=1e-3, atol=1e-7), name
-
-
-@pytest.mark.parametrize("asked", [True, False])
-def test_steps_go_through_the_compiled_task_if_that_is_asked_for(
-    asked: bool, digits: ImageData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[str] = []
-
-    def compiled(module: nn.Module) -> Any:
-        return lambda *given: calls.append("compiled") or module(*given)  # type: ignore[func-returns-value]
-
-    monkeypatch.setattr(torch, "compile", compiled)
-    Trainer(build({**TINY, "train.compile": asked}), digits, CPU).step(batch_of(first_images(digits)), 0)
-    assert calls == ["compiled"] * asked
 
 
 def test_weights_begin_by_the_runs_seed_whatever_was_drawn_before(digits: ImageData) -> None:
@@ -382,7 +365,7 @@ def test_what_is_restored_continues_as_what_was_kept(digits: ImageData, tmp_path
     settings = {**TINY, "target.kind": "pca", "train.precision": "fp16"}
     first, images = Trainer(build(settings), digits, CPU), first_images(digits)
     for index in range(2):
-        first.step(batch_of(images), index)
+        take_step(first, images, index)
     first.position.seconds = 12.5
     first.scaler.update(4.0)
     checkpoints.save(tmp_path, 2, first.state())
@@ -413,49 +396,6 @@ def test_a_checkpoint_that_does_not_say_how_many_processes_wrote_it_is_that_of_o
     checkpoints.save(run.checkpoints, 0, state)
     _go_back(work, run, noted)
     assert noted.lines == ["continuing at step 0 of 10"]
-
-
-class Asked:
-    """Images that remember which ones they were asked for."""
-
-    def __init__(self) -> None:
-        self.indexes: list[list[int]] = []
-
-    def batches(self, indexes: Sequence[Tensor]) -> Iterator[Tensor]:
-        for chosen in indexes:
-            self.indexes.append(chosen.tolist())
-            yield torch.zeros(len(chosen), 1, 8, 8, dtype=torch.uint8)
-
-
-def asked(digits: ImageData, epoch: int, step: int = 0, seed: int = 0, processes: Processes = ALONE) -> Any:
-    """Return the steps of what is left of an epoch and the images that each asks for."""
-    work, images = Trainer(build({**TINY, "train.seed": seed}), digits, CPU), Asked()
-    work.processes, work.data = processes, replace(digits, train=Split(images, digits.train.labels))
-    work.position.step = step
-    return [number for number, _ in _epoch_batches(work, epoch)], images.indexes
-
-
-def test_an_epoch_takes_each_image_once_at_most_in_an_order_of_its_own(digits: ImageData) -> None:
-    steps, batches = asked(digits, 1, step=5)
-    assert steps == [5, 6, 7, 8, 9]
-    assert [len(batch) for batch in batches] == [256] * 5
-    assert len({index for batch in batches for index in batch}) == 5 * 256
-    assert asked(digits, 1, step=5)[1] == batches
-    assert batches != asked(digits, 0)[1]
-    assert batches != asked(digits, 1, step=5, seed=1)[1]
-    assert asked(digits, 1, step=8) == ([8, 9], batches[3:])
-
-
-def test_the_order_of_images_follows_from_seed_and_epoch_alone(digits: ImageData) -> None:
-    expected = torch.randperm(1437, generator=generator(3, "order", 1))[: 5 * 256]
-    assert torch.tensor(asked(digits, 1, step=5, seed=3)[1]).flatten().tolist() == expected.tolist()
-
-
-def test_each_process_takes_its_share_of_every_batch(digits: ImageData) -> None:
-    whole = asked(digits, 0)[1]
-    for rank in range(2):
-        share = slice(128 * rank, 128 * (rank + 1))
-        assert asked(digits, 0, processes=Processes(rank, 2)) == ([*range(5)], [batch[share] for batch in whole])
 
 
 def test_weights_have_one_digest_if_and_only_if_every_bit_and_name_is_the_same() -> None:
