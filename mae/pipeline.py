@@ -25,7 +25,7 @@ from mae.runs.stage import worked_on
 from mae.runs.weights import read_weights
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import StopRequest
-from mae.runtime.machine import environment, memory_explained, use_deterministic_kernels
+from mae.runtime.machine import environment, limits_explained, use_deterministic_kernels
 from mae.runtime.progress import Progress
 from mae.tracking.background_delivery import tracked
 from mae.training import checkpoints
@@ -80,7 +80,7 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
         record = Record(stage="pretrain", name=name_run(config), fingerprint=fingerprint, data=data.describe())
         on = f"{where.device}" if processes.count == 1 else f"{processes.count} processes, {where.device.type}"
         where.progress.say(f"{fingerprint}: {record.name}, on {on}")
-        with _stage(run, record, config, where) if processes.leads else memory_explained(), processes.failures_told():
+        with _stage(run, record, config, where) if processes.leads else limits_explained(), processes.failures_told():
             how = where.device, where.progress, where.stop, online_accuracy, processes, where.watch
             result = pretrain(config, data, run, *how)
             if processes.leads:

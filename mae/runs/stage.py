@@ -9,7 +9,7 @@ from mae.config.resolve import to_toml
 from mae.config.tree import Config
 from mae.runs.directory import Busy, Record, RunDirectory
 from mae.runtime.interruption import Interrupted, Pruned
-from mae.runtime.machine import CONDITIONS, memory_explained
+from mae.runtime.machine import CONDITIONS, limits_explained
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def _recorded(run: RunDirectory, record: Record) -> Iterator[None]:
 
     write("running")
     try:
-        with memory_explained():
+        with limits_explained():
             yield
     except Interrupted as stop:
         write("pruned" if isinstance(stop, Pruned) else "killed", str(stop))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mae.errors import SettingsError, UserError
+from mae.errors import SettingsError, UserError, first_line
 from mae.runtime.distributed import ALONE, Processes
 
 CONDITIONS = ("device_name", "processes", "threads")
@@ -99,9 +99,14 @@ def _git_commit() -> str:
 
 
 @contextmanager
-def memory_explained() -> Iterator[None]:
-    """Within the block, say what to do where the memory of a device is used up."""
+def limits_explained() -> Iterator[None]:
+    """Within the block, say what to do where the memory of a device is used up, or nothing can be compiled for it."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise SettingsError(f"out of memory: {str(error).splitlines()[0]}; raise train.micro_batches") from error
+        advice = "raise train.micro_batches or set train.checkpoint_blocks"
+        raise SettingsError(f"out of memory: {first_line(error)}; {advice}") from error
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        raise SettingsError(f"this machine cannot compile: {first_line(error)}; give train.compile=off") from error

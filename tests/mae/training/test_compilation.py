@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
+from torch._inductor.exc import InvalidCxxCompiler
 
 from mae.config.resolve import build
 from mae.config.tree import TrainConfig
 from mae.data.dataset import ImageData
-from mae.errors import UserError
+from mae.errors import SettingsError, UserError
 from mae.pipeline import Workplace, run_pretraining
 from mae.runtime.interruption import StopRequest
 from mae.runtime.progress import Silent
@@ -63,6 +64,16 @@ def test_replaying_without_a_gpu_is_refused_before_anything_is_written(tmp_path:
     with pytest.raises(UserError, match=r"train\.compile=cudagraphs: expected a GPU, not cpu; give default or off"):
         run_pretraining(build({**TINY, "train.compile": "cudagraphs"}), where)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_machine_without_a_compiler_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr("mae.pipeline.pretrain", fail)
+    expected = r"this machine cannot compile: No working C\+\+ compiler.*; give train\.compile=off"
+    with pytest.raises(SettingsError, match=expected):
+        run_pretraining(build(TINY), Workplace(tmp_path, "none", CPU, Silent(), StopRequest()))
 
 
 def test_gradients_that_are_kept_are_added_to_in_place_and_emptied_by_each_step(
