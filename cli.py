@@ -632,7 +632,7 @@ def _print_forecast(
     if missing:
         who.reach()
         who.prepare(_progress(output).say)
-    from ablations.studies.forecast import forecast, makespan
+    from ablations.studies.forecast import fit_on_a_gpu, forecast, makespan
 
     slots = local_slots(who.device, who.workers, who.per_gpu, options.runs_dir)
     costs = forecast(missing, [job for job in jobs if job not in missing], slots, _progress(output))
@@ -648,6 +648,8 @@ def _print_forecast(
         highlight=False,
         soft_wrap=True,
     )
+    if together := fit_on_a_gpu(costs):
+        output.console.print(f"{together} such training(s) fit into a GPU's memory at a time: --per-gpu {together}")
     trainings = [cost.__dict__ for cost in costs]
     output.result({"trainings": trainings, "seconds": seconds, "disk": disk, "prospects": prospects})
 

@@ -27,7 +27,7 @@ if ls .whl/*.whl >/dev/null 2>&1; then
 else
     export PYTHONPATH=$PWD
 fi
-export MAE_CACHE_DIR="$to/cache" MAE_TEST_DEVICE=$device
+export MAE_CACHE_DIR="$to/cache" MAE_TEST_DEVICE=$device OMP_WAIT_POLICY=passive
 failed=0
 
 part() { # NAME SECONDS COMMAND...: what it says lands in NAME.txt, and how it ended in summary.txt
@@ -40,33 +40,36 @@ part() { # NAME SECONDS COMMAND...: what it says lands in NAME.txt, and how it e
     tail -n 12 "$to/$name.txt"
 }
 
+steps() { # PRESET SECONDS: eager, compiled, with CUDA graphs and Hugging Face's, and their share of a matrix product's speed
+    part "step-$1" "$2" "$python" benchmarks/training_step.py --device "$device" --preset "$1" "${turns[@]}" --json "$to/step-$1.json"
+}
+
 mae() { "$python" -m cli "$@" --device "$device" --tracking-uri none --runs-dir "$to/runs"; }
 export -f mae
 export python device to
 
-packed=0.5,0.55,0.6,0.65,0.7,0.75,0.8,0.85
 if [ "$quick" ]; then
-    packed=0.5,0.75
     data=(--preset digits) epochs=1 seeds=1 ratios=0.5,0.75 workers=1
-    step=(--preset cifar10-tiny --batch 16 --steps 1 --repeats 1)
+    turns=(--batch 16 --steps 1 --repeats 1) first=(cifar10-tiny) then=() packed=(1 2)
 elif [ "$images" ]; then
-    data=(--preset cifar10-tiny --set "data.source=folder:$images" --set train.precision=bf16)
-    epochs=20 seeds=3 ratios=0.3,0.5,0.6,0.75,0.9 workers=8
-    step=(--batch 512 --steps 20 --repeats 5)
+    data=(--preset cifar10-tiny --set "data.source=folder:$images" --set train.precision=bf16
+        --set train.batch_size=512 --set train.base_lr=1e-3) # a GPU has nothing to do with 64 images
+    epochs=20
 else
-    data=(--preset digits) epochs=50 seeds=3 ratios=0.3,0.5,0.6,0.75,0.9 workers=8
-    step=(--batch 512 --steps 20 --repeats 5)
+    data=(--preset digits) epochs=50
+fi
+if ! [ "$quick" ]; then
+    seeds=3 ratios=0.3,0.5,0.6,0.75,0.9 workers=8
+    turns=(--steps 20 --repeats 5) first=(cifar10-tiny imagenet-vit-b) then=(imagenet-vit-l cifar10-vit-t)
+    packed=(1 2 4 8 16)
 fi
 
 [ "$device" = cpu ] || part machine 5 nvidia-smi
-part tests 100 "$python" -m pytest -p no:cacheprovider --override-ini=addopts= -q tests/gpu
-part step 100 "$python" benchmarks/training_step.py --device "$device" "${step[@]}" --json "$to/step.json"
-part epoch 30 bash -c 'mae pretrain "$@"' mae "${data[@]}" --set "train.epochs=1" --set train.seed=7
-for together in 1 4 8; do # as many trainings at a time on one GPU
-    [ "$device" = cpu ] && [ $together -gt 1 ] && break
-    part "packing-$together" 35 bash -c 'mae ablate "$@"' mae "${data[@]}" --set train.epochs=1 --set "train.seed=1${together}0" \
-        --axis "mask.ratio=$packed" --per-gpu $together --seeds 1
-done
-part study 180 bash -c 'mae ablate "$@"' mae "${data[@]}" --axis "mask.ratio=$ratios" --set "train.epochs=$epochs" \
+part tests 100 "$python" -m pytest -p no:cacheprovider --override-ini=addopts= -v tests/gpu
+for preset in "${first[@]}"; do steps "$preset" 60; done
+part packing 60 "$python" benchmarks/packing.py --device "$device" --seeds "${packed[@]}" "${turns[@]}" --json "$to/packing.json"
+part epoch 25 bash -c 'mae pretrain "$@"' mae "${data[@]}" --set "train.epochs=1" --set train.seed=7
+for preset in "${then[@]}"; do steps "$preset" 60; done
+part study 110 bash -c 'mae ablate "$@"' mae "${data[@]}" --axis "mask.ratio=$ratios" --set "train.epochs=$epochs" \
     --seeds $seeds --per-gpu $workers
 exit $failed

@@ -35,8 +35,13 @@ from mae.runtime.rng import on_device
 from mae.runtime.system_metrics import system_metrics
 from mae.training.step import Trainer
 
-SIZES = {"cifar10-tiny": 256, "imagenet-vit-b": 8}
-"""Preset and its batch size on a CPU."""
+BATCHES = {
+    "cifar10-tiny": {"cpu": 256, "cuda": 1024},
+    "imagenet-vit-b": {"cpu": 8, "cuda": 128},
+    "imagenet-vit-l": {"cpu": 2, "cuda": 64},
+    "cifar10-vit-t": {"cpu": 32, "cuda": 1024},
+}
+"""Images per step of each preset, by device."""
 
 PEER = "Hugging Face"
 SIDES = {"ours": "off", "ours, compiled": "default", "ours, cudagraphs": "cudagraphs", PEER: ""}
@@ -53,7 +58,7 @@ def with_training(config: Config, **changes: Any) -> Config:
 
 
 def ours(config: Config, images: Tensor, device: torch.device) -> Step:
-    data = _as_data(config, images)
+    data = as_data(config, images)
     trainer = Trainer(config, data, device)
     batch = Batch(images, torch.arange(len(images)), data.train.labels)
     return lambda index: trainer.step((on_device(each, device) for each in trainer.pieces(batch, index)), index)
@@ -94,7 +99,7 @@ def hugging_face(config: Config, images: Tensor, device: torch.device) -> Step:
     return step
 
 
-def _as_data(config: Config, images: Tensor) -> ImageData:
+def as_data(config: Config, images: Tensor) -> ImageData:
     """Wrap noise as a data set of one batch."""
     split = Split(CachedImages(images), torch.zeros(len(images), dtype=torch.int64))
     channels = config.data.channels
@@ -110,12 +115,12 @@ def matmul_flops(device: torch.device, precision: str) -> float:
         started = time.perf_counter()
         for _ in range(4):
             matrix @ matrix
-        _wait(device)
+        wait_for(device)
         speeds.append(8 * size**3 / (time.perf_counter() - started))
     return max(speeds[1:])
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -133,11 +138,11 @@ def serve(side: str, config: Config, device_name: str, steps: int, line: Connect
         step(index)
     line.send("ready")
     while line.recv():
-        _wait(device)
+        wait_for(device)
         started = time.perf_counter()
         for index in range(steps):
             step(index)
-        _wait(device)
+        wait_for(device)
         line.send(steps * len(images) / (time.perf_counter() - started))
     line.send(system_metrics(device)[PEAK_MEMORY])
 
@@ -150,11 +155,12 @@ def compare(config: Config, sides: list[str], device: str, steps: int, repeats: 
         here, there = context.Pipe()
         context.Process(target=serve, args=(side, config, device, steps, there), daemon=True).start()
         there.close()  # or the end of a side that fails would never come
+        lines.append(here)
+    for side, line in zip(sides, lines, strict=True):  # all compile at the same time
         try:
-            here.recv()
+            line.recv()
         except EOFError:
             sys.exit(f"{side} failed, see above")
-        lines.append(here)
     speeds: list[list[float]] = [[] for _ in sides]
     peaks = []
     for _ in range(repeats):
@@ -173,7 +179,7 @@ def gflops(config: Config) -> float:
     """Return the matrix products of a training step, GFLOPs per image."""
     images = torch.zeros(1, config.data.channels, *config.data.image_size, dtype=torch.uint8)
     one = with_training(config, batch_size=1)
-    return Trainer(one, _as_data(one, images), torch.device("cpu")).pretext.cost()["gflops_per_image"]
+    return Trainer(one, as_data(one, images), torch.device("cpu")).pretext.cost()["gflops_per_image"]
 
 
 def config_of(preset: str, precision: str, batch: int) -> Config:
@@ -205,8 +211,9 @@ def show(preset: str, precision: str, rows: list[dict[str, Any]], gflops_per_ima
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--preset", choices=SIZES, action="append", help="default: all")
-    parser.add_argument("--batch", type=int, help="images per step; default: 256, and 8 for imagenet-vit-b")
+    parser.add_argument("--preset", choices=BATCHES, action="append", help="default: all")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: bf16 on a GPU, else fp32")
+    parser.add_argument("--batch", type=int, help="images per step; default: of each preset its own")
     parser.add_argument("--side", choices=SIDES, action="append", help="default: all that are installed")
     parser.add_argument("--steps", type=int, default=3, help="per turn")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each side")
@@ -219,15 +226,16 @@ def main() -> None:
     heads = f"{'images/s, median (range)':>30}{'first over it':>24}{'of matmul':>12}{'MB':>10}"
     print(f"{'preset, precision':24}{'':18}{heads}")
     found = []
-    for preset in options.preset or SIZES:
-        for precision in ("fp32", "bf16") if options.device.startswith("cuda") else ("fp32",):
-            config = config_of(preset, precision, options.batch or SIZES[preset])
-            rows = compare(config, sides, options.device, options.steps, options.repeats)
-            show(preset, precision, rows, gflops(config))
-            found += [{"preset": preset, "precision": precision, **row} for row in rows]
-            if options.json:
-                machine = environment(torch.device(options.device), ALONE)
-                options.json.write_text(json.dumps({"machine": machine, "rows": found}, indent=2) + "\n")
+    kind = torch.device(options.device).type
+    precision = options.precision or {"cpu": "fp32", "cuda": "bf16"}[kind]
+    for preset in options.preset or BATCHES:
+        config = config_of(preset, precision, options.batch or BATCHES[preset][kind])
+        rows = compare(config, sides, options.device, options.steps, options.repeats)
+        show(preset, precision, rows, gflops(config))
+        found += [{"preset": preset, "precision": precision, **row} for row in rows]
+        if options.json:
+            machine = environment(torch.device(options.device), ALONE)
+            options.json.write_text(json.dumps({"machine": machine, "rows": found}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

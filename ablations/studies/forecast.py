@@ -33,12 +33,13 @@ EVALUATIONS = 800
 
 @dataclass(frozen=True)
 class Forecast:
-    """Cost of one job: GFLOPs per image and step, seconds, bytes it leaves on disk."""
+    """Cost of one job: GFLOPs per image and step, seconds, bytes it leaves on disk, share of a GPU's memory."""
 
     label: str
     gflops: float
     seconds: float
     disk: int
+    gpu_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,12 @@ def baselines(job: Job) -> tuple[Hashable, Hashable]:
     return (pixels, model.encoder, model.patch_size, model.encoder_mask_tokens, config.train.seed), pixels
 
 
+def fit_on_a_gpu(costs: Sequence[Forecast]) -> int:
+    """Return how many of these trainings a GPU's memory takes at a time, a tenth of it left free; 0 on a CPU."""
+    largest = max((cost.gpu_share for cost in costs), default=0.0)
+    return max(1, int(0.9 / largest)) if largest else 0
+
+
 def makespan(seconds: Sequence[float], workers: int) -> float:
     """Return how long it takes `workers` that each take the next job when they are free."""
     free = [0.0] * workers
@@ -175,9 +182,10 @@ def forecast(jobs: Sequence[Job], others: Sequence[Job], slots: Sequence[Slot], 
             step=fit_line([(end.training, speed.step) for end, speed in near]).at(size.training),
             features=fit_line([(end.encoder, speed.features) for end, speed in near]).at(size.encoder),
             build=statistics.fmean(speed.build for _, speed in near),
+            share=max(speed.share for _, speed in near),
         )
         seconds = job_seconds(job, counts[job.config.data], speed, fits, done)
-        costs.append(Forecast(job.label, size.training / 1e9, seconds, size.disk))
+        costs.append(Forecast(job.label, size.training / 1e9, seconds, size.disk, speed.share))
     return costs
 
 

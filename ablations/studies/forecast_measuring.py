@@ -17,6 +17,9 @@ from mae.runtime.progress import Silent
 from mae.runtime.rng import on_device
 from mae.training.step import Trainer
 
+CONTEXT = 600e6
+"""Bytes of a GPU's memory that a process takes beside its tensors, for CUDA and its kernels."""
+
 
 def size_of(config: Config) -> Size:
     """Return what a training takes on any machine."""
@@ -50,7 +53,15 @@ def speed_of(config: Config, device: torch.device, seconds: float) -> Speed:
         seconds_per_image(step, train.batch_size // train.micro_batches, 0.7 * seconds, time.monotonic),
         seconds_per_image(encode, min(BATCH, train.batch_size), 0.3 * seconds, time.monotonic),
         build,
+        _memory_share(device),
     )
+
+
+def _memory_share(device: torch.device) -> float:
+    """Return the part of a GPU's memory that this process has taken at most."""
+    if device.type != "cuda":
+        return 0.0
+    return (torch.cuda.max_memory_reserved(device) + CONTEXT) / torch.cuda.mem_get_info(device)[1]
 
 
 def _made_up(config: Config) -> ImageData:

@@ -23,11 +23,15 @@ class Size:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of one training: per image of a step, per whole image through the encoder alone, and to be built."""
+    """Seconds of one training: per image of a step, per whole image through the encoder alone, and to be built.
+
+    `share` is what it takes of a GPU's memory, 0 to 1; 0 on a CPU.
+    """
 
     step: float
     features: float
     build: float
+    share: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -85,15 +85,6 @@ def test_mixed_precision_stays_near_full_precision(precision: str, digits: Image
         assert_close(others, gradients, 0.05)
 
 
-@pytest.mark.parametrize("variant", ["mae", *(kind for kind in PRETEXTS if kind != "mae")])
-@pytest.mark.parametrize("how", ["default", "cudagraphs"])
-def test_the_compiled_step_is_the_eager_one(how: str, variant: str, digits: ImageData) -> None:
-    expected, gradients = step_of(settings(variant), digits, DEVICE)
-    found, others = step_of(settings(variant, train__compile=how), digits, DEVICE)
-    assert found == pytest.approx(expected, rel=1e-4)
-    assert_close(others, gradients, 1e-3)
-
-
 @pytest.fixture
 def any_kernels() -> Iterator[None]:
     """`train.deterministic` holds for the process."""
@@ -139,3 +130,14 @@ def test_a_run_that_does_not_fit_says_what_to_do(tmp_path: Path) -> None:
             )
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.parametrize("variant", ["mae", *(kind for kind in PRETEXTS if kind != "mae")])
+@pytest.mark.parametrize("how", ["default", "cudagraphs"])
+def test_compiled_steps_are_the_eager_ones(how: str, variant: str, digits: ImageData) -> None:
+    losses, images = [], first_images(digits)
+    for each in ("off", how):
+        work = Trainer(settings(variant, train__compile=each, train__micro_batches=2), digits, DEVICE)
+        steps = [take_step(work, images, index) for index in range(6)]  # CUDA graphs replay from the third pass on
+        losses.append([value.item() for step in steps for value in (step.losses["loss"], step.norm)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)

@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ablations.execution.forked_calls import call_in
 from ablations.execution.job import Job
 from ablations.execution.worker_pool import Slot
 from ablations.studies import forecast as forecasting
-from ablations.studies.forecast import Counts, ends, fit_line, forecast, job_seconds, makespan
+from ablations.studies.forecast import Counts, Forecast, ends, fit_line, fit_on_a_gpu, forecast, job_seconds, makespan
 from ablations.studies.forecast_speeds import FitSpeed, Size, Speed, seconds_per_image
 from ablations.studies.paper import STUDIES
 from ablations.studies.plan import make_plan
@@ -152,8 +153,8 @@ def test_a_study_is_forecast_from_two_of_its_trainings_measured_at_every_place(m
         if not more:
             return [[Size(1e9 * config.kept_patches, 1e9, 8) for config in configs]]
         asked.append((len(slots), [config.mask.ratio for config in configs]))
-        speeds = [Speed(config.kept_patches / 1000, 0.0, 0.0) for config in configs]
-        return [(speeds, FITS), ([Speed(3 * each.step, 0.0, 0.0) for each in speeds], FITS)]
+        speeds = [Speed(config.kept_patches / 1000, 0.0, 0.0, 0.1 + config.mask.ratio / 10) for config in configs]
+        return [(speeds, FITS), ([replace(each, step=3 * each.step) for each in speeds], FITS)]
 
     monkeypatch.setattr(forecasting, "call_in", answer)
     monkeypatch.setattr(forecasting, "count", lambda *arguments: Counts(32, 8, 10, 0.0))
@@ -161,7 +162,15 @@ def test_a_study_is_forecast_from_two_of_its_trainings_measured_at_every_place(m
     jobs = make_plan(STUDIES["mask-ratio"], base, 2, lambda data: "digest", Path("runs")).jobs
     costs = forecast(jobs, [], [HERE, HERE], Silent())
     assert asked == [(2, [0.9, 0.1])]
+    assert [cost.gpu_share for cost in costs] == pytest.approx([0.19] * len(jobs))
     assert [cost.seconds for cost in costs] == pytest.approx([job.config.kept_patches * 32 * 2 / 1000 for job in jobs])
+
+
+@pytest.mark.parametrize(("shares", "expected"), [([0.0, 0.0], 0), ([0.1, 0.2], 4), ([0.95], 1), ([], 0)])
+def test_trainings_fit_on_a_gpu_beside_one_another_as_the_largest_of_them_does(
+    shares: list[float], expected: int
+) -> None:
+    assert fit_on_a_gpu([Forecast("", 1.0, 1.0, 1, share) for share in shares]) == expected
 
 
 def threads(device: torch.device) -> tuple[str, int]:
