@@ -1,10 +1,10 @@
-"""One training step of ours, eager and compiled, against Hugging Face's ViTMAEForPreTraining.
+"""One training step of ours, eager, compiled and with CUDA graphs, against Hugging Face's and lightly's.
 
 Images/s, their ratio, the share of a matrix product's speed that the model's own products reach (counted as in
 `cost/gflops_per_image`; the product is measured between the turns), and peak memory. The same sizes, mask ratio, AdamW,
-weight decay, clip norm off, and uint8 images in, which both normalise. Ours is `Trainer.step` without crops, so it
-includes drawing the masks, the gradient norm and the check for finite numbers, which Hugging Face's loop leaves out.
-Needs `pip install 'mae-cli[benchmarks]'`; without it, ours alone is measured.
+weight decay, clip norm off, and uint8 images in, which all normalise. Ours is `Trainer.step` without crops, so it
+includes drawing the masks, the gradient norm and the check for finite numbers, which the others' loops leave out.
+Needs `pip install 'mae-cli[benchmarks]'`; a library that is not there is left out.
 
 Each side lives in a process of its own, for its own peak memory, and they take turns.
 """
@@ -16,12 +16,12 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
+from peers import PEERS, Step
 from torch import Tensor
 
 from mae.config.resolve import build, preset_overrides
@@ -43,14 +43,11 @@ BATCHES = {
 }
 """Images per step of each preset, by device."""
 
-PEER = "Hugging Face"
-SIDES = {"ours": "off", "ours, compiled": "default", "ours, cudagraphs": "cudagraphs", PEER: ""}
-"""Name, and `train.compile` of ours."""
+OURS = {"ours": "off", "ours, compiled": "default", "ours, cudagraphs": "cudagraphs"}
+"""Each side of ours, and its `train.compile`."""
 
 MATRIX = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the product that stands for the device's peak."""
-
-Step = Callable[[int], object]
 
 
 def with_training(config: Config, **changes: Any) -> Config:
@@ -62,41 +59,6 @@ def ours(config: Config, images: Tensor, device: torch.device) -> Step:
     trainer = Trainer(config, data, device)
     batch = Batch(images, torch.arange(len(images)), data.train.labels)
     return lambda index: trainer.step((on_device(each, device) for each in trainer.pieces(batch, index)), index)
-
-
-def hugging_face(config: Config, images: Tensor, device: torch.device) -> Step:
-    from transformers import ViTMAEConfig, ViTMAEForPreTraining
-
-    encoder, decoder = config.model.encoder, config.model.decoder
-    sizes = ViTMAEConfig(
-        hidden_size=encoder.dim,
-        num_hidden_layers=encoder.depth,
-        num_attention_heads=encoder.heads,
-        intermediate_size=4 * encoder.dim,
-        image_size=config.data.image_size[0],
-        patch_size=config.model.patch_size[0],
-        num_channels=config.data.channels,
-        decoder_hidden_size=decoder.dim,
-        decoder_num_hidden_layers=decoder.depth,
-        decoder_num_attention_heads=decoder.heads,
-        decoder_intermediate_size=4 * decoder.dim,
-        mask_ratio=config.mask.ratio,
-    )
-    model = ViTMAEForPreTraining(sizes).to(device).train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=config.train.weight_decay, fused=True
-    )
-    bf16 = config.train.precision == "bf16"
-
-    def step(index: int) -> None:
-        pixels = (images.to(device).float() / 255 - 0.5) / 0.25
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss = model(pixels).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
 
 
 def as_data(config: Config, images: Tensor) -> ImageData:
@@ -130,10 +92,10 @@ def serve(side: str, config: Config, device_name: str, steps: int, line: Connect
     device = torch.device(device_name)
     shape = (config.train.batch_size, config.data.channels, *config.data.image_size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
-    if side == PEER:
-        step = hugging_face(config, images, device)
+    if side in OURS:
+        step = ours(with_training(config, compile=OURS[side]), images, device)
     else:
-        step = ours(with_training(config, compile=SIDES[side]), images, device)
+        step = PEERS[side][1](config, images, device)
     for index in range(3):
         step(index)
     line.send("ready")
@@ -214,14 +176,13 @@ def main() -> None:
     parser.add_argument("--preset", choices=BATCHES, action="append", help="default: all")
     parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: bf16 on a GPU, else fp32")
     parser.add_argument("--batch", type=int, help="images per step; default: of each preset its own")
-    parser.add_argument("--side", choices=SIDES, action="append", help="default: all that are installed")
+    parser.add_argument("--side", choices=[*OURS, *PEERS], action="append", help="default: all that are installed")
     parser.add_argument("--steps", type=int, default=3, help="per turn")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each side")
     parser.add_argument("--json", type=Path, help="also write all turns and the machine to this file")
     options = parser.parse_args()
-    there = [side for side in SIDES if side != PEER or importlib.util.find_spec("transformers")]
-    if not options.device.startswith("cuda"):
-        there.remove("ours, cudagraphs")
+    installed = [side for side, (package, _) in PEERS.items() if importlib.util.find_spec(package)]
+    there = [side for side in OURS if side != "ours, cudagraphs" or options.device.startswith("cuda")] + installed
     sides = [side for side in options.side or there if side in there]
     heads = f"{'images/s, median (range)':>30}{'first over it':>24}{'of matmul':>12}{'MB':>10}"
     print(f"{'preset, precision':24}{'':18}{heads}")
