@@ -108,7 +108,8 @@ class Trainer:
         return Step(losses, norm, lr)
 
     def _forward(self, micro_batch: Piece) -> dict[str, Tensor]:
-        torch.compiler.cudagraph_mark_step_begin()  # the losses of the pass before have been read
+        if self.replayed:
+            torch.compiler.cudagraph_mark_step_begin()  # the losses of the pass before have been read
         with mixed(self.config.train.precision, self.device):
             found: dict[str, Tensor] = self.parallel(*micro_batch)
         return found
