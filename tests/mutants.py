@@ -27,7 +27,8 @@ TESTS = {
     "mae/training/step.py": ["mae/training/test_pretraining.py", "mae/training/test_training_loop.py"],
     "mae/training/loop.py": ["mae/training/test_pretraining.py", "mae/training/test_training_loop.py"],
     "mae/training/checkpoints.py": ["mae/training/test_checkpoints.py"],
-    "mae/probing/linear.py": ["mae/probing/test_probes.py"],
+    "mae/probing/linear.py": ["mae/probing/test_probes.py", "mae/probing/test_pieces.py"],
+    "mae/probing/pieces.py": ["mae/probing/test_pieces.py", "mae/probing/test_probes.py"],
     "mae/probing/knn.py": ["mae/probing/test_probes.py"],
     "mae/probing/probe.py": ["mae/probing/test_probes.py"],
     "mae/config/fingerprint.py": [

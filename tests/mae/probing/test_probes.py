@@ -33,8 +33,8 @@ from mae.probing.linear import (
     lars_predict,
     lbfgs_predict,
     principal_axes,
-    standardise,
 )
+from mae.probing.pieces import Rows
 from mae.probing.probe import PREDICT, Setup, Subject, baseline, holdout, probe, probe_all, subjects, wilson_interval
 from mae.runs.directory import RunDirectory
 from mae.runs.metrics import ONLINE
@@ -69,11 +69,18 @@ class Counting(Silent):
         self.calls += 1
 
 
+def standardise(train: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
+    """Return features as the L-BFGS probe sees them, by the moments of `train`."""
+    rows = [Rows(each, torch.arange(len(each)), 3, CPU) for each in (train, *others)]
+    moments = rows[0].moments()
+    return [torch.cat([*each.standardised(moments)]) for each in rows]
+
+
 def test_logistic_regression_equals_scikit_learns(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
     (features,), labels = standardise(blobs[0]), blobs[1]
-    principal = principal_axes(features)
-    simpler = fit_logistic(features, labels, 3, 1.0, principal, Silent().advance)
-    ours = fit_logistic(features, labels, 3, 1e-2, principal, Silent().advance, simpler)
+    principal = principal_axes([features])
+    simpler = fit_logistic([features], labels, 3, 1.0, principal, Silent().advance)
+    ours = fit_logistic([features], labels, 3, 1e-2, principal, Silent().advance, simpler)
     theirs = LogisticRegression(C=1 / (1e-2 * 600), tol=1e-8, max_iter=1000).fit(features.numpy(), labels.numpy())
     assert np.allclose(ours[:, :-1], theirs.coef_, atol=2e-3)
     # Neither bias is penalised, so that a constant may be added to all.
@@ -87,7 +94,7 @@ def test_features_that_are_nearly_equal_cost_few_steps() -> None:
     own = F.one_hot(labels, 3).float() @ torch.randn(3, 20, generator=draws) + torch.randn(300, 20, generator=draws)
     (features,) = standardise(torch.randn(300, 1, generator=draws) + 0.03 * own)
     task = Counting()
-    fit_logistic(features, labels, 3, 1e-4, principal_axes(features), task.advance)
+    fit_logistic([features], labels, 3, 1e-4, principal_axes([features]), task.advance)
     assert task.calls < 30
 
 
@@ -102,7 +109,7 @@ def test_a_weak_penalty_is_fitted_to_the_minimum_though_that_is_far() -> None:
     draws, labels = torch.Generator().manual_seed(0), torch.arange(100) % 3
     centres, noise = torch.randn(3, 10, generator=draws), torch.randn(100, 10, generator=draws)
     (features,) = standardise(centres[labels] + noise)
-    ours = fit_logistic(features, labels, 3, 1e-5, principal_axes(features), Silent().advance)
+    ours = fit_logistic([features], labels, 3, 1e-5, principal_axes([features]), Silent().advance)
     exact = features.double()
     found = LogisticRegression(C=1 / (1e-5 * 100), tol=1e-10, max_iter=10_000).fit(exact.numpy(), labels.numpy())
     theirs = torch.from_numpy(np.column_stack([found.coef_, found.intercept_]))
@@ -114,9 +121,9 @@ def test_a_fit_that_begins_at_its_minimum_stays_there_and_is_soon_done(
     blobs: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
     (features,), first, second = standardise(blobs[0].double()), Counting(), Counting()
-    principal, zero = principal_axes(features), torch.zeros(3, 6, dtype=torch.float64)
-    minimum = fit_logistic(features, blobs[1], 3, 1e-2, principal, first.advance, zero)
-    again = fit_logistic(features, blobs[1], 3, 1e-2, principal, second.advance, minimum)
+    principal, zero = principal_axes([features]), torch.zeros(3, 6, dtype=torch.float64)
+    minimum = fit_logistic([features], blobs[1], 3, 1e-2, principal, first.advance, zero)
+    again = fit_logistic([features], blobs[1], 3, 1e-2, principal, second.advance, minimum)
     assert torch.allclose(again, minimum, atol=1e-4)
     assert second.calls < first.calls / 2
 
@@ -132,7 +139,7 @@ def test_the_search_is_in_units_of_the_curvature_at_its_beginning(
         return weights
 
     monkeypatch.setattr("mae.probing.linear._minimise", minimise)
-    begin = fit_logistic(features, labels, 3, penalty, principal_axes(features), Silent().advance)
+    begin = fit_logistic([features], labels, 3, penalty, principal_axes([features]), Silent().advance)
     axes, units = spied
 
     def loss(place: torch.Tensor) -> torch.Tensor:
@@ -148,15 +155,15 @@ def test_features_that_follow_from_others_are_fitted_under_the_weakest_penalty(
 ) -> None:
     features, labels = blobs
     (alone,), (twice,) = standardise(features), standardise(features.repeat(1, 2))
-    expected = fit_logistic(alone, labels, 3, 1e-10, principal_axes(alone), Silent().advance)
-    found = fit_logistic(twice, labels, 3, 1e-10, principal_axes(twice), Silent().advance)
+    expected = fit_logistic([alone], labels, 3, 1e-10, principal_axes([alone]), Silent().advance)
+    found = fit_logistic([twice], labels, 3, 1e-10, principal_axes([twice]), Silent().advance)
     assert torch.allclose(found[:, :5] + found[:, 5:-1], expected[:, :-1], atol=1e-2)
 
 
 def test_variances_along_the_principal_axes_are_those_of_the_features() -> None:
     (features,) = standardise(torch.randn(50, 4) @ torch.randn(4, 4))
     features = torch.cat([features, features[:, :1]], dim=1)  # along one axis there is nothing
-    variances, axes = principal_axes(features)
+    variances, axes = principal_axes([features])
     assert torch.allclose(axes.T @ axes, torch.eye(5), atol=1e-5)
     assert torch.allclose((features @ axes).var(0, unbiased=False), variances, atol=1e-5)
     assert variances.min() >= 0
