@@ -17,12 +17,13 @@ from mae.data.augmentation import augment
 from mae.data.dataset import ImageData
 from mae.pretext.base import Pretext
 from mae.pretext.registry import new_pretext
-from mae.probing.features import BATCH, extract, pool, raw_pixels
+from mae.probing.feature_memory import near
+from mae.probing.features import BATCH, encode, extract, raw_pixels
 from mae.probing.knn import knn_predict
 from mae.probing.linear import lars_predict, lbfgs_predict
 from mae.runs.directory import Busy, RunDirectory
 from mae.runtime.interruption import StoppableTask, StopRequest
-from mae.runtime.progress import Progress
+from mae.runtime.progress import Progress, Silent
 from mae.runtime.rng import generator
 
 BUSY_SECONDS = 0.5
@@ -33,7 +34,7 @@ BUSY_SECONDS = 0.5
 class Subject:
     """What is probed: the encoder of a pretext task, or, if that is None, raw pixels; `fingerprint` identifies it.
 
-    `features` are kept by split once they are known: all probes of a subject share them.
+    `features` are kept by split once they are known, on the CPU: all probes of a subject share them.
     """
 
     name: str
@@ -77,13 +78,13 @@ def probe(kind: ProbeKind, subject: Subject, setup: Setup) -> dict[str, Any]:
     config, data = setup.config, setup.data
     labelled = (data.train.labels >= 0).nonzero()[:, 0]
     labels = data.train.labels[labelled].to(setup.device)
-    train = _features(subject, "train", labelled, setup)
-    test = _features(subject, "test", torch.arange(len(data.test.labels)), setup)
+    train = near(_features(subject, "train", labelled, setup), setup.device)
+    test = near(_features(subject, "test", torch.arange(len(data.test.labels)), setup), setup.device)
 
     def views(epoch: int) -> Tensor:
         if subject.pretext is None or not config.probe.linear.lars_augment:
             return train
-        return _augmented_features(subject.pretext, labelled, epoch, setup)
+        return near(_augmented_features(subject.pretext, labelled, epoch, setup), setup.device)
 
     samples = Samples(subject.name, train, labels, test, len(data.classes), views)
     predicted, chosen = PREDICT[kind](samples, setup)
@@ -93,7 +94,7 @@ def probe(kind: ProbeKind, subject: Subject, setup: Setup) -> dict[str, Any]:
 
 
 class Samples(NamedTuple):
-    """What a probe learns from and is asked about, on the device."""
+    """What a probe learns from and is asked about; the labels are on the device, features also where they fit."""
 
     subject: str
     train: Tensor
@@ -165,18 +166,24 @@ def baseline(kind: ProbeKind, subject: Subject, setup: Setup, runs_dir: Path) ->
     return baseline(kind, subject, setup, runs_dir)
 
 
-def probe_all(kind: ProbeKind, probed: list[Subject], setup: Setup, runs_dir: Path) -> dict[str, float]:
-    """Probe what `subjects` returned; return flat metrics such as `knn/top1`, `knn/pixels_top1`."""
-    pretrained, *baselines = probed
-    metrics = {f"{kind}/{name}": value for name, value in probe(kind, pretrained, setup).items()}
-    for subject in baselines:
-        for name, value in baseline(kind, subject, setup, runs_dir).items():
-            metrics[f"{kind}/{subject.name}_{name}"] = value
+def probe_all(kind: ProbeKind, probed: list[Subject], setup: Setup, runs_dir: Path, last: bool) -> dict[str, float]:
+    """Probe what `subjects` returned; return flat metrics such as `knn/top1`, `knn/pixels_top1`.
+
+    If this kind is the `last` one, a subject's features are let go before those of the next are computed.
+    """
+    metrics = {}
+    for subject in probed:
+        pretrained = subject is probed[0]
+        found = probe(kind, subject, setup) if pretrained else baseline(kind, subject, setup, runs_dir)
+        prefix = f"{kind}/" if pretrained else f"{kind}/{subject.name}_"
+        metrics |= {f"{prefix}{name}": value for name, value in found.items()}
+        if last:
+            subject.features.clear()
     return metrics
 
 
 def _features(subject: Subject, split: str, indexes: Tensor, setup: Setup) -> Tensor:
-    """Return features (n, D) on the device of the images at `indexes` (n,) of the split `train` or `test`."""
+    """Return features (n, D), on the CPU, of the images at `indexes` (n,) of the split `train` or `test`."""
     if split not in subject.features:
         config, data, device = setup.config, setup.data, setup.device
         images = data.train.images if split == "train" else data.test.images
@@ -185,23 +192,22 @@ def _features(subject: Subject, split: str, indexes: Tensor, setup: Setup) -> Te
                 features = raw_pixels(images, indexes, config.data, data, task)
             else:
                 features = extract(subject.pretext.to(device), images, indexes, config.probe.features, device, task)
-        subject.features[split] = features.to(device)
+        subject.features[split] = features
     return subject.features[split]
 
 
-@torch.inference_mode()
 def _augmented_features(pretext: Pretext, indexes: Tensor, epoch: int, setup: Setup) -> Tensor:
     """Return features (n, D) of random resized crops, mirrored or not, new ones each epoch, as the paper's probe has.
 
-    They are the probe's own, whatever the augmentation of the pretraining was.
+    They are the probe's own, whatever the augmentation of the pretraining was. A request to stop is heard at every
+    batch.
     """
     config, linear = setup.config, setup.config.probe.linear
     own = {"augmentation": "random_resized_crop", "crop_scale": linear.lars_crop_scale, "flip": linear.lars_flip}
     cropped = config.data.model_copy(update=own)
-    pretext.eval()
-    parts = []
-    for number, batch in enumerate(setup.data.train.images.batches(indexes.split(BATCH))):
-        draws = generator(config.probe.seed, f"probe augmentation {epoch}", number)
-        seen = pretext.look(augment(batch.to(setup.device), cropped, draws))
-        parts.append(pool(pretext.encoder(seen), config.probe.features).float())
-    return torch.cat(parts).clone()
+    stored = setup.data.train.images.batches(indexes.split(BATCH))
+    views = (
+        augment(batch.to(setup.device), cropped, generator(config.probe.seed, f"probe augmentation {epoch}", number))
+        for number, batch in enumerate(stored)
+    )
+    return encode(pretext, views, len(indexes), config.probe.features, StoppableTask(Silent(), setup.stop))

@@ -803,7 +803,7 @@ def test_the_metrics_of_a_probe_are_the_encoders_and_those_of_its_baselines(
     for subject in baselines:
         for name, value in probe("knn", subject, setup).items():
             expected[f"knn/{subject.name}_{name}"] = value
-    assert probe_all("knn", [pretrained, *baselines], setup, tmp_path) == expected
+    assert probe_all("knn", [pretrained, *baselines], setup, tmp_path, last=False) == expected
     assert set(expected) >= {"knn/top1", "knn/low", "knn/high", "knn/holdout_top1", "knn/pixels_top1"}
     assert sorted(path.name for path in (tmp_path / "baselines").iterdir()) == sorted(
         f"knn-{probe_fingerprint(tiny, 'knn', name)}" for name in ("02", "03")
@@ -811,7 +811,7 @@ def test_the_metrics_of_a_probe_are_the_encoders_and_those_of_its_baselines(
     for file in tmp_path.glob("baselines/*/result.json"):
         assert "holdout_top1" in file.read_text()
         file.write_text('{"top1": 12.5}')
-    again = probe_all("knn", [pretrained, *baselines], setup, tmp_path)  # what is known is not probed again
+    again = probe_all("knn", [pretrained, *baselines], setup, tmp_path, last=False)  # what is known is not probed again
     assert (again["knn/top1"], again["knn/pixels_top1"]) == (expected["knn/top1"], 12.5)
 
 
