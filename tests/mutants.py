@@ -30,7 +30,7 @@ TESTS = {
     "mae/training/checkpoints.py": ["mae/training/test_checkpoints.py"],
     "mae/probing/linear.py": ["mae/probing/test_probes.py", "mae/probing/test_pieces.py"],
     "mae/probing/pieces.py": ["mae/probing/test_pieces.py", "mae/probing/test_probes.py"],
-    "mae/probing/knn.py": ["mae/probing/test_probes.py"],
+    "mae/probing/knn.py": ["mae/probing/test_probes.py", "mae/probing/test_knn_blocks.py"],
     "mae/probing/probe.py": ["mae/probing/test_probes.py"],
     "mae/config/fingerprint.py": [
         "mae/config/test_fingerprint.py",

@@ -21,6 +21,7 @@ from mae.probing.feature_memory import near
 from mae.probing.features import BATCH, encode, extract, raw_pixels
 from mae.probing.knn import knn_predict
 from mae.probing.linear import lars_predict, lbfgs_predict
+from mae.probing.pieces import Rows
 from mae.runs.directory import Busy, RunDirectory
 from mae.runtime.interruption import StoppableTask, StopRequest
 from mae.runtime.progress import Progress, Silent
@@ -120,10 +121,15 @@ def _linear(samples: Samples, setup: Setup) -> tuple[Tensor, dict[str, float]]:
 def _knn(samples: Samples, setup: Setup) -> tuple[Tensor, dict[str, float]]:
     config, (_, train, labels, test, classes, _) = setup.config.probe, samples
     k, temperature = config.knn.k, config.knn.temperature
-    held, rest = holdout(len(train), config)
-    voted = knn_predict(train[rest], labels[rest], train[held], k, temperature, classes)
-    chosen = {"holdout_top1": 100 * (voted == labels[held]).float().mean().item()}
-    return knn_predict(train, labels, test, k, temperature, classes), chosen
+    held, rest = (indexes.sort().values for indexes in holdout(len(train), config))
+
+    def voted(references: Tensor, queries: Rows) -> Tensor:
+        rows = Rows(train, references, classes, labels.device)
+        return knn_predict(rows, labels[references], queries, k, temperature, classes, setup.stop.check)
+
+    right = voted(rest, Rows(train, held, classes, labels.device)) == labels[held]
+    predicted = voted(torch.arange(len(train)), Rows(test, torch.arange(len(test)), classes, labels.device))
+    return predicted, {"holdout_top1": 100 * right.float().mean().item()}
 
 
 PREDICT: dict[ProbeKind, Callable[[Samples, Setup], tuple[Tensor, dict[str, float]]]] = {

@@ -34,7 +34,7 @@ from mae.probing.linear import (
     lbfgs_predict,
     principal_axes,
 )
-from mae.probing.pieces import Rows
+from mae.probing.pieces import Pieces, Rows
 from mae.probing.probe import PREDICT, Setup, Subject, baseline, holdout, probe, probe_all, subjects, wilson_interval
 from mae.runs.directory import RunDirectory
 from mae.runs.metrics import ONLINE
@@ -482,9 +482,9 @@ def test_the_images_that_probes_hold_out_and_a_run_is_watched_by_are_those_of_ea
     monkeypatch.setattr("mae.probing.knn.extract", lambda pretext, images, chosen, *others: chosen[:, None].float())
     voted: list[list[float]] = []
 
-    def vote(references: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, *others: Any) -> torch.Tensor:
-        voted.append(torch.cat([queries, references])[:, 0].tolist())
-        return torch.zeros(len(queries))
+    def vote(references: Pieces, labels: torch.Tensor, queries: Pieces, *others: Any) -> torch.Tensor:
+        voted.append(torch.cat([*queries, *references])[:, 0].tolist())
+        return torch.zeros(len(next(iter(queries))))
 
     monkeypatch.setattr("mae.probing.knn.knn_predict", vote)
     data = replace(digits, train=replace(digits.train, labels=torch.zeros(10)))
@@ -615,7 +615,7 @@ def test_knn_equals_scikit_learns_weighted_vote(temperature: float) -> None:
     theirs = KNeighborsClassifier(
         20, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / temperature)
     ).fit(references.double().numpy(), labels.numpy())
-    ours = knn_predict(references, labels, queries, 20, temperature, 4)
+    ours = knn_predict([references], labels, [queries], 20, temperature, 4)
     assert ours.tolist() == theirs.predict(queries.double().numpy()).tolist()
 
 
@@ -674,7 +674,7 @@ def test_the_online_accuracy_does_not_depend_on_how_a_run_is_probed(digits: Imag
 
 
 def test_knn_with_more_neighbours_than_references_asks_them_all() -> None:
-    assert knn_predict(torch.eye(2), torch.tensor([0, 1]), torch.eye(2), 20, 0.07, 2).tolist() == [0, 1]
+    assert knn_predict([torch.eye(2)], torch.tensor([0, 1]), [torch.eye(2)], 20, 0.07, 2).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
