@@ -29,6 +29,7 @@ TESTS = {
     "mae/training/loop.py": ["mae/training/test_pretraining.py", "mae/training/test_training_loop.py"],
     "mae/training/checkpoints.py": ["mae/training/test_checkpoints.py"],
     "mae/probing/linear.py": ["mae/probing/test_probes.py", "mae/probing/test_pieces.py"],
+    "mae/probing/lars_checkpoints.py": ["mae/probing/test_lars_checkpoints.py"],
     "mae/probing/pieces.py": ["mae/probing/test_pieces.py", "mae/probing/test_probes.py"],
     "mae/probing/knn.py": ["mae/probing/test_probes.py", "mae/probing/test_knn_blocks.py"],
     "mae/probing/probe.py": ["mae/probing/test_probes.py"],

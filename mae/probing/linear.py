@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mae.config.tree import LinearProbeConfig
+from mae.probing.lars_checkpoints import LarsCheckpoints
 from mae.probing.pieces import Pieces, Rows
 from mae.runtime.interruption import StoppableTask
-from mae.runtime.progress import Task
 from mae.runtime.rng import generator
 from mae.training.schedule import lr_at, peak_lr
 
@@ -170,7 +170,14 @@ def _predict(weights: Tensor, pieces: Pieces) -> Tensor:
 
 
 def lars_predict(
-    views: Views, labels: Tensor, test: Tensor, classes: int, config: LinearProbeConfig, seed: int, task: Task
+    views: Views,
+    labels: Tensor,
+    test: Tensor,
+    classes: int,
+    config: LinearProbeConfig,
+    seed: int,
+    task: StoppableTask,
+    saved: LarsCheckpoints,
 ) -> tuple[Tensor, dict[str, float]]:
     """Return predicted classes (m,) after the paper's protocol: batch norm without affine, a linear layer, LARS."""
     width = test.shape[1]
@@ -179,26 +186,43 @@ def lars_predict(
         classifier = nn.Linear(width, classes)
         nn.init.trunc_normal_(classifier.weight, std=0.01)
         nn.init.zeros_(classifier.bias)
-    head = nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), classifier).to(test.device)
-    fit_lars(head, views, labels, config, seed, task)
+    head = nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), classifier).to(labels.device)
+    fit_lars(head, views, labels, config, seed, task, saved)
+    head.eval()
     with torch.inference_mode():
-        return head.eval()(test).argmax(1), {}
+        every = Rows(test, torch.arange(len(test)), classes, labels.device)
+        return torch.cat([head(piece).argmax(1) for piece in every]), {}
 
 
-def fit_lars(head: nn.Module, views: Views, labels: Tensor, config: LinearProbeConfig, seed: int, task: Task) -> None:
-    """Train `head` in place on the features (n, D) of each epoch: LARS, linear warm-up, cosine decay (Table 10)."""
+def fit_lars(
+    head: nn.Module,
+    views: Views,
+    labels: Tensor,
+    config: LinearProbeConfig,
+    seed: int,
+    task: StoppableTask,
+    saved: LarsCheckpoints,
+) -> None:
+    """Train `head` in place on the features (n, D) of each epoch: LARS, linear warm-up, cosine decay (Table 10).
+
+    What `saved` holds of a fit that was cut off is continued.
+    """
     optimizer = lars(head)
     size = min(config.lars_batch_size, len(labels))
     steps, peak = len(labels) // size, peak_lr(config.lars_base_lr, size)
-    for epoch in range(config.lars_epochs):
+    begin = saved.restore(head, optimizer)
+    task.advance(begin)
+    for epoch in range(begin, config.lars_epochs):
         features = views(epoch)
         order = torch.randperm(len(labels), generator=generator(seed, "probe order", epoch))
         for step, chosen in enumerate(order.split(size)[:steps]):
+            task.check()
             for group in optimizer.param_groups:
                 group["lr"] = lr_at(epoch + step / steps, peak, config.lars_warmup, config.lars_epochs)
             optimizer.zero_grad()
-            F.cross_entropy(head(features[chosen]), labels[chosen]).backward()
+            F.cross_entropy(head(features[chosen].to(labels.device)), labels[chosen]).backward()
             optimizer.step()
+        saved.save_if_due(head, optimizer, epoch + 1)
         task.advance()
 
 

@@ -20,12 +20,14 @@ from mae.pretext.registry import new_pretext
 from mae.probing.feature_memory import near
 from mae.probing.features import BATCH, encode, extract, raw_pixels
 from mae.probing.knn import knn_predict
+from mae.probing.lars_checkpoints import LarsCheckpoints
 from mae.probing.linear import lars_predict, lbfgs_predict
 from mae.probing.pieces import Rows
 from mae.runs.directory import Busy, RunDirectory
 from mae.runtime.interruption import StoppableTask, StopRequest
 from mae.runtime.progress import Progress, Silent
 from mae.runtime.rng import generator
+from mae.training import checkpoints
 
 BUSY_SECONDS = 0.5
 """Time between two looks at a baseline that another process is probing."""
@@ -71,10 +73,16 @@ def subjects(config: Config, data: ImageData, pretrained: Pretext) -> list[Subje
     ]
 
 
-def probe(kind: ProbeKind, subject: Subject, setup: Setup) -> dict[str, Any]:
+def probe(kind: ProbeKind, subject: Subject, setup: Setup, saved_in: Path | None = None) -> dict[str, Any]:
     """Probe one subject; return top-1 on all test images in percent with its interval, and the choices made.
 
     A probe that holds training images out has `holdout_top1` too, the accuracy on these, which a search may select by.
+    One of hours saves its state in the folder `saved_in`, if one is given, and continues from there.
+
+    The untrained encoder is probed in the same way as the pretrained one. Under LARS that is a pass over augmented
+    images per epoch too: without, its head would see the same features 90 times, fit these more closely and generalise
+    otherwise, and the difference between the two encoders would be one of protocols as well. All runs with the same
+    encoder and seed share the cost, as they share the result.
     """
     config, data = setup.config, setup.data
     labelled = (data.train.labels >= 0).nonzero()[:, 0]
@@ -87,7 +95,8 @@ def probe(kind: ProbeKind, subject: Subject, setup: Setup) -> dict[str, Any]:
             return train
         return near(_augmented_features(subject.pretext, labelled, epoch, setup), setup.device)
 
-    samples = Samples(subject.name, train, labels, test, len(data.classes), views)
+    saved = LarsCheckpoints(saved_in, setup.progress.warn)
+    samples = Samples(subject.name, train, labels, test, len(data.classes), views, saved)
     predicted, chosen = PREDICT[kind](samples, setup)
     correct = predicted.cpu() == data.test.labels
     low, high = wilson_interval(int(correct.sum()), len(correct))
@@ -107,19 +116,21 @@ class Samples(NamedTuple):
     classes: int
     views: Callable[[int], Tensor]
     """Training features (n, D) under the probe's augmentation of an epoch."""
+    saved: LarsCheckpoints
+    """Where a LARS probe stands."""
 
 
 def _linear(samples: Samples, setup: Setup) -> tuple[Tensor, dict[str, float]]:
-    config, (subject, train, labels, test, classes, views) = setup.config.probe, samples
+    config, (subject, train, labels, test, classes, views, saved) = setup.config.probe, samples
     if config.linear.solver == "lbfgs":
         with setup.task(f"linear probe, {subject}", len(config.linear.penalties) + 1) as task:
             return lbfgs_predict(train, labels, test, classes, config.linear, holdout(len(train), config), task)
     with setup.task(f"linear probe, {subject}", config.linear.lars_epochs) as task:
-        return lars_predict(views, labels, test, classes, config.linear, config.seed, task)
+        return lars_predict(views, labels, test, classes, config.linear, config.seed, task, saved)
 
 
 def _knn(samples: Samples, setup: Setup) -> tuple[Tensor, dict[str, float]]:
-    config, (_, train, labels, test, classes, _) = setup.config.probe, samples
+    config, (_, train, labels, test, classes, *_) = setup.config.probe, samples
     k, temperature = config.knn.k, config.knn.temperature
     held, rest = (indexes.sort().values for indexes in holdout(len(train), config))
 
@@ -161,8 +172,9 @@ def baseline(kind: ProbeKind, subject: Subject, setup: Setup, runs_dir: Path) ->
     try:
         with directory.locked():
             if (found := directory.result()) is None:
-                found = probe(kind, subject, setup)
+                found = probe(kind, subject, setup, directory.checkpoints)
                 directory.write_json("result.json", found)
+                checkpoints.remove(directory.checkpoints)
             return dict(found)
     except Busy:
         with setup.task(f"another run's {kind} probe, {subject.name}", 1) as task:
@@ -172,15 +184,18 @@ def baseline(kind: ProbeKind, subject: Subject, setup: Setup, runs_dir: Path) ->
     return baseline(kind, subject, setup, runs_dir)
 
 
-def probe_all(kind: ProbeKind, probed: list[Subject], setup: Setup, runs_dir: Path, last: bool) -> dict[str, float]:
+def probe_all(
+    kind: ProbeKind, probed: list[Subject], setup: Setup, runs_dir: Path, saved: Path, last: bool
+) -> dict[str, float]:
     """Probe what `subjects` returned; return flat metrics such as `knn/top1`, `knn/pixels_top1`.
 
-    If this kind is the `last` one, a subject's features are let go before those of the next are computed.
+    The probe of the pretrained encoder has its checkpoints in the folder `saved`, baselines in their own. If this is
+    the `last` kind, a subject's features are let go before those of the next are computed.
     """
     metrics = {}
     for subject in probed:
         pretrained = subject is probed[0]
-        found = probe(kind, subject, setup) if pretrained else baseline(kind, subject, setup, runs_dir)
+        found = probe(kind, subject, setup, saved) if pretrained else baseline(kind, subject, setup, runs_dir)
         prefix = f"{kind}/" if pretrained else f"{kind}/{subject.name}_"
         metrics |= {f"{prefix}{name}": value for name, value in found.items()}
         if last:

@@ -107,11 +107,11 @@ def test_features_are_let_go_after_the_last_probe_and_before_those_of_the_next_s
             return super().task(description, total, done)
 
     setup = Setup(tiny, digits, CPU, Watching())
-    probe_all("knn", [first, second], setup, tmp_path / "kept", last=False)
+    probe_all("knn", [first, second], setup, tmp_path / "kept", tmp_path / "saved", last=False)
     assert [len(subject.features) for subject in (first, second)] == [2, 2]
     second.features.clear()
     held.clear()
-    probe_all("knn", [first, second], setup, tmp_path / "let go", last=True)
+    probe_all("knn", [first, second], setup, tmp_path / "let go", tmp_path / "saved", last=True)
     assert held == [0, 0]  # at the features of train and test of the second
     assert second.features == {}
 

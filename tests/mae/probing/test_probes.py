@@ -25,6 +25,7 @@ from mae.pretext.registry import new_pretext
 from mae.probing import kinds
 from mae.probing.features import extract, pool, raw_pixels
 from mae.probing.knn import knn_predict, online_accuracy
+from mae.probing.lars_checkpoints import LarsCheckpoints
 from mae.probing.linear import (
     choose_penalty,
     fit_lars,
@@ -45,7 +46,7 @@ from tests.conftest import DIGITS, TINY
 from tests.helpers.pretexts import around
 
 CPU = torch.device("cpu")
-SILENT = StoppableTask(Silent(), StopRequest())
+SILENT, NOT_SAVED = StoppableTask(Silent(), StopRequest()), LarsCheckpoints()
 
 
 @pytest.fixture
@@ -189,7 +190,7 @@ def test_linear_probes_find_a_linear_rule(solver: str, blobs: tuple[torch.Tensor
     if solver == "lbfgs":
         predicted, _ = lbfgs_predict(train, labels[:400], test, 3, config, holdout(400, ProbeConfig()), SILENT)
     else:
-        predicted, _ = lars_predict(lambda epoch: train, labels[:400], test, 3, config, 0, Silent())
+        predicted, _ = lars_predict(lambda epoch: train, labels[:400], test, 3, config, 0, SILENT, NOT_SAVED)
     best = LogisticRegression().fit(standardise(train)[0].numpy(), labels[:400].numpy())
     reference = best.score(standardise(train, test)[1].numpy(), labels[400:].numpy())
     assert (predicted == labels[400:]).float().mean() > reference - 0.05
@@ -223,7 +224,7 @@ def test_the_lars_probe_moves_its_weights_by_a_thousandth_of_the_learning_rate(
     head = nn.Sequential(nn.BatchNorm1d(5, affine=False), nn.Linear(5, 3))
     before = head[1].weight.detach().clone()
     config = LinearProbeConfig(lars_epochs=1, lars_warmup_epochs=0.0, lars_base_lr=0.1)  # one step
-    fit_lars(head, lambda epoch: features, labels, config, 0, Silent())
+    fit_lars(head, lambda epoch: features, labels, config, 0, SILENT, NOT_SAVED)
     moved = (head[1].weight - before).norm() / before.norm()
     assert moved.item() == pytest.approx(0.001 * 0.1 * 600 / 256, rel=1e-3)
 
@@ -252,7 +253,7 @@ def test_lars_goes_over_all_whole_batches_in_another_order_each_epoch_and_by_the
             epochs.append(epoch)
             return features
 
-        fit_lars(head, views, labels, config, seed, task)
+        fit_lars(head, views, labels, config, seed, StoppableTask(task, StopRequest()), NOT_SAVED)
         assert (epochs, task.done) == ([0, 1], 2)
         shown.append(head.shown)
     first = shown[0]
@@ -267,7 +268,7 @@ def test_the_order_of_images_in_the_lars_probe_is_that_of_earlier_versions() -> 
     """Another changes results: `mae.config.fingerprint.ARITHMETIC` is raised with it."""
     head, config = Batches(3, 2), LinearProbeConfig(lars_epochs=2)
     features, labels = torch.arange(8.0)[:, None].expand(-1, 3), torch.arange(8) % 2
-    fit_lars(head, lambda epoch: features, labels, config, 0, Silent())
+    fit_lars(head, lambda epoch: features, labels, config, 0, SILENT, NOT_SAVED)
     assert head.shown == [[7, 2, 1, 3, 4, 0, 6, 5], [1, 7, 5, 4, 3, 2, 0, 6]]
 
 
@@ -283,7 +284,7 @@ def test_lars_follows_warm_up_and_cosine_within_epochs(monkeypatch: pytest.Monke
     monkeypatch.setattr("mae.probing.linear.lars", lambda head: Kept(head.parameters()))
     features, labels = torch.randn(8, 3), torch.arange(8) % 2
     config = LinearProbeConfig(lars_epochs=3, lars_warmup_epochs=1.0, lars_batch_size=4, lars_base_lr=64.0)
-    fit_lars(nn.Linear(3, 2), lambda epoch: features, labels, config, 0, Silent())
+    fit_lars(nn.Linear(3, 2), lambda epoch: features, labels, config, 0, SILENT, NOT_SAVED)
     assert rates == pytest.approx([0.0, 0.5, *(0.5 * (1 + math.cos(math.pi * part)) for part in (0, 0.25, 0.5, 0.75))])
 
 
@@ -292,7 +293,7 @@ def test_the_lars_probe_leaves_the_draws_of_others_alone(blobs: tuple[torch.Tens
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    lars_predict(lambda epoch: features, labels, features, 3, LinearProbeConfig(lars_epochs=1), 0, Silent())
+    lars_predict(lambda epoch: features, labels, features, 3, LinearProbeConfig(lars_epochs=1), 0, SILENT, NOT_SAVED)
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -303,14 +304,14 @@ def test_the_lars_probe_begins_near_0_by_its_seed(
     heads: list[Any] = []
     seeds: list[int] = []
 
-    def fit(head: nn.Module, views: Any, labels: Any, config: Any, seed: int, task: Any) -> None:
+    def fit(head: nn.Module, views: Any, labels: Any, config: Any, seed: int, *others: Any) -> None:
         heads.append(head.train())
         seeds.append(seed)
 
     monkeypatch.setattr("mae.probing.linear.fit_lars", fit)
     wide = torch.randn(8, 4000)
     for seed in (0, 0, 1):
-        lars_predict(lambda epoch: wide, blobs[1][:8], wide, 3, LinearProbeConfig(), seed, Silent())
+        lars_predict(lambda epoch: wide, blobs[1][:8], wide, 3, LinearProbeConfig(), seed, SILENT, NOT_SAVED)
     norm, classifier = heads[0]
     assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert classifier.weight.shape == (3, 4000)
@@ -803,7 +804,7 @@ def test_the_metrics_of_a_probe_are_the_encoders_and_those_of_its_baselines(
     for subject in baselines:
         for name, value in probe("knn", subject, setup).items():
             expected[f"knn/{subject.name}_{name}"] = value
-    assert probe_all("knn", [pretrained, *baselines], setup, tmp_path, last=False) == expected
+    assert probe_all("knn", [pretrained, *baselines], setup, tmp_path, tmp_path / "saved", last=False) == expected
     assert set(expected) >= {"knn/top1", "knn/low", "knn/high", "knn/holdout_top1", "knn/pixels_top1"}
     assert sorted(path.name for path in (tmp_path / "baselines").iterdir()) == sorted(
         f"knn-{probe_fingerprint(tiny, 'knn', name)}" for name in ("02", "03")
@@ -811,7 +812,9 @@ def test_the_metrics_of_a_probe_are_the_encoders_and_those_of_its_baselines(
     for file in tmp_path.glob("baselines/*/result.json"):
         assert "holdout_top1" in file.read_text()
         file.write_text('{"top1": 12.5}')
-    again = probe_all("knn", [pretrained, *baselines], setup, tmp_path, last=False)  # what is known is not probed again
+    again = probe_all(
+        "knn", [pretrained, *baselines], setup, tmp_path, tmp_path / "saved", last=False
+    )  # what is known is not probed again
     assert (again["knn/top1"], again["knn/pixels_top1"]) == (expected["knn/top1"], 12.5)
 
 
