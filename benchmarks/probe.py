@@ -7,8 +7,8 @@
 
 Features are blobs, one per class, of which a twentieth more is tested. Each probe runs in a process of its own, L-BFGS
 with one penalty, LARS for three epochs on the same features; after `--seconds` it is stopped, which is told. Memory is
-what the process alone holds beyond its imports (pages of files not counted, which the system takes back when others
-need memory) and on a GPU what tensors take; features are what they grew by for each byte of features.
+what the process holds beyond its imports, without pages of files, which the system takes back when others need memory;
+GPU memory is that of tensors. How memory grows is told in MB per MB of features.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,10 @@ def blobs(rows: int, columns: int, classes: int, seed: int) -> Iterator[Tensor]:
         yield 2 + centres[part % classes] + 4 * torch.randn(len(part), columns, generator=draws)
 
 
+def _pretend(free: float, device: torch.device, root: Path = Path("/")) -> float:
+    return free
+
+
 def lbfgs(made: Made, classes: int, task: StoppableTask) -> Tensor:
     train, labels, test = made
     config = LinearProbeConfig(penalties=(1e-3,))
@@ -103,7 +108,7 @@ PROBES: dict[str, Callable[[Made, int, StoppableTask], Tensor]] = {"lbfgs": lbfg
 def measure(name: str, rows: int, options: argparse.Namespace) -> dict[str, Any]:
     """Return seconds, peak memory in MB and top-1 in percent of one probe, in this process."""
     if options.free_gb is not None:
-        feature_memory.free_memory = lambda device: options.free_gb * 1e9
+        feature_memory.free_memory = partial(_pretend, options.free_gb * 1e9)
     device, tested = torch.device(options.device), math.ceil(rows / 20)
     watch = Watch()
     watch.start()
@@ -136,7 +141,8 @@ def show(found: list[dict[str, Any]]) -> None:
             if each is many:
                 more = many["features_mb"] - few["features_mb"]
                 grown = (many["memory_mb"] - few["memory_mb"]) / more
-                line += f"   {many['seconds'] / few['seconds']:.1f} x seconds, {grown:.2f} MB per MB of features"
+                slower = f"{many['seconds'] / few['seconds']:.1f} x seconds, " if many["top1"] is not None else ""
+                line += f"   {slower}{grown:.2f} MB per MB of features"
             print(line)
 
 

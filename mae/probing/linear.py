@@ -222,6 +222,7 @@ def fit_lars(
             optimizer.zero_grad()
             F.cross_entropy(head(features[chosen].to(labels.device)), labels[chosen]).backward()
             optimizer.step()
+        del features  # or there would be two epochs' of them
         saved.save_if_due(head, optimizer, epoch + 1)
         task.advance()
 

@@ -192,7 +192,7 @@ def probe_all(
     The probe of the pretrained encoder has its checkpoints in the folder `saved`, baselines in their own. If this is
     the `last` kind, a subject's features are let go before those of the next are computed.
     """
-    metrics = {}
+    metrics: dict[str, float] = {}
     for subject in probed:
         pretrained = subject is probed[0]
         found = probe(kind, subject, setup, saved) if pretrained else baseline(kind, subject, setup, runs_dir)

@@ -1,5 +1,6 @@
 import signal
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,20 @@ def test_saving_takes_a_hundredth_of_the_time_at_most(tmp_path: Path, monkeypatc
         clock[0] += 4
         kept.save_if_due(head, optimizer, epoch)
     assert saved == [3, 28, 31, 34, 37]
+
+
+def test_an_epochs_features_are_let_go_before_those_of_the_next() -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def views(epoch: int) -> torch.Tensor:
+        assert not any(each() is not None for each in made)
+        features = features_of(epoch)
+        made.append(weakref.ref(features))
+        return features
+
+    task, config = StoppableTask(Silent(), StopRequest()), LinearProbeConfig(lars_epochs=3)
+    fit_lars(new_head(), views, torch.arange(64) % 3, config, 0, task, LarsCheckpoints())
+    assert len(made) == 3
 
 
 class Counted(nn.Module):
