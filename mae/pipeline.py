@@ -123,8 +123,9 @@ def run_probes(run: RunDirectory, config: Config, where: Workplace) -> dict[str,
         fingerprint = probe.path.name.removeprefix(f"{kind}-")
         record = Record(stage="probe", name=name, fingerprint=fingerprint, parent=run.path.name, data=data.describe())
         with _stage(probe, record, config, where):
-            metrics = probe_all(kind, probed, setup, where.runs_dir)
+            metrics = probe_all(kind, probed, setup, where.runs_dir, saved=probe.checkpoints, last=kind == missing[-1])
             probe.write_json("result.json", {"metrics": metrics})
+            checkpoints.remove(probe.checkpoints)
     return {name: value for probe in probes.values() for name, value in probe.result()["metrics"].items()}
 
 

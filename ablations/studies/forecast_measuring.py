@@ -79,8 +79,8 @@ def fit_speed(device: torch.device) -> FitSpeed:
     features = torch.randn(images, small, device=device)
     labels = torch.arange(images, device=device) % classes
     evaluations = itertools.count()
-    principal = principal_axes(features)
-    fit = _seconds(lambda: fit_logistic(features, labels, classes, 1e-3, principal, lambda: next(evaluations)))
+    principal = principal_axes([features])
+    fit = _seconds(lambda: fit_logistic([features], labels, classes, 1e-3, principal, lambda: next(evaluations)))
     wide, weights = torch.randn(images, large, device=device), torch.randn(large, classes, device=device)
     product = min(_seconds(lambda: (wide @ weights).sum().item()) for _ in range(3))
     axes = min(_seconds(lambda: torch.linalg.eigh(wide.T @ wide)[0].sum().item()) for _ in range(3))

@@ -1,5 +1,7 @@
 """Frozen features: what probes see of an encoder, computed once, nothing hidden, nothing augmented."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -8,6 +10,8 @@ from mae.config.tree import DataConfig
 from mae.data.augmentation import centre, normalise
 from mae.data.dataset import ImageData, Images
 from mae.pretext.base import Pretext
+from mae.probing.feature_memory import gathered
+from mae.runtime.autocast import encoding_precision, mixed
 from mae.runtime.progress import Task
 
 BATCH = 128
@@ -23,18 +27,32 @@ def pool(tokens: Tensor, kind: str) -> Tensor:
     return {"class_token": class_token, "patch_mean": patch_mean, "both": torch.cat([class_token, patch_mean], 1)}[kind]
 
 
-@torch.inference_mode()
 def extract(pretext: Pretext, images: Images, indexes: Tensor, kind: str, device: torch.device, task: Task) -> Tensor:
     """Return features (n, D) that a task's encoder has of the images at `indexes` (n,), float32 on the CPU."""
+    batches = images.batches(indexes.split(BATCH))
+    centred = (centre(batch.to(device, non_blocking=True), pretext.config.data) for batch in batches)
+    return encode(pretext, centred, len(indexes), kind, task)
+
+
+@torch.inference_mode()
+def encode(pretext: Pretext, batches: Iterable[Tensor], count: int, kind: str, task: Task) -> Tensor:
+    """Return features (count, D), float32 on the CPU, of batches of images (b, C, H, W) in 0..1 on its device.
+
+    A GPU computes them in bf16 where it can; pooling and all that follows is float32. `task` is told of every batch.
+    """
     was_training = pretext.training
     pretext.eval()
-    parts = []
-    for batch in images.batches(indexes.split(BATCH)):
-        seen = pretext.look(centre(batch.to(device, non_blocking=True), pretext.config.data))
-        parts.append(pool(pretext.encoder(seen), kind).float().cpu())
-        task.advance(len(batch))
+
+    def parts() -> Iterator[Tensor]:
+        for images in batches:
+            with mixed(encoding_precision(images.device), images.device):
+                tokens = pretext.encoder(pretext.look(images))
+            yield pool(tokens.float(), kind)
+            task.advance(len(images))
+
+    features = gathered(parts(), count)
     pretext.train(was_training)
-    return torch.cat(parts)
+    return features
 
 
 def raw_pixels(images: Images, indexes: Tensor, config: DataConfig, data: ImageData, task: Task) -> Tensor:
@@ -44,8 +62,10 @@ def raw_pixels(images: Images, indexes: Tensor, config: DataConfig, data: ImageD
     """
     height, width = config.image_size
     size = min(height, RAW_SIDE), min(width, RAW_SIDE)
-    parts = []
-    for batch in images.batches(indexes.split(BATCH)):
-        parts.append(F.adaptive_avg_pool2d(normalise(centre(batch.cpu(), config), data), size).flatten(1))
-        task.advance(len(batch))
-    return torch.cat(parts)
+
+    def parts() -> Iterator[Tensor]:
+        for batch in images.batches(indexes.split(BATCH)):
+            yield F.adaptive_avg_pool2d(normalise(centre(batch.cpu(), config), data), size).flatten(1)
+            task.advance(len(batch))
+
+    return gathered(parts(), len(indexes))

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mae.config.tree import LinearProbeConfig
+from mae.probing.lars_checkpoints import LarsCheckpoints
+from mae.probing.pieces import Pieces, Rows
 from mae.runtime.interruption import StoppableTask
-from mae.runtime.progress import Task
 from mae.runtime.rng import generator
 from mae.training.schedule import lr_at, peak_lr
 
@@ -20,26 +21,23 @@ Holdout = tuple[Tensor, Tensor]
 """Indexes of the training features that are held out, and of the rest, both shuffled."""
 
 Check = Callable[[], object]
-"""Called before each evaluation of a loss, for a fit on raw pixels takes a minute; what it raises ends the fit."""
+"""Called before each piece of an evaluation of a loss, which takes seconds on ImageNet; what it raises ends the fit."""
 
 WEAKEST, STRONGEST = 1e-10, 10.0
 """Penalties are tried beyond the ends of the grid as far as this."""
 
 
-def standardise(train: Tensor, *others: Tensor) -> list[Tensor]:
-    """Return every (n, D) less the training mean over its deviation: batch norm without affine, over the whole set."""
-    mean, std = train.mean(dim=0), (train.var(dim=0, unbiased=False) + 1e-6).sqrt()
-    return [(features - mean).div_(std) for features in (train, *others)]  # raw pixels of many images fill the memory
-
-
-def principal_axes(features: Tensor) -> tuple[Tensor, Tensor]:
+def principal_axes(pieces: Pieces) -> tuple[Tensor, Tensor]:
     """Return the variances (D,) of features (n, D) of mean 0 along their principal axes, and these (D, D), columns."""
-    variances, axes = torch.linalg.eigh(features.T @ features / len(features))
+    gram, count = torch.zeros(()), 0
+    for piece in pieces:
+        gram, count = piece.T @ piece + gram.to(piece), count + len(piece)
+    variances, axes = torch.linalg.eigh(gram / count)
     return variances.clamp(min=0), axes
 
 
 def fit_logistic(
-    features: Tensor,
+    pieces: Pieces,
     labels: Tensor,
     classes: int,
     penalty: float,
@@ -49,21 +47,22 @@ def fit_logistic(
 ) -> Tensor:
     """Return weights (classes, D + 1), bias last, of multinomial logistic regression by L-BFGS, from `start` or zero.
 
-    Minimises mean cross-entropy + penalty / 2 * |weights|^2, the bias not penalised, on features (n, D).
+    Minimises mean cross-entropy + penalty / 2 * |weights|^2, the bias not penalised, on features (n, D) of which
+    `pieces` are consecutive rows, as loss and gradient are sums over images.
 
     The search runs along the `principal` axes of the features, each in units of its curvature. The minimum is the same;
     without this, neighbouring pixels, which are nearly equal, cost hundreds of steps more.
     """
     variances, axes = principal
-    weights = torch.zeros(classes, features.shape[1] + 1, device=features.device) if start is None else start
+    weights = axes.new_zeros(classes, len(axes) + 1) if start is None else start
     # Cross-entropy curves by p (1 - p) of a class's probability times the variance; p = 1 / classes at first.
     curvature = variances * (classes - 1) / classes**2 + penalty
     units = (curvature + 1e-6 * curvature.max()).rsqrt()
-    return _minimise(weights, features, labels, penalty, axes, units, check)
+    return _minimise(weights, pieces, labels, penalty, axes, units, check)
 
 
 def _minimise(
-    weights: Tensor, features: Tensor, labels: Tensor, penalty: float, axes: Tensor, units: Tensor, check: Check
+    weights: Tensor, pieces: Pieces, labels: Tensor, penalty: float, axes: Tensor, units: Tensor, check: Check
 ) -> Tensor:
     """Return the weights of least loss, from `weights` on; steps are along `axes` (D, D, columns) in `units` (D,)."""
     point = torch.cat([weights[:, :-1] @ axes / units, weights[:, -1:]], dim=1).requires_grad_()
@@ -75,11 +74,18 @@ def _minimise(
         return torch.cat([point[:, :-1] * units @ axes.T, point[:, -1:]], dim=1)
 
     def closure() -> Tensor:
-        check()
         optimizer.zero_grad()
         weights = here()
-        loss = F.cross_entropy(scores(weights, features), labels) + penalty / 2 * weights[:, :-1].square().sum()
-        loss.backward()
+        leaf = weights.detach().requires_grad_()
+        penalised = penalty / 2 * leaf[:, :-1].square().sum()
+        penalised.backward()
+        loss, done = penalised.detach(), 0
+        for piece in pieces:
+            check()
+            part = F.cross_entropy(scores(leaf, piece), labels[done : done + len(piece)], reduction="sum") / len(labels)
+            part.backward()  # adds to the gradient, and frees the piece's logits
+            loss, done = loss + part.detach(), done + len(piece)
+        weights.backward(leaf.grad)
         return loss
 
     optimizer.step(closure)
@@ -127,18 +133,24 @@ def lbfgs_predict(
 
     Penalties are fitted on the rest of `holdout` and judged on the part held out; the best is fitted on all of train.
     """
+    device = labels.device
     penalty, accuracy, weights = _best_fit(train, labels, classes, config, holdout, task)
-    train, test = standardise(train, test)
-    weights = fit_logistic(train, labels, classes, penalty, principal_axes(train), task.check, weights)
-    return scores(weights, test).argmax(1), {"penalty": penalty, "holdout_top1": 100 * accuracy}
+    learned, asked = (Rows(each, torch.arange(len(each)), classes, device) for each in (train, test))
+    moments = learned.moments()
+    pieces = learned.standardised(moments)
+    weights = fit_logistic(pieces, labels, classes, penalty, principal_axes(pieces), task.check, weights)
+    predicted = _predict(weights, asked.standardised(moments))
+    return predicted, {"penalty": penalty, "holdout_top1": 100 * accuracy}
 
 
 def _best_fit(
     train: Tensor, labels: Tensor, classes: int, config: LinearProbeConfig, holdout: Holdout, task: StoppableTask
 ) -> tuple[float, float, Tensor]:
     """Return the best penalty, its accuracy on the held-out part, and its weights."""
-    held, rest = holdout
-    fit, judge = standardise(train[rest], train[held])
+    held, rest = (indexes.sort().values for indexes in holdout)  # a file is read from its start to its end
+    judged, fitted = (Rows(train, indexes, classes, labels.device) for indexes in (held, rest))
+    moments = fitted.moments()
+    judge, fit = judged.standardised(moments), fitted.standardised(moments)
     principal = principal_axes(fit)
     weights: dict[float, Tensor] = {}
 
@@ -146,14 +158,26 @@ def _best_fit(
         start = next(reversed(weights.values()), None)
         weights[penalty] = fit_logistic(fit, labels[rest], classes, penalty, principal, task.check, start)
         task.advance(int(penalty in config.penalties))  # how many are tried beyond the grid is not known before
-        return (scores(weights[penalty], judge).argmax(1) == labels[held]).float().mean().item()
+        return (_predict(weights[penalty], judge) == labels[held]).float().mean().item()
 
     penalty, accuracy = choose_penalty(config.penalties, accuracy_of)
     return penalty, accuracy, weights[penalty]
 
 
+def _predict(weights: Tensor, pieces: Pieces) -> Tensor:
+    """Return the classes (n,) of features (n, D)."""
+    return torch.cat([scores(weights, piece).argmax(1) for piece in pieces])
+
+
 def lars_predict(
-    views: Views, labels: Tensor, test: Tensor, classes: int, config: LinearProbeConfig, seed: int, task: Task
+    views: Views,
+    labels: Tensor,
+    test: Tensor,
+    classes: int,
+    config: LinearProbeConfig,
+    seed: int,
+    task: StoppableTask,
+    saved: LarsCheckpoints,
 ) -> tuple[Tensor, dict[str, float]]:
     """Return predicted classes (m,) after the paper's protocol: batch norm without affine, a linear layer, LARS."""
     width = test.shape[1]
@@ -162,26 +186,44 @@ def lars_predict(
         classifier = nn.Linear(width, classes)
         nn.init.trunc_normal_(classifier.weight, std=0.01)
         nn.init.zeros_(classifier.bias)
-    head = nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), classifier).to(test.device)
-    fit_lars(head, views, labels, config, seed, task)
+    head = nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), classifier).to(labels.device)
+    fit_lars(head, views, labels, config, seed, task, saved)
+    head.eval()
     with torch.inference_mode():
-        return head.eval()(test).argmax(1), {}
+        every = Rows(test, torch.arange(len(test)), classes, labels.device)
+        return torch.cat([head(piece).argmax(1) for piece in every]), {}
 
 
-def fit_lars(head: nn.Module, views: Views, labels: Tensor, config: LinearProbeConfig, seed: int, task: Task) -> None:
-    """Train `head` in place on the features (n, D) of each epoch: LARS, linear warm-up, cosine decay (Table 10)."""
+def fit_lars(
+    head: nn.Module,
+    views: Views,
+    labels: Tensor,
+    config: LinearProbeConfig,
+    seed: int,
+    task: StoppableTask,
+    saved: LarsCheckpoints,
+) -> None:
+    """Train `head` in place on the features (n, D) of each epoch: LARS, linear warm-up, cosine decay (Table 10).
+
+    What `saved` holds of a fit that was cut off is continued.
+    """
     optimizer = lars(head)
     size = min(config.lars_batch_size, len(labels))
     steps, peak = len(labels) // size, peak_lr(config.lars_base_lr, size)
-    for epoch in range(config.lars_epochs):
+    begin = saved.restore(head, optimizer)
+    task.advance(begin)
+    for epoch in range(begin, config.lars_epochs):
         features = views(epoch)
         order = torch.randperm(len(labels), generator=generator(seed, "probe order", epoch))
         for step, chosen in enumerate(order.split(size)[:steps]):
+            task.check()
             for group in optimizer.param_groups:
                 group["lr"] = lr_at(epoch + step / steps, peak, config.lars_warmup, config.lars_epochs)
             optimizer.zero_grad()
-            F.cross_entropy(head(features[chosen]), labels[chosen]).backward()
+            F.cross_entropy(head(features[chosen].to(labels.device)), labels[chosen]).backward()
             optimizer.step()
+        del features  # or there would be two epochs' of them
+        saved.save_if_due(head, optimizer, epoch + 1)
         task.advance()
 
 

@@ -79,11 +79,16 @@ def bytes_in(path: Path) -> int:
 
 def _checkpoints(runs_dir: Path) -> Iterator[Removable]:
     """A run of an earlier version of the program has its decoder nowhere else: its checkpoints stay."""
-    for folder in sorted(runs_dir.glob("*/checkpoints")):
-        run = RunDirectory(folder.parent)
-        kept = all((run.path / name).exists() for name in ("result.json", PRETEXT))
-        if kept and not run.is_locked():
-            yield Removable("checkpoints of a finished run", folder, bytes_in(folder), run.path / "lock")
+    for pattern, results in (
+        ("*/checkpoints", ("result.json", PRETEXT)),
+        ("*/probes/*/checkpoints", ("result.json",)),
+        ("baselines/*/checkpoints", ("result.json",)),
+    ):
+        for folder in sorted(runs_dir.glob(pattern)):
+            run = RunDirectory(folder.parent)
+            kept = all((run.path / name).exists() for name in results)
+            if kept and not run.is_locked():
+                yield Removable("checkpoints of a finished run", folder, bytes_in(folder), run.path / "lock")
 
 
 def _unfinished_files(root: Path) -> Iterator[Removable]:

@@ -18,3 +18,8 @@ def full(device: torch.device) -> AbstractContextManager[Any]:
     if not torch.amp.is_autocast_available(device.type):  # on the meta device nothing is computed
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+def encoding_precision(device: torch.device) -> str:
+    """Return bf16 for a GPU that computes in it, else fp32: features of a frozen encoder need no gradients."""
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"

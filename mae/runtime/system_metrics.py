@@ -1,5 +1,6 @@
 """What the machine spends on a stage: memory and, on a GPU, how busy it is."""
 
+import math
 import resource
 import sys
 from contextlib import suppress
@@ -34,3 +35,32 @@ def _peak_resident() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     status = Path("/proc/self/status").read_text()  # on Linux ru_maxrss begins with the peak of the parent process
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def free_memory(device: torch.device, root: Path = Path("/")) -> float:
+    """Return the bytes that a process can still take on a device; of the host, infinity where Linux does not tell.
+
+    On CUDA what PyTorch holds in reserve is free. On the host limits of a container or a batch job (cgroup 2) count,
+    and files that the system keeps in memory are free.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    free = math.inf
+    with suppress(OSError, IndexError):
+        meminfo = (root / "proc/meminfo").read_text()
+        free = int(meminfo.split("MemAvailable:")[1].split()[0]) * 1024
+        group = Path((root / "proc/self/cgroup").read_text().split("0::/")[1].partition("\n")[0])
+        for folder in (group, *group.parents):
+            free = min(free, _left_in_group(root / "sys/fs/cgroup" / folder))
+    return free
+
+
+def _left_in_group(folder: Path) -> float:
+    """Return the bytes that the processes of a cgroup can still take together, infinity if it has no limit."""
+    try:
+        limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # the root group has no such files, others may say "max"
+        return math.inf
+    statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    return limit - used + sum(int(statistics[name]) for name in ("active_file", "inactive_file"))

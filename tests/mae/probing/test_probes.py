@@ -25,6 +25,7 @@ from mae.pretext.registry import new_pretext
 from mae.probing import kinds
 from mae.probing.features import extract, pool, raw_pixels
 from mae.probing.knn import knn_predict, online_accuracy
+from mae.probing.lars_checkpoints import LarsCheckpoints
 from mae.probing.linear import (
     choose_penalty,
     fit_lars,
@@ -33,8 +34,8 @@ from mae.probing.linear import (
     lars_predict,
     lbfgs_predict,
     principal_axes,
-    standardise,
 )
+from mae.probing.pieces import Pieces, Rows
 from mae.probing.probe import PREDICT, Setup, Subject, baseline, holdout, probe, probe_all, subjects, wilson_interval
 from mae.runs.directory import RunDirectory
 from mae.runs.metrics import ONLINE
@@ -45,7 +46,7 @@ from tests.conftest import DIGITS, TINY
 from tests.helpers.pretexts import around
 
 CPU = torch.device("cpu")
-SILENT = StoppableTask(Silent(), StopRequest())
+SILENT, NOT_SAVED = StoppableTask(Silent(), StopRequest()), LarsCheckpoints()
 
 
 @pytest.fixture
@@ -69,11 +70,18 @@ class Counting(Silent):
         self.calls += 1
 
 
+def standardise(train: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
+    """Return features as the L-BFGS probe sees them, by the moments of `train`."""
+    rows = [Rows(each, torch.arange(len(each)), 3, CPU) for each in (train, *others)]
+    moments = rows[0].moments()
+    return [torch.cat([*each.standardised(moments)]) for each in rows]
+
+
 def test_logistic_regression_equals_scikit_learns(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
     (features,), labels = standardise(blobs[0]), blobs[1]
-    principal = principal_axes(features)
-    simpler = fit_logistic(features, labels, 3, 1.0, principal, Silent().advance)
-    ours = fit_logistic(features, labels, 3, 1e-2, principal, Silent().advance, simpler)
+    principal = principal_axes([features])
+    simpler = fit_logistic([features], labels, 3, 1.0, principal, Silent().advance)
+    ours = fit_logistic([features], labels, 3, 1e-2, principal, Silent().advance, simpler)
     theirs = LogisticRegression(C=1 / (1e-2 * 600), tol=1e-8, max_iter=1000).fit(features.numpy(), labels.numpy())
     assert np.allclose(ours[:, :-1], theirs.coef_, atol=2e-3)
     # Neither bias is penalised, so that a constant may be added to all.
@@ -87,7 +95,7 @@ def test_features_that_are_nearly_equal_cost_few_steps() -> None:
     own = F.one_hot(labels, 3).float() @ torch.randn(3, 20, generator=draws) + torch.randn(300, 20, generator=draws)
     (features,) = standardise(torch.randn(300, 1, generator=draws) + 0.03 * own)
     task = Counting()
-    fit_logistic(features, labels, 3, 1e-4, principal_axes(features), task.advance)
+    fit_logistic([features], labels, 3, 1e-4, principal_axes([features]), task.advance)
     assert task.calls < 30
 
 
@@ -102,7 +110,7 @@ def test_a_weak_penalty_is_fitted_to_the_minimum_though_that_is_far() -> None:
     draws, labels = torch.Generator().manual_seed(0), torch.arange(100) % 3
     centres, noise = torch.randn(3, 10, generator=draws), torch.randn(100, 10, generator=draws)
     (features,) = standardise(centres[labels] + noise)
-    ours = fit_logistic(features, labels, 3, 1e-5, principal_axes(features), Silent().advance)
+    ours = fit_logistic([features], labels, 3, 1e-5, principal_axes([features]), Silent().advance)
     exact = features.double()
     found = LogisticRegression(C=1 / (1e-5 * 100), tol=1e-10, max_iter=10_000).fit(exact.numpy(), labels.numpy())
     theirs = torch.from_numpy(np.column_stack([found.coef_, found.intercept_]))
@@ -114,9 +122,9 @@ def test_a_fit_that_begins_at_its_minimum_stays_there_and_is_soon_done(
     blobs: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
     (features,), first, second = standardise(blobs[0].double()), Counting(), Counting()
-    principal, zero = principal_axes(features), torch.zeros(3, 6, dtype=torch.float64)
-    minimum = fit_logistic(features, blobs[1], 3, 1e-2, principal, first.advance, zero)
-    again = fit_logistic(features, blobs[1], 3, 1e-2, principal, second.advance, minimum)
+    principal, zero = principal_axes([features]), torch.zeros(3, 6, dtype=torch.float64)
+    minimum = fit_logistic([features], blobs[1], 3, 1e-2, principal, first.advance, zero)
+    again = fit_logistic([features], blobs[1], 3, 1e-2, principal, second.advance, minimum)
     assert torch.allclose(again, minimum, atol=1e-4)
     assert second.calls < first.calls / 2
 
@@ -132,7 +140,7 @@ def test_the_search_is_in_units_of_the_curvature_at_its_beginning(
         return weights
 
     monkeypatch.setattr("mae.probing.linear._minimise", minimise)
-    begin = fit_logistic(features, labels, 3, penalty, principal_axes(features), Silent().advance)
+    begin = fit_logistic([features], labels, 3, penalty, principal_axes([features]), Silent().advance)
     axes, units = spied
 
     def loss(place: torch.Tensor) -> torch.Tensor:
@@ -148,15 +156,15 @@ def test_features_that_follow_from_others_are_fitted_under_the_weakest_penalty(
 ) -> None:
     features, labels = blobs
     (alone,), (twice,) = standardise(features), standardise(features.repeat(1, 2))
-    expected = fit_logistic(alone, labels, 3, 1e-10, principal_axes(alone), Silent().advance)
-    found = fit_logistic(twice, labels, 3, 1e-10, principal_axes(twice), Silent().advance)
+    expected = fit_logistic([alone], labels, 3, 1e-10, principal_axes([alone]), Silent().advance)
+    found = fit_logistic([twice], labels, 3, 1e-10, principal_axes([twice]), Silent().advance)
     assert torch.allclose(found[:, :5] + found[:, 5:-1], expected[:, :-1], atol=1e-2)
 
 
 def test_variances_along_the_principal_axes_are_those_of_the_features() -> None:
     (features,) = standardise(torch.randn(50, 4) @ torch.randn(4, 4))
     features = torch.cat([features, features[:, :1]], dim=1)  # along one axis there is nothing
-    variances, axes = principal_axes(features)
+    variances, axes = principal_axes([features])
     assert torch.allclose(axes.T @ axes, torch.eye(5), atol=1e-5)
     assert torch.allclose((features @ axes).var(0, unbiased=False), variances, atol=1e-5)
     assert variances.min() >= 0
@@ -182,7 +190,7 @@ def test_linear_probes_find_a_linear_rule(solver: str, blobs: tuple[torch.Tensor
     if solver == "lbfgs":
         predicted, _ = lbfgs_predict(train, labels[:400], test, 3, config, holdout(400, ProbeConfig()), SILENT)
     else:
-        predicted, _ = lars_predict(lambda epoch: train, labels[:400], test, 3, config, 0, Silent())
+        predicted, _ = lars_predict(lambda epoch: train, labels[:400], test, 3, config, 0, SILENT, NOT_SAVED)
     best = LogisticRegression().fit(standardise(train)[0].numpy(), labels[:400].numpy())
     reference = best.score(standardise(train, test)[1].numpy(), labels[400:].numpy())
     assert (predicted == labels[400:]).float().mean() > reference - 0.05
@@ -216,7 +224,7 @@ def test_the_lars_probe_moves_its_weights_by_a_thousandth_of_the_learning_rate(
     head = nn.Sequential(nn.BatchNorm1d(5, affine=False), nn.Linear(5, 3))
     before = head[1].weight.detach().clone()
     config = LinearProbeConfig(lars_epochs=1, lars_warmup_epochs=0.0, lars_base_lr=0.1)  # one step
-    fit_lars(head, lambda epoch: features, labels, config, 0, Silent())
+    fit_lars(head, lambda epoch: features, labels, config, 0, SILENT, NOT_SAVED)
     moved = (head[1].weight - before).norm() / before.norm()
     assert moved.item() == pytest.approx(0.001 * 0.1 * 600 / 256, rel=1e-3)
 
@@ -245,7 +253,7 @@ def test_lars_goes_over_all_whole_batches_in_another_order_each_epoch_and_by_the
             epochs.append(epoch)
             return features
 
-        fit_lars(head, views, labels, config, seed, task)
+        fit_lars(head, views, labels, config, seed, StoppableTask(task, StopRequest()), NOT_SAVED)
         assert (epochs, task.done) == ([0, 1], 2)
         shown.append(head.shown)
     first = shown[0]
@@ -260,7 +268,7 @@ def test_the_order_of_images_in_the_lars_probe_is_that_of_earlier_versions() -> 
     """Another changes results: `mae.config.fingerprint.ARITHMETIC` is raised with it."""
     head, config = Batches(3, 2), LinearProbeConfig(lars_epochs=2)
     features, labels = torch.arange(8.0)[:, None].expand(-1, 3), torch.arange(8) % 2
-    fit_lars(head, lambda epoch: features, labels, config, 0, Silent())
+    fit_lars(head, lambda epoch: features, labels, config, 0, SILENT, NOT_SAVED)
     assert head.shown == [[7, 2, 1, 3, 4, 0, 6, 5], [1, 7, 5, 4, 3, 2, 0, 6]]
 
 
@@ -276,7 +284,7 @@ def test_lars_follows_warm_up_and_cosine_within_epochs(monkeypatch: pytest.Monke
     monkeypatch.setattr("mae.probing.linear.lars", lambda head: Kept(head.parameters()))
     features, labels = torch.randn(8, 3), torch.arange(8) % 2
     config = LinearProbeConfig(lars_epochs=3, lars_warmup_epochs=1.0, lars_batch_size=4, lars_base_lr=64.0)
-    fit_lars(nn.Linear(3, 2), lambda epoch: features, labels, config, 0, Silent())
+    fit_lars(nn.Linear(3, 2), lambda epoch: features, labels, config, 0, SILENT, NOT_SAVED)
     assert rates == pytest.approx([0.0, 0.5, *(0.5 * (1 + math.cos(math.pi * part)) for part in (0, 0.25, 0.5, 0.75))])
 
 
@@ -285,7 +293,7 @@ def test_the_lars_probe_leaves_the_draws_of_others_alone(blobs: tuple[torch.Tens
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    lars_predict(lambda epoch: features, labels, features, 3, LinearProbeConfig(lars_epochs=1), 0, Silent())
+    lars_predict(lambda epoch: features, labels, features, 3, LinearProbeConfig(lars_epochs=1), 0, SILENT, NOT_SAVED)
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -296,14 +304,14 @@ def test_the_lars_probe_begins_near_0_by_its_seed(
     heads: list[Any] = []
     seeds: list[int] = []
 
-    def fit(head: nn.Module, views: Any, labels: Any, config: Any, seed: int, task: Any) -> None:
+    def fit(head: nn.Module, views: Any, labels: Any, config: Any, seed: int, *others: Any) -> None:
         heads.append(head.train())
         seeds.append(seed)
 
     monkeypatch.setattr("mae.probing.linear.fit_lars", fit)
     wide = torch.randn(8, 4000)
     for seed in (0, 0, 1):
-        lars_predict(lambda epoch: wide, blobs[1][:8], wide, 3, LinearProbeConfig(), seed, Silent())
+        lars_predict(lambda epoch: wide, blobs[1][:8], wide, 3, LinearProbeConfig(), seed, SILENT, NOT_SAVED)
     norm, classifier = heads[0]
     assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert classifier.weight.shape == (3, 4000)
@@ -475,9 +483,9 @@ def test_the_images_that_probes_hold_out_and_a_run_is_watched_by_are_those_of_ea
     monkeypatch.setattr("mae.probing.knn.extract", lambda pretext, images, chosen, *others: chosen[:, None].float())
     voted: list[list[float]] = []
 
-    def vote(references: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, *others: Any) -> torch.Tensor:
-        voted.append(torch.cat([queries, references])[:, 0].tolist())
-        return torch.zeros(len(queries))
+    def vote(references: Pieces, labels: torch.Tensor, queries: Pieces, *others: Any) -> torch.Tensor:
+        voted.append(torch.cat([*queries, *references])[:, 0].tolist())
+        return torch.zeros(len(next(iter(queries))))
 
     monkeypatch.setattr("mae.probing.knn.knn_predict", vote)
     data = replace(digits, train=replace(digits.train, labels=torch.zeros(10)))
@@ -608,7 +616,7 @@ def test_knn_equals_scikit_learns_weighted_vote(temperature: float) -> None:
     theirs = KNeighborsClassifier(
         20, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / temperature)
     ).fit(references.double().numpy(), labels.numpy())
-    ours = knn_predict(references, labels, queries, 20, temperature, 4)
+    ours = knn_predict([references], labels, [queries], 20, temperature, 4)
     assert ours.tolist() == theirs.predict(queries.double().numpy()).tolist()
 
 
@@ -667,7 +675,7 @@ def test_the_online_accuracy_does_not_depend_on_how_a_run_is_probed(digits: Imag
 
 
 def test_knn_with_more_neighbours_than_references_asks_them_all() -> None:
-    assert knn_predict(torch.eye(2), torch.tensor([0, 1]), torch.eye(2), 20, 0.07, 2).tolist() == [0, 1]
+    assert knn_predict([torch.eye(2)], torch.tensor([0, 1]), [torch.eye(2)], 20, 0.07, 2).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -796,7 +804,7 @@ def test_the_metrics_of_a_probe_are_the_encoders_and_those_of_its_baselines(
     for subject in baselines:
         for name, value in probe("knn", subject, setup).items():
             expected[f"knn/{subject.name}_{name}"] = value
-    assert probe_all("knn", [pretrained, *baselines], setup, tmp_path) == expected
+    assert probe_all("knn", [pretrained, *baselines], setup, tmp_path, tmp_path / "saved", last=False) == expected
     assert set(expected) >= {"knn/top1", "knn/low", "knn/high", "knn/holdout_top1", "knn/pixels_top1"}
     assert sorted(path.name for path in (tmp_path / "baselines").iterdir()) == sorted(
         f"knn-{probe_fingerprint(tiny, 'knn', name)}" for name in ("02", "03")
@@ -804,7 +812,9 @@ def test_the_metrics_of_a_probe_are_the_encoders_and_those_of_its_baselines(
     for file in tmp_path.glob("baselines/*/result.json"):
         assert "holdout_top1" in file.read_text()
         file.write_text('{"top1": 12.5}')
-    again = probe_all("knn", [pretrained, *baselines], setup, tmp_path)  # what is known is not probed again
+    again = probe_all(
+        "knn", [pretrained, *baselines], setup, tmp_path, tmp_path / "saved", last=False
+    )  # what is known is not probed again
     assert (again["knn/top1"], again["knn/pixels_top1"]) == (expected["knn/top1"], 12.5)
 
 

@@ -65,6 +65,15 @@ def test_checkpoints_of_a_finished_run_go_and_all_else_of_it_stays(runs: Path, c
     assert not run.is_locked()
 
 
+@pytest.mark.parametrize("probe", ["abc/probes/linear-1", "baselines/linear-1"])
+def test_checkpoints_of_a_finished_probe_go_and_those_of_others_stay(probe: str, runs: Path, cache: Path) -> None:
+    """As a process leaves them that was killed right after the result was safe."""
+    write(runs / probe / "checkpoints" / "step-00000001.pt", 500)
+    assert listed(runs, cache) == []
+    write(runs / probe / "result.json")
+    assert listed(runs, cache) == [("checkpoints of a finished run", "checkpoints", 500)]
+
+
 def test_a_run_that_is_not_finished_or_whose_decoder_is_in_its_checkpoints_keeps_them(runs: Path, cache: Path) -> None:
     make_run(runs / "abc", finished=False)
     (make_run(runs / "of-an-earlier-version").path / "pretext.safetensors").unlink()
