@@ -17,6 +17,9 @@ from mae.runtime.progress import Task
 BATCH = 128
 """Images per forward pass. On a CPU, whose caches it fits, a 128 x 6 encoder is a third faster than with 512."""
 
+GPU_BATCH = 1024
+"""On a GPU, where the host would wait for every 128 images."""
+
 RAW_SIDE = 32
 """Longest side of the images whose raw pixels are probed, pixels."""
 
@@ -29,7 +32,7 @@ def pool(tokens: Tensor, kind: str) -> Tensor:
 
 def extract(pretext: Pretext, images: Images, indexes: Tensor, kind: str, device: torch.device, task: Task) -> Tensor:
     """Return features (n, D) that a task's encoder has of the images at `indexes` (n,), float32 on the CPU."""
-    batches = images.batches(indexes.split(BATCH))
+    batches = images.batches(indexes.split(GPU_BATCH if device.type == "cuda" else BATCH))
     centred = (centre(batch.to(device, non_blocking=True), pretext.config.data) for batch in batches)
     return encode(pretext, centred, len(indexes), kind, task)
 
