@@ -400,12 +400,12 @@ def show_config(
     config = options.resolve()
     from mae.config.fingerprint import pretrain_fingerprint
     from mae.config.resolve import to_toml
-    from mae.data.sources import open_source
+    from mae.data.sources import identify
     from mae.errors import RunError, UserError, first_line
     from mae.runtime.progress import ConsoleProgress
 
     try:
-        digest = open_source(config.data, ConsoleProgress(Console(stderr=True))).digest
+        digest = identify(config.data, ConsoleProgress(Console(stderr=True))).digest
         fingerprint, told = pretrain_fingerprint(config, digest), ""
     except (UserError, RunError) as error:
         fingerprint, told = None, f"unknown: {first_line(error)}"
