@@ -47,7 +47,10 @@ class CachedImages:
 
     def batches(self, indexes: Sequence[Tensor]) -> Iterator[Tensor]:
         for chosen in indexes:
-            yield self.pixels[chosen.to(self.pixels.device)]
+            if self.pixels.device.type == "cpu":  # NumPy copies whole images, PyTorch byte by byte: ten times slower
+                yield torch.from_numpy(np.take(self.pixels.numpy(), chosen.numpy(), axis=0))
+            else:
+                yield self.pixels[chosen.to(self.pixels.device)]
 
 
 @dataclass(frozen=True)
