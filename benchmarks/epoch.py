@@ -132,8 +132,8 @@ def epochs(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
         data = load_data(config.data, config.run, Silent())
         decoding = time.perf_counter() - began
         sides = {
-            "ours": lambda data=data: ours(config, data, steps),
-            "peer": lambda: peers(config, root, options.workers),
+            "ours": partial(ours, config, data, steps),
+            "peer": partial(peers, config, root, options.workers),
         }
         turn: dict[str, Any] = {"decoding": decoding}
         trainers = {side: Trainer(config, data, torch.device("cpu")) for side in sides}
@@ -205,7 +205,8 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.0, help="of the cache that is gathered from")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    threads, found = torch.get_num_threads(), {}
+    threads = torch.get_num_threads()
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         torch.set_num_threads(1)
         found["decoding"] = rates(Path(name) / "rates", 100, options.repeats)
