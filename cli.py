@@ -278,7 +278,7 @@ def ablate(
     """Run an ablation study: train and probe what is missing, print its table beside the paper's figures."""
     from ablations.studies.run_studies import check_comparable, choose_studies, make_plans, run_until, underway
 
-    who = _executor(options, workers, per_gpu, executor, address)
+    who = _executor(options, workers, per_gpu, executor, address, "analysis.studies.figures")
     base = options.resolve(*_kinds(probes.split(",") if probes else None))
     if name == "list":
         _list_studies(options, output, base, seeds)
@@ -341,7 +341,7 @@ def sweep(
     from ablations.sweeps.run_sweep import SweepRequest, make_sweep, run_sweep, sweep_underway
     from mae.runs.sweep_record import sweep_directory
 
-    who = _executor(options, workers, per_gpu, executor, address)
+    who = _executor(options, workers, per_gpu, executor, address, "analysis.sweeps.write_sweep")
     request = SweepRequest(
         trials, timeout, space, options.set_keys, sampler, pruner, objective, name, storage, seeds_top, seeds
     )
@@ -400,12 +400,12 @@ def show_config(
     config = options.resolve()
     from mae.config.fingerprint import pretrain_fingerprint
     from mae.config.resolve import to_toml
-    from mae.data.sources import open_source
+    from mae.data.sources import identify
     from mae.errors import RunError, UserError, first_line
     from mae.runtime.progress import ConsoleProgress
 
     try:
-        digest = open_source(config.data, ConsoleProgress(Console(stderr=True))).digest
+        digest = identify(config.data, ConsoleProgress(Console(stderr=True))).digest
         fingerprint, told = pretrain_fingerprint(config, digest), ""
     except (UserError, RunError) as error:
         fingerprint, told = None, f"unknown: {first_line(error)}"
@@ -611,10 +611,12 @@ def _list_studies(options: Options, output: Output, base: "Config", seeds: int) 
     output.result({"studies": rows})
 
 
-def _executor(options: Options, workers: int | None, per_gpu: int, kind: Any, address: str | None) -> "Executor":
+def _executor(
+    options: Options, workers: int | None, per_gpu: int, kind: Any, address: str | None, *later: str
+) -> "Executor":
     from ablations.execution.executor import Executor
 
-    return Executor(options.device, workers, per_gpu, kind, address)
+    return Executor(options.device, workers, per_gpu, kind, address, ("analysis.report.terminal", *later))
 
 
 def _print_forecast(

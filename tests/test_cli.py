@@ -35,6 +35,13 @@ def test_a_study_or_sweep_that_has_ended_is_shown_without_importing_pytorch() ->
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+def test_a_study_that_has_ended_is_shown_without_importing_what_draws_and_searches() -> None:
+    modules = "ablations.studies.run_studies, analysis.report.terminal"
+    heavy = ("matplotlib", "seaborn", "optuna", "sklearn")
+    code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

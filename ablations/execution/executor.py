@@ -17,6 +17,7 @@ from ablations.execution.ray_address import cluster_address, reach
 from ablations.execution.worker_pool import WorkerPool
 from mae.config.tree import Config
 from mae.errors import UserError
+from mae.runtime.imports import importing
 from mae.runtime.interruption import stop_on_signals
 from mae.runtime.progress import ConsoleProgress
 from mae.runtime.threads import wait_passively
@@ -26,6 +27,8 @@ from mae.runtime.threads import wait_passively
 class Executor:
     """Where jobs run and how many at a time; `address` is a Ray cluster's, without one Ray starts on this machine.
 
+    `later` are modules that this process will need once all jobs are done: it imports them while it waits.
+
     Raises `UserError` if that cannot be.
     """
 
@@ -34,6 +37,7 @@ class Executor:
     per_gpu: int = 1
     kind: Literal["local", "ray"] = "local"
     address: str | None = None
+    later: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.address and self.kind != "ray":
@@ -85,6 +89,7 @@ class Executor:
             load_data(config.data, config.run, progress)  # once, before any worker needs them
         with self.pool(runs_dir) as pool, stop_on_signals() as stop, JobsProgress(console, jobs, pool.size) as view:
             try:
-                yield JobQueue(pool, runs_dir, view, stop)
+                with importing(self.later):
+                    yield JobQueue(pool, runs_dir, view, stop)
             finally:
                 pool.stop()

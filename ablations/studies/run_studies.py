@@ -14,7 +14,7 @@ from ablations.studies.plan import Plan, all_jobs, make_plan
 from ablations.studies.study import Digests, Study, product, read_study
 from mae.config.resolve import nearest
 from mae.config.tree import Config, DataConfig
-from mae.data.sources import Identity, open_source
+from mae.data.sources import Identity, identify
 from mae.errors import UserError
 from mae.runtime.progress import ConsoleProgress, Progress
 from mae.tracking.background_delivery import tracked_studies
@@ -45,7 +45,7 @@ def digests(progress: Progress) -> Digests:
 
     def digest_of(data: DataConfig) -> str:
         if data.source not in known:
-            known[data.source] = open_source(data, progress).identity
+            known[data.source] = identify(data, progress)
         identity = known[data.source]
         return identity.split_as(data).digest if identity.split else identity.digest
 

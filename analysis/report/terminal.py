@@ -16,9 +16,6 @@ from analysis.studies.pairs import all_pairs, matrices
 from analysis.studies.remarks import caveats, remarks
 from analysis.studies.tables import COST_COLUMNS, NOTE, display
 from analysis.studies.write_study import write_study
-from analysis.sweeps import summary
-from analysis.sweeps.frame import sweep_frame, total_costs
-from analysis.sweeps.write_sweep import write_sweep
 from mae.runs.directory import RunDirectory
 from mae.runs.study_record import StudyRecord
 from mae.runs.sweep_record import SweepRecord
@@ -64,6 +61,10 @@ def show_sweep(
     record: SweepRecord, directory: RunDirectory, comparison: tuple[StudyRecord, RunDirectory], console: Console
 ) -> dict[str, Any]:
     """Write the files of a sweep and of the study that compares its best with the default; print them, return data."""
+    from analysis.sweeps import summary  # with Optuna and scikit-learn, which a study needs not
+    from analysis.sweeps.frame import sweep_frame, total_costs
+    from analysis.sweeps.write_sweep import write_sweep
+
     runs_dir = directory.path.parent.parent
     frame = sweep_frame(record, runs_dir)
     importances = write_sweep(directory, record, frame)

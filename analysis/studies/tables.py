@@ -56,6 +56,7 @@ def _rows(part: pd.DataFrame, compared: Comparisons | None) -> Iterator[dict[str
     done = part[part["status"] == "finished"]
     default = done[done["is_default"]].drop_duplicates("run")  # two cells may both be the base config
     shared = _shared_baselines(done)
+    part = part.assign(time=relative_seconds(part, default))
     for (order, cell), trials in part.groupby(["order", "cell"]):
         finished = trials[trials["status"] == "finished"]
         first = trials.iloc[0]
@@ -87,7 +88,7 @@ def _rows(part: pd.DataFrame, compared: Comparisons | None) -> Iterator[dict[str
             "tflop": finished["tflop"].mean(),
             "seconds": finished["seconds"].mean(),
             "memory_mb": finished["memory_mb"].mean(),
-            "time": relative_seconds(finished, default).mean(),
+            "time": finished["time"].mean(),
         }
 
 

@@ -1,13 +1,17 @@
 """A study's results as files in its directory: frames, table in four formats, figure."""
 
+import hashlib
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.figure import Figure
+from PIL import Image
 
+import analysis
 from analysis.results.curves import read_curves
 from analysis.statistics.comparisons import Test
-from analysis.studies.figures import study_figure
 from analysis.studies.pairs import all_pairs
 from analysis.studies.remarks import caveats, remarks
 from analysis.studies.table_formats import to_html, to_latex, to_markdown
@@ -17,8 +21,14 @@ from mae.runs.directory import RunDirectory
 from mae.runs.locks_and_writes import replacing
 from mae.tracking.cell_means import SUMMARY
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 TRACKED = ("probe", "cell", "mean", "low", "high", "runs", "difference", "difference_low", "difference_high", "p")
 """Columns of a study's table that MLflow is told; there `runs` is `n`."""
+
+DRAWN_FROM = "Drawn from"
+"""The key in a PNG's metadata of what it was drawn from: such a figure is not drawn again."""
 
 
 def write_study(
@@ -42,10 +52,36 @@ def write_study(
     directory.write_text("table.tex", to_latex(shown, question))
     directory.write_text("table.html", to_html(shown))
     if (frame["status"] == "finished").any():
-        figure = study_figure(frame, test)
-        for name in ("figure.png", "figure.pdf"):
-            save_figure(figure, directory.path / name)
+        _draw(directory.path / "figure.pdf", directory.path / "figure.png", frame, test)
     return summary
+
+
+def _draw(pdf: Path, png: Path, frame: pd.DataFrame, test: Test | None) -> None:
+    """Draw a study's figure, unless both files are there and the PNG, which is written last, says the same origin."""
+    text = f"{_drawing_code()} {test} {frame.to_csv(index=False)}"
+    origin = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+    if pdf.exists() and _origin(png) == origin:
+        return
+    from analysis.studies.figures import study_figure  # with matplotlib: a finished study needs it no more
+
+    figure = study_figure(frame, test)
+    save_figure(figure, pdf)
+    save_figure(figure, png, {DRAWN_FROM: origin})
+
+
+@cache
+def _drawing_code() -> str:
+    """Return what identifies the code that computes and draws: a figure of another version is drawn again."""
+    files = sorted(Path(analysis.__path__[0]).rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files) + version("matplotlib").encode()).hexdigest()
+
+
+def _origin(png: Path) -> str | None:
+    try:
+        with Image.open(png) as image:
+            return image.info.get(DRAWN_FROM)
+    except (OSError, SyntaxError, ValueError):  # there is none, or it is broken
+        return None
 
 
 def write_tracked(directory: RunDirectory, rows: pd.DataFrame) -> None:
@@ -58,7 +94,7 @@ def write_tracked(directory: RunDirectory, rows: pd.DataFrame) -> None:
         directory.write_text(SUMMARY, table.to_json(orient="split", index=False, double_precision=15) + "\n")
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: "Figure", path: Path, metadata: dict[str, Any] | None = None) -> None:
     """Write a figure in the format that the name's ending says."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=200)
+        figure.savefig(temporary, format=path.suffix[1:], dpi=200, metadata=metadata)

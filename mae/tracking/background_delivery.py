@@ -22,7 +22,7 @@ from mae.runs.study_record import find_studies
 from mae.runs.sweep_record import find_sweeps
 from mae.tracking.mlflow_store import NONE, connect
 from mae.tracking.stage_delivery import Delivery, content_of, deliver_stage
-from mae.tracking.study_delivery import deliver_study
+from mae.tracking.study_delivery import deliver_study, is_delivered
 
 EVERY = 5.0
 """Seconds between deliveries while a stage or study is worked on."""
@@ -42,8 +42,8 @@ def tracked(run: RunDirectory, uri: str, runs_dir: Path, say: Say) -> AbstractCo
 
 
 def tracked_studies(runs: Sequence[RunDirectory], uri: str, runs_dir: Path, say: Say) -> AbstractContextManager[None]:
-    """Do the same for studies and sweeps."""
-    return _tracked(deliver_study, runs, uri, runs_dir, say, STUDY_WAIT)
+    """Do the same for studies and sweeps; of one that has arrived whole nobody need import MLflow to see that."""
+    return _tracked(deliver_study, runs, uri, runs_dir, say, STUDY_WAIT, is_delivered)
 
 
 @contextmanager
@@ -54,6 +54,7 @@ def _tracked(
     runs_dir: Path,
     say: Say,
     last_wait: float,
+    is_known: Callable[[RunDirectory, str, Path], bool] = lambda *_: False,
 ) -> Iterator[None]:
     if uri == NONE:
         yield
@@ -67,7 +68,8 @@ def _tracked(
             over = ended.wait(EVERY)
             try:
                 for directory in directories:
-                    in_child_process(deliver, directory, uri, runs_dir)
+                    if not is_known(directory, uri, runs_dir):
+                        in_child_process(deliver, directory, uri, runs_dir)
                 error = ""
             except Exception as problem:  # whatever a server does, the run goes on
                 error = first_line(problem)

@@ -24,6 +24,16 @@ STATUSES = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "k
 """What MLflow calls how a stage or trial stands."""
 
 
+def read_receipt(directory: RunDirectory, uri: str, store: list[Any]) -> dict[str, Any]:
+    """Return the receipt of the store at `uri` whose experiment has this id and creation time, or a new one."""
+    known: dict[str, Any] = directory.read_json(_receipt_name(uri)) or {}
+    return known if known.get("store") == store else {"store": store, "run_id": None}
+
+
+def _receipt_name(uri: str) -> str:
+    return f"tracking-{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
+
+
 class Delivery:
     """A directory's MLflow run, and the receipt of what the store has of it, which is kept in the directory.
 
@@ -34,10 +44,8 @@ class Delivery:
 
     def __init__(self, directory: RunDirectory, uri: str, client: Any, experiment: Any) -> None:
         self.directory, self.client, self.experiment = directory, client, experiment
-        self.name = f"tracking-{hashlib.sha256(uri.encode()).hexdigest()[:12]}.json"
-        store = [experiment.experiment_id, experiment.creation_time]
-        known = directory.read_json(self.name) or {}
-        self.receipt: dict[str, Any] = known if known.get("store") == store else {"store": store, "run_id": None}
+        self.name = _receipt_name(uri)
+        self.receipt = read_receipt(directory, uri, [experiment.experiment_id, experiment.creation_time])
 
     @property
     def run_id(self) -> str:

@@ -17,8 +17,16 @@ from mae.runs.locks_and_writes import one_at_a_time
 from mae.runs.study_record import StudyRecord, TrialRecord, read_study
 from mae.runs.sweep_record import SweepRecord, SweepTrial, read_sweep
 from mae.tracking.cell_means import SUMMARY, send_cell_means
-from mae.tracking.mlflow_store import connect, printable, study_experiment
-from mae.tracking.stage_delivery import STATUSES, Delivery, content_of, send_config, send_curves, send_result
+from mae.tracking.mlflow_store import connect, printable, read_experiment, study_experiment
+from mae.tracking.stage_delivery import (
+    STATUSES,
+    Delivery,
+    content_of,
+    read_receipt,
+    send_config,
+    send_curves,
+    send_result,
+)
 
 ARTIFACTS = (".json", ".csv", ".md", ".tex", ".toml", ".png", ".pdf")
 ENDED = ("finished", "failed", "killed", "pruned")
@@ -48,17 +56,9 @@ class Trial:
 
 def deliver_study(directory: RunDirectory, uri: str, runs_dir: Path) -> bool:
     """Bring the store up to date with a study or sweep; say whether anything was undelivered. Raises as MLflow does."""
-    record: StudyRecord | SweepRecord
-    if (directory.path / "study.json").exists():
-        record = read_study(directory)
-        tags = {"study": record.name, "mae.stage": "study", "mae.study_id": directory.path.name}
-        trials = [_study_trial(record, trial, runs_dir) for trial in record.trials]
-    elif (directory.path / "sweep.json").exists():
-        record = read_sweep(directory)
-        tags = {"sweep": record.name, "mae.stage": "sweep", "sampler": record.sampler, "pruner": record.pruner}
-        trials = [_sweep_trial(record, trial, runs_dir) for trial in record.trials]
-    else:  # it has just begun
+    if (read := _read(directory, runs_dir)) is None:
         return False
+    record, tags, trials = read
     client, experiment = connect(uri, runs_dir, study_experiment(record.name))
     with one_at_a_time(directory.path):
         delivery, seen = Delivery(directory, uri, client, experiment), _content(directory, trials)
@@ -76,6 +76,30 @@ def deliver_study(directory: RunDirectory, uri: str, runs_dir: Path) -> bool:
         delivery.set_status(seen["status"])
         delivery.keep_receipt(seen=seen)
     return True
+
+
+def is_delivered(directory: RunDirectory, uri: str, runs_dir: Path) -> bool:
+    """Say whether `deliver_study` would find nothing to do, where that can be told without MLflow: not of a server."""
+    if (read := _read(directory, runs_dir)) is None:
+        return True
+    record, _, trials = read
+    store = read_experiment(uri, study_experiment(record.name))
+    return store is not None and read_receipt(directory, uri, store).get("seen") == _content(directory, trials)
+
+
+def _read(
+    directory: RunDirectory, runs_dir: Path
+) -> tuple[StudyRecord | SweepRecord, dict[str, str], list[Trial]] | None:
+    """Return record, tags and trials of a study or sweep; None of one that has just begun."""
+    if (directory.path / "study.json").exists():
+        study = read_study(directory)
+        tags = {"study": study.name, "mae.stage": "study", "mae.study_id": directory.path.name}
+        return study, tags, [_study_trial(study, trial, runs_dir) for trial in study.trials]
+    if (directory.path / "sweep.json").exists():
+        sweep = read_sweep(directory)
+        tags = {"sweep": sweep.name, "mae.stage": "sweep", "sampler": sweep.sampler, "pruner": sweep.pruner}
+        return sweep, tags, [_sweep_trial(sweep, trial, runs_dir) for trial in sweep.trials]
+    return None
 
 
 def _content(directory: RunDirectory, trials: list[Trial]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from PIL import Image
 from mae.config.resolve import build
 from mae.config.tree import RunConfig
 from mae.data.dataset import ImageData, data_digest, load_data
-from mae.data.image_files import decode
+from mae.data.image_files import decode, to_pixels
 from mae.errors import UserError
 from mae.runtime.progress import Silent
 
@@ -219,3 +219,42 @@ def test_a_name_that_is_not_utf8_can_be_read_and_shown(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\\xff.png|a\\udcff.png") as caught:
         decode(path, (8, 8), 1)
     str(caught.value).encode("utf-8")
+
+
+def photograph(height: int, width: int) -> Image.Image:
+    """Gradients under noise that is coarser than a pixel, as in photographs."""
+    coarse = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    noise = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), float)
+    slope = np.linspace(0, 255, width)[None, :, None] + np.zeros((height, 1, 1))
+    return Image.fromarray((0.5 * noise + 0.5 * slope).astype(np.uint8))
+
+
+def decoded_both_ways(path: Path, size: tuple[int, int], channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels as the program decodes a file, and those from all of its pixels, as int64."""
+    with Image.open(path) as image:
+        whole = to_pixels(image, size, channels)
+    return decode(path, size, channels).astype(int), whole.astype(int)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("size", [(32, 32), (24, 48)])
+def test_a_much_larger_jpeg_is_decoded_smaller_to_nearly_the_same_pixels(
+    size: tuple[int, int], orientation: int, mode: str, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photograph(300, 400).convert(mode).save(tmp_path / "large.jpg", quality=90, exif=exif)
+    reduced, whole = decoded_both_ways(tmp_path / "large.jpg", size)
+    difference = np.abs(reduced - whole)
+    assert 0 < difference.mean() < 1, "values of 0 to 255; 0 if all pixels were decoded"
+    assert difference.max() <= 8
+
+
+@pytest.mark.parametrize(("name", "size"), [("a.jpg", (32, 32)), ("a.jpg", (40, 40)), ("a.png", (8, 8))])
+def test_a_jpeg_that_is_not_much_larger_and_other_formats_are_decoded_whole(
+    name: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    photograph(96, 120).save(tmp_path / name)
+    decoded, whole = decoded_both_ways(tmp_path / name, size)
+    assert (decoded == whole).all()

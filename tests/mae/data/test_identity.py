@@ -12,10 +12,10 @@ from mae.config.resolve import build
 from mae.config.tree import DataConfig, RunConfig
 from mae.data import sources
 from mae.data.dataset import load_data
-from mae.data.sources import open_source
+from mae.data.sources import identify, open_source
 from mae.runtime.progress import Silent
 from tests.mae.data.test_data import write_tree
-from tests.mae.data.test_torchvision_sources import Cifar, ImageNet
+from tests.mae.data.test_torchvision_sources import Cifar, ImageNet, OtherCifar
 
 OTHERWISE_SPLIT = [{"data.split_seed": 1}, {"data.test_fraction": 0.5}]
 
@@ -62,6 +62,7 @@ def test_split_settings_identify_data_where_the_program_splits_them(
 def test_a_study_identifies_data_as_a_run_does_and_looks_at_them_once(
     make: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MAE_CACHE_DIR", str(tmp_path / "cache"))  # where nothing is remembered yet
     source = make(tmp_path)
     asked = [data(source, **settings) for settings in ({}, *OTHERWISE_SPLIT)]
     expected = [open_source(each, Silent()).digest for each in asked]
@@ -120,3 +121,39 @@ def test_the_names_of_files_identify_a_torchvision_set_and_their_place_does_not(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(datasets, "ImageNet", Renamed)
         assert open_source(data(f"imagenet:{tmp_path / 'here'}"), Silent()).digest != digest
+
+
+def cifar_files(root: Path) -> tuple[str, Path]:
+    file = root / "cifar-10-batches-py" / "data_batch_1"
+    file.parent.mkdir()
+    file.write_bytes(b"pixels")
+    return f"cifar10:{root}", file
+
+
+def refuse(*given: object) -> None:
+    raise AssertionError("it was opened")
+
+
+def test_a_data_set_that_was_identified_before_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, _ = cifar_files(tmp_path)
+    first = [identify(data(each), Silent()) for each in (source, "digits")]
+    for kind in ("cifar10", "digits"):
+        monkeypatch.setitem(sources.SOURCES, kind, refuse)
+    assert [identify(data(each), Silent()) for each in (source, "digits")] == first
+
+
+def test_a_data_set_whose_files_have_changed_is_identified_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, file = cifar_files(tmp_path)
+    first = identify(data(source), Silent())
+    file.write_bytes(b"others")
+    monkeypatch.setattr(datasets, "CIFAR10", OtherCifar)
+    assert identify(data(source), Silent()) != first
+
+
+@pytest.mark.parametrize("otherwise", OTHERWISE_SPLIT)
+def test_an_identity_that_is_remembered_is_split_as_asked(otherwise: dict[str, Any]) -> None:
+    identify(data("digits"), Silent())
+    asked = data("digits", **otherwise)
+    assert identify(asked, Silent()) == open_source(asked, Silent()).identity

@@ -12,10 +12,11 @@ from mlflow import MlflowClient
 from analysis.results.loading import from_mlflow
 from mae.runs.directory import Record, RunDirectory
 from mae.runs.study_record import CellRecord, StudyRecord, TrialRecord
+from mae.tracking import background_delivery
 from mae.tracking.background_delivery import tracked_studies
 from mae.tracking.cell_means import SUMMARY
 from mae.tracking.mlflow_store import default_uri, open_store, study_experiment
-from mae.tracking.study_delivery import deliver_study
+from mae.tracking.study_delivery import deliver_study, is_delivered
 from tests.mae.tracking.test_tracking import make_run
 
 
@@ -138,6 +139,41 @@ def test_nothing_is_owed_once_the_work_on_a_study_has_ended(study: RunDirectory,
         finish(runs_dir, "b0", 60.0)
     assert said == []
     assert not deliver_study(study, uri, runs_dir)
+
+
+def test_a_study_that_has_arrived_is_seen_to_have_without_mlflow(
+    study: RunDirectory, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, runs_dir, asked, said = default_uri(store), study.path.parent.parent, list[object](), list[str]()
+    delivered(study, store)
+    monkeypatch.setattr(background_delivery, "in_child_process", lambda *arguments: asked.append(arguments))
+    with tracked_studies([study], uri, runs_dir, said.append):
+        pass
+    assert (asked, said) == ([], [])
+
+
+def test_a_study_with_a_result_that_came_later_has_not_arrived(study: RunDirectory, store: Path) -> None:
+    uri, runs_dir = default_uri(store), study.path.parent.parent
+    delivered(study, store)
+    finish(runs_dir, "b0", 60.0)
+    assert not is_delivered(study, uri, runs_dir)
+
+
+def test_a_study_has_not_arrived_in_a_store_that_is_another_one_now(study: RunDirectory, store: Path) -> None:
+    uri, runs_dir = default_uri(store), study.path.parent.parent
+    delivered(study, store)
+    client = MlflowClient(uri)
+    name = study_experiment(study.path.name)
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    client.rename_experiment(experiment.experiment_id, f"{name}, before")
+    client.create_experiment(name)
+    assert not is_delivered(study, uri, runs_dir)
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///{}/none.db", "sqlite:///{}", "http://127.0.0.1:1"])
+def test_nothing_has_arrived_where_there_is_no_store(uri: str, study: RunDirectory, tmp_path: Path) -> None:
+    assert not is_delivered(study, uri.format(tmp_path), tmp_path)
 
 
 def test_a_delivery_cut_off_at_any_call_is_made_good_by_the_next(tmp_path: Path, store: Path) -> None:
