@@ -27,6 +27,7 @@ TESTS = {
     "mae/training/step.py": ["mae/training/test_pretraining.py", "mae/training/test_training_loop.py"],
     "mae/training/loop.py": ["mae/training/test_pretraining.py", "mae/training/test_training_loop.py"],
     "mae/training/checkpoints.py": ["mae/training/test_checkpoints.py"],
+    "mae/training/background_saving.py": ["mae/training/test_background_saving.py"],
     "mae/probing/linear.py": ["mae/probing/test_probes.py"],
     "mae/probing/knn.py": ["mae/probing/test_probes.py"],
     "mae/probing/probe.py": ["mae/probing/test_probes.py"],

@@ -3,7 +3,6 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,6 +33,7 @@ from mae.runtime.progress import Progress
 from mae.runtime.rng import generator
 from mae.runtime.system_metrics import system_metrics
 from mae.training import checkpoints
+from mae.training.background_saving import Saver
 from mae.training.step import Step, Trainer
 
 Evaluate = Callable[[Pretext, ImageData], float]
@@ -41,9 +41,6 @@ Evaluate = Callable[[Pretext, ImageData], float]
 
 Watch = Callable[[int, float], str]
 """Called after each online evaluation, with epochs done and k-NN top-1 in percent: why to prune the run, or ""."""
-
-SAVING_APART = 20
-"""Time between two checkpoints, at least, in times that the last one took: saving takes under 5 % of a run."""
 
 
 def pretrain(
@@ -64,7 +61,10 @@ def pretrain(
     """
     trainer = Trainer(config, data, device, processes)
     _go_back(trainer, run, progress)
-    with progress.task("pretraining", trainer.total_steps, trainer.position.step) as task:
+    with (
+        Saver(run.checkpoints, device) as saver,
+        progress.task("pretraining", trainer.total_steps, trainer.position.step) as task,
+    ):
         clock = _Clock(trainer.position.seconds)
         for epoch in range(trainer.position.step // trainer.steps_per_epoch, config.train.epochs):
             for index, batch in _epoch_batches(trainer, epoch):
@@ -88,8 +88,10 @@ def pretrain(
                 task.advance(1, note)
                 if last_of_epoch and _due(config.run.picture_every, epoch + 1, config.train.epochs):
                     draw(trainer.pretext, shown_images(data), run.pictures / f"epoch-{epoch + 1:04d}.png")
-                if stopped or pruned or clock.should_save(config.run.checkpoint_seconds):
-                    _save(trainer, run, clock)
+                if stopped or pruned:
+                    _save(trainer, clock, saver.save)
+                elif saver.due(config.run.checkpoint_seconds):
+                    _save(trainer, clock, saver.begin)
                 if pruned:
                     raise Pruned(pruned)
                 if stopped:
@@ -97,7 +99,7 @@ def pretrain(
     if not processes.leads:
         return {}
     if not checkpoints.checkpoint(run.checkpoints, trainer.position.step).exists():
-        _save(trainer, run, clock)
+        _save(trainer, clock, saver.save)
     return _finish(trainer, run)
 
 
@@ -133,11 +135,10 @@ def _epoch_batches(trainer: Trainer, epoch: int) -> Iterator[tuple[int, Batch]]:
         yield epoch * steps + first + number, Batch(images, chosen, train.labels[chosen])
 
 
-def _save(trainer: Trainer, run: RunDirectory, clock: "_Clock") -> None:
+def _save(trainer: Trainer, clock: "_Clock", save: Callable[[int, dict[str, Any]], None]) -> None:
     trainer.check_finite()
     trainer.position.seconds = clock.seconds()
-    with clock.saving():
-        checkpoints.save(run.checkpoints, trainer.position.step, trainer.state())
+    save(trainer.position.step, trainer.state())
 
 
 def _finish(trainer: Trainer, run: RunDirectory) -> dict[str, Any]:
@@ -177,8 +178,6 @@ class _Clock:
 
     def __init__(self, seconds_before: float):
         self.started = time.monotonic() - seconds_before
-        self.saved = time.monotonic()
-        self.saving_took = 0.0
         self._reset()
 
     def _reset(self) -> None:
@@ -200,17 +199,3 @@ class _Clock:
 
     def seconds(self) -> float:
         return time.monotonic() - self.started
-
-    @contextmanager
-    def saving(self) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self.saved = time.monotonic()
-        self.saving_took = self.saved - started
-
-    def should_save(self, every: float) -> bool:
-        """Say whether `every` seconds have passed since the last checkpoint, and `SAVING_APART` times what that took.
-
-        At 0 every step is saved, whatever it takes.
-        """
-        return every == 0 or time.monotonic() - self.saved >= max(every, SAVING_APART * self.saving_took)
