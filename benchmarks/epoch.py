@@ -14,8 +14,10 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +31,14 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
 from mae.config.resolve import resolve
-from mae.config.tree import Config
 from mae.data.dataset import CachedImages, load_data
 from mae.data.image_files import decode, to_pixels
 from mae.pretext.base import Batch
 from mae.runtime.distributed import ALONE
 from mae.runtime.machine import environment
 from mae.runtime.progress import Silent
-from mae.training.step import Trainer
+from mae.training.loader import micro_batches
+from mae.training.step import Piece, Trainer
 
 SIZES = {"500x375 to 256": (375, 500, 256), "500x375 to 64": (375, 500, 64), "32x32 to 32": (32, 32, 32)}
 """Height, width, and side in the cache, in pixels."""
@@ -92,27 +94,24 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def train(trainer: Trainer, batches: Iterable[Batch], first: int) -> dict[str, float]:
-    """Train an epoch from step `first` on; return its seconds and those that lay in steps."""
+def train(trainer: Trainer, pieces: Iterator[Piece]) -> dict[str, float]:
+    """Train an epoch; return its seconds and those that lay in steps: in the others, they waited for images."""
     began, busy = time.perf_counter(), 0.0
-    for index, batch in enumerate(batches, start=first):
-        busy += _seconds(partial(trainer.step, batch, index))
+    for _ in range(trainer.steps_per_epoch):
+        ready = list(islice(pieces, trainer.config.train.micro_batches))
+        busy += _seconds(partial(trainer.step, ready, trainer.position.step))
     return {"seconds": time.perf_counter() - began, "busy": busy}
 
 
-def ours(config: Config, data: Any, steps: int) -> Iterator[Batch]:
-    chosen = torch.randperm(len(data.train.labels))[: steps * config.train.batch_size].split(config.train.batch_size)
-    for which, images in zip(chosen, data.train.images.batches(chosen), strict=True):
-        yield Batch(images, which, data.train.labels[which])
-
-
-def peers(config: Config, root: Path, workers: int) -> Iterator[Batch]:
+def peers(trainer: Trainer, root: Path, workers: int) -> Iterator[Piece]:
+    """An epoch by PyTorch's DataLoader, as its users write it, into the same step."""
+    config = trainer.config
     size = config.data.stored
     transform = v2.Compose([v2.Resize(size[0], v2.InterpolationMode.BICUBIC), v2.CenterCrop(size), v2.PILToTensor()])
     files = ImageFolder(str(root / "train"), transform)
     loader = DataLoader(files, config.train.batch_size, shuffle=True, num_workers=workers, drop_last=True)
     for images, labels in loader:
-        yield Batch(images, torch.zeros_like(labels), labels)
+        yield from trainer.pieces(Batch(images, torch.zeros_like(labels), labels), trainer.position.step)
 
 
 def epochs(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -123,25 +122,21 @@ def epochs(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
             write_jpegs(root / split / name, count // 2, options.height, options.width)
     settings = {"data.source": f"folder:{root}", "data.image_size": options.side, "data.stored_size": options.side}
     settings |= {"train.batch_size": options.batch, "run.loader_workers": options.workers}
+    settings["train.epochs"] = 2 + options.later
     config, turns = resolve(options.preset, settings=[f"{key}={value}" for key, value in settings.items()]), []
-    steps = options.images // options.batch
     for _ in range(options.repeats):
         shutil.rmtree(folder / "cache", ignore_errors=True)
         os.environ["MAE_CACHE_DIR"] = str(folder / "cache")
         began = time.perf_counter()
         data = load_data(config.data, config.run, Silent())
         decoding = time.perf_counter() - began
-        sides = {
-            "ours": partial(ours, config, data, steps),
-            "peer": partial(peers, config, root, options.workers),
-        }
-        turn: dict[str, Any] = {"decoding": decoding}
-        trainers = {side: Trainer(config, data, torch.device("cpu")) for side in sides}
-        for each in trainers.values():
-            train(each, ours(config, data, 1), 0)  # whatever the first step of a process sets up
-        for epoch in range(1 + options.later):
-            for side, batches in sides.items():
-                turn.setdefault(side, []).append(train(trainers[side], batches(), epoch * steps))
+        turn: dict[str, Any] = {"decoding": decoding, "ours": [], "peer": []}
+        mine, others = (Trainer(config, data, torch.device("cpu")) for _ in range(2))
+        with closing(micro_batches(mine)) as pieces:
+            mine.step(islice(pieces, config.train.micro_batches), 0)  # whatever the first step of a process sets up
+            for _ in range(1 + options.later):
+                turn["ours"].append(train(mine, pieces))
+                turn["peer"].append(train(others, peers(others, root, options.workers)))
         turns.append(turn)
     return turns
 

@@ -28,6 +28,7 @@ TESTS = {
     "mae/training/step.py": ["mae/training/test_pretraining.py", "mae/training/test_training_loop.py"],
     "mae/training/loop.py": ["mae/training/test_pretraining.py", "mae/training/test_training_loop.py"],
     "mae/training/checkpoints.py": ["mae/training/test_checkpoints.py"],
+    "mae/training/background_saving.py": ["mae/training/test_background_saving.py"],
     "mae/probing/linear.py": ["mae/probing/test_probes.py", "mae/probing/test_pieces.py"],
     "mae/probing/lars_checkpoints.py": ["mae/probing/test_lars_checkpoints.py"],
     "mae/probing/pieces.py": ["mae/probing/test_pieces.py", "mae/probing/test_probes.py"],

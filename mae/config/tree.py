@@ -303,7 +303,9 @@ class RunConfig(Section):
     """How a run is carried out and watched; nothing here changes a weight."""
 
     checkpoint_seconds: float = Field(
-        120.0, ge=0, description="least time between checkpoints, s, or 20 times what one takes; 0: every step"
+        120.0,
+        ge=0,
+        description="least time between checkpoints, s, or 100 times what one costs training; 0: every step",
     )
     log_every: Positive = Field(20, description="optimiser steps between points of the curves")
     knn_every: int = Field(10, ge=0, description="epochs between online k-NN evaluations, and one at the end; 0: none")

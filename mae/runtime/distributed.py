@@ -153,14 +153,28 @@ class Processes:
         return values
 
     def from_first(self, value: Value) -> Value:
-        """Return what process 0 gives."""
+        """Return what process 0 gives; tensors in dicts and lists, on the CPU, take no memory but their own.
+
+        First goes the value without the tensors' data, on the device "meta", then each tensor straight into its place:
+        pickled together, the state of a training would be in memory four times.
+        """
         if self.count == 1:
             return value
+        import torch
         from torch import distributed
 
-        box = [value]
+        from mae.runtime.nested import each_tensor
+
+        box = [each_tensor(value, lambda tensor: tensor.to("meta"))]
         distributed.broadcast_object_list(box, src=0)
-        return box[0]
+
+        def exchanged(tensor: "Tensor") -> "Tensor":
+            data = tensor.contiguous() if self.leads else torch.empty(tensor.shape, dtype=tensor.dtype)
+            distributed.broadcast(data, src=0)
+            return data
+
+        found: Value = each_tensor(value if self.leads else box[0], exchanged)
+        return found
 
     def parallel(self, module: "nn.Module", device: "torch.device") -> "nn.Module":
         """Return a module whose gradients are the means over all processes; weights and buffers are process 0's."""

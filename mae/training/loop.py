@@ -2,8 +2,8 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
@@ -34,6 +34,7 @@ from mae.runtime.interruption import Interrupted, Pruned, StopRequest
 from mae.runtime.progress import Progress
 from mae.runtime.system_metrics import system_metrics
 from mae.training import checkpoints
+from mae.training.background_saving import Saver
 from mae.training.loader import micro_batches
 from mae.training.step import Step, Trainer
 
@@ -42,9 +43,6 @@ Evaluate = Callable[[Pretext, ImageData], float]
 
 Watch = Callable[[int, float], str]
 """Called after each online evaluation, with epochs done and k-NN top-1 in percent: why to prune the run, or ""."""
-
-SAVING_APART = 20
-"""Time between two checkpoints, at least, in times that the last one took: saving takes under 5 % of a run."""
 
 
 def pretrain(
@@ -65,41 +63,46 @@ def pretrain(
     """
     trainer = Trainer(config, data, device, processes)
     _go_back(trainer, run, progress)
-    with progress.task("pretraining", trainer.total_steps, trainer.position.step) as task:
+    with (
+        Saver(run.checkpoints, device) as saver,
+        progress.task("pretraining", trainer.total_steps, trainer.position.step) as task,
+        closing(micro_batches(trainer)) as pieces,
+    ):
         clock = _Clock(trainer.position.seconds)
-        with closing(micro_batches(trainer)) as pieces:
-            for index in range(trainer.position.step, trainer.total_steps):
-                step = trainer.step(islice(pieces, config.train.micro_batches), index)
-                epoch = index // trainer.steps_per_epoch
-                stopped, pruned, note = processes.greatest(stop.number), "", ""  # all stop at the same step
-                if not processes.leads:
-                    if stopped:
-                        raise Interrupted(stopped)
-                    continue
-                clock.add(step)
-                last_of_epoch = trainer.position.step % trainer.steps_per_epoch == 0
-                if trainer.position.step % config.run.log_every == 0 or last_of_epoch:
-                    trainer.check_finite()
-                    metrics = clock.metrics(config.train.batch_size) | {LEARNING_RATE: step.lr, EPOCH: epoch}
-                    if last_of_epoch and _due(config.run.knn_every, epoch + 1, config.train.epochs):
-                        metrics[ONLINE] = evaluate(trainer.pretext, trainer.data)
-                    run.append_metrics(trainer.position.step, metrics | system_metrics(device))
-                    if ONLINE in metrics:
-                        pruned = watch(epoch + 1, metrics[ONLINE])
-                    note = f"loss {metrics[LOSS]:.4f}  {metrics[IMAGES_PER_SECOND]:.0f} images/s"
-                task.advance(1, note)
-                if last_of_epoch and _due(config.run.picture_every, epoch + 1, config.train.epochs):
-                    draw(trainer.pretext, shown_images(data), run.pictures / f"epoch-{epoch + 1:04d}.png")
-                if stopped or pruned or clock.should_save(config.run.checkpoint_seconds):
-                    _save(trainer, run, clock)
-                if pruned:
-                    raise Pruned(pruned)
+        for index in range(trainer.position.step, trainer.total_steps):
+            step = trainer.step(islice(pieces, config.train.micro_batches), index)
+            epoch = index // trainer.steps_per_epoch
+            stopped, pruned, note = processes.greatest(stop.number), "", ""  # all stop at the same step
+            if not processes.leads:
                 if stopped:
                     raise Interrupted(stopped)
+                continue
+            clock.add(step)
+            last_of_epoch = trainer.position.step % trainer.steps_per_epoch == 0
+            if trainer.position.step % config.run.log_every == 0 or last_of_epoch:
+                trainer.check_finite()
+                metrics = clock.metrics(config.train.batch_size) | {LEARNING_RATE: step.lr, EPOCH: epoch}
+                if last_of_epoch and _due(config.run.knn_every, epoch + 1, config.train.epochs):
+                    metrics[ONLINE] = evaluate(trainer.pretext, trainer.data)
+                run.append_metrics(trainer.position.step, metrics | system_metrics(device))
+                if ONLINE in metrics:
+                    pruned = watch(epoch + 1, metrics[ONLINE])
+                note = f"loss {metrics[LOSS]:.4f}  {metrics[IMAGES_PER_SECOND]:.0f} images/s"
+            task.advance(1, note)
+            if last_of_epoch and _due(config.run.picture_every, epoch + 1, config.train.epochs):
+                draw(trainer.pretext, shown_images(data), run.pictures / f"epoch-{epoch + 1:04d}.png")
+            if stopped or pruned:
+                _save(trainer, clock, saver.save)
+            elif saver.due(config.run.checkpoint_seconds):
+                _save(trainer, clock, saver.begin)
+            if pruned:
+                raise Pruned(pruned)
+            if stopped:
+                raise Interrupted(stopped)
     if not processes.leads:
         return {}
     if not checkpoints.checkpoint(run.checkpoints, trainer.position.step).exists():
-        _save(trainer, run, clock)
+        _save(trainer, clock, saver.save)
     return _finish(trainer, run)
 
 
@@ -121,11 +124,10 @@ def _go_back(trainer: Trainer, run: RunDirectory, progress: Progress) -> None:
         run.forget_metrics_after(trainer.position.step)
 
 
-def _save(trainer: Trainer, run: RunDirectory, clock: "_Clock") -> None:
+def _save(trainer: Trainer, clock: "_Clock", save: Callable[[int, dict[str, Any]], None]) -> None:
     trainer.check_finite()
     trainer.position.seconds = clock.seconds()
-    with clock.saving():
-        checkpoints.save(run.checkpoints, trainer.position.step, trainer.state())
+    save(trainer.position.step, trainer.state())
 
 
 def _finish(trainer: Trainer, run: RunDirectory) -> dict[str, Any]:
@@ -165,8 +167,6 @@ class _Clock:
 
     def __init__(self, seconds_before: float):
         self.started = time.monotonic() - seconds_before
-        self.saved = time.monotonic()
-        self.saving_took = 0.0
         self._reset()
 
     def _reset(self) -> None:
@@ -188,17 +188,3 @@ class _Clock:
 
     def seconds(self) -> float:
         return time.monotonic() - self.started
-
-    @contextmanager
-    def saving(self) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self.saved = time.monotonic()
-        self.saving_took = self.saved - started
-
-    def should_save(self, every: float) -> bool:
-        """Say whether `every` seconds have passed since the last checkpoint, and `SAVING_APART` times what that took.
-
-        At 0 every step is saved, whatever it takes.
-        """
-        return every == 0 or time.monotonic() - self.saved >= max(every, SAVING_APART * self.saving_took)

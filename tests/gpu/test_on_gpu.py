@@ -22,6 +22,8 @@ from mae.pretext.registry import PRETEXTS
 from mae.probing.knn import online_accuracy
 from mae.runtime.interruption import Interrupted, StopRequest
 from mae.runtime.progress import Silent
+from mae.training import checkpoints
+from mae.training.background_saving import Saver
 from mae.training.step import Trainer
 from tests.conftest import TINY
 from tests.helpers.training import StopAfter, first_images, step_and_gradients, take_step
@@ -103,6 +105,20 @@ def test_a_stopped_run_ends_with_the_same_bits(precision: str, tmp_path: Path, a
     with pytest.raises(Interrupted):
         train("parts", StopAfter(3))
     assert train("parts", StopRequest())["weights_sha256"] == whole["weights_sha256"]
+
+
+def test_what_is_saved_beside_training_are_the_weights_of_its_step(digits: ImageData, tmp_path: Path) -> None:
+    trainer, images = Trainer(settings(), digits, DEVICE), first_images(digits)
+    for index in range(2):
+        take_step(trainer, images, index)
+    then = {name: value.cpu().clone() for name, value in trainer.pretext.state_dict().items()}
+    with Saver(tmp_path, DEVICE) as saver:
+        saver.begin(2, trainer.state())
+        for index in range(2, 6):
+            take_step(trainer, images, index)
+        assert any(place.is_pinned() for place in saver.memory) == ON_GPU
+    saved = checkpoints.load(checkpoints.checkpoint(tmp_path, 2))["pretext"]
+    assert all(torch.equal(saved[name], value) for name, value in then.items())
 
 
 def test_the_online_accuracy_is_that_of_the_cpu(digits: ImageData) -> None:

@@ -1,5 +1,8 @@
 """Several processes, over gloo: the numbers of one, one voice, and whatever may happen to one of them."""
 
+import json
+import os
+import resource
 import signal
 import socket
 import subprocess
@@ -25,7 +28,7 @@ from mae.errors import UserError
 from mae.runs.catalogue import find_runs
 from mae.runs.directory import ENCODER, PRETEXT, RunDirectory, probes_of, status_of
 from mae.runs.weights import read_weights
-from mae.runtime.distributed import Processes
+from mae.runtime.distributed import Processes, launched
 from mae.runtime.machine import choose_device
 from mae.training.loader import batches
 from mae.training.step import Trainer
@@ -47,7 +50,13 @@ def command(runs_dir: Path, settings: dict[str, Any], name: str = "pretrain") ->
 class Group:
     """Processes with the surroundings that torchrun gives them; what they say lands in files."""
 
-    def __init__(self, folder: Path, arguments: Sequence[list[str]], last: Callable[..., None] = mae_cli):
+    def __init__(
+        self,
+        folder: Path,
+        arguments: Sequence[list[str]],
+        last: Callable[..., None] = mae_cli,
+        others: Callable[..., None] = mae_cli,
+    ):
         """Start a process per list of arguments; `last` is the life of the last one."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
@@ -58,7 +67,7 @@ class Group:
         self.processes: list[Forked] = []
         for rank, given in enumerate(arguments):
             environment = counts | address | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            life = last if rank == count - 1 else mae_cli
+            life = last if rank == count - 1 else others
             self.processes.append(Forked(life, self.said[rank], given, environment))
 
     def send(self, number: int, ranks: Sequence[int]) -> None:
@@ -152,6 +161,53 @@ def test_all_stop_at_a_signal_to_any_and_continue_to_the_same_bits(tmp_path: Pat
     assert "continuing at step" in finish(3, tmp_path / "stopped", settings)
     finish(3, tmp_path / "whole", settings)
     assert digest(tmp_path / "stopped") == digest(tmp_path / "whole")
+
+
+MEGABYTE = 2**20
+
+
+def given_by_the_first(told: Path, arguments: list[str], environment: dict[str, str]) -> None:
+    """Take a state of 80 MB from process 0; write the state's first values and the growth of the peak memory."""
+    os.environ.update(environment)
+    processes = launched()
+    moments = {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(10, MEGABYTE)}}
+    state = {
+        "w": torch.arange(12).reshape(3, 4).T,
+        "optimizer": {"state": moments, "list": [torch.ones(2), (0.9, "a")]},
+    }
+    with processes.joined(torch.device("cpu")):
+        before = peak()
+        if processes.leads:
+            moments[0]["exp_avg_sq"] = 2 * moments[0]["exp_avg"]
+        found: Any = processes.from_first(state if processes.leads else None)
+        grown = peak() - before
+    moment = found["optimizer"]["state"][0]
+    seen = [
+        found["w"].tolist(),
+        moment["step"].item(),
+        moment["exp_avg"].sum().item(),
+        moment["exp_avg_sq"].sum().item(),
+    ]
+    told.write_text(json.dumps({"seen": [*seen, str(found["optimizer"]["list"])], "grown": grown}))
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def test_a_state_goes_from_the_first_process_to_the_others_without_further_copies(tmp_path: Path) -> None:
+    group = Group(tmp_path, [[]] * 2, given_by_the_first, given_by_the_first)
+    codes, said = group.wait()
+    assert codes == [0, 0], said
+    first, other = (json.loads(each) for each in said)
+    expected = [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]]
+    assert (
+        first["seen"]
+        == other["seen"]
+        == [expected, 3.0, 10.0 * MEGABYTE, 20.0 * MEGABYTE, "[tensor([1., 1.]), (0.9, 'a')]"]
+    )
+    assert first["grown"] < 40 + 20  # MB: the tensor that it has made
+    assert other["grown"] < 80 + 20
 
 
 def test_another_number_of_processes_continues_and_says_so(tmp_path: Path) -> None:
