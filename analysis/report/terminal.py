@@ -61,7 +61,7 @@ def show_sweep(
     record: SweepRecord, directory: RunDirectory, comparison: tuple[StudyRecord, RunDirectory], console: Console
 ) -> dict[str, Any]:
     """Write the files of a sweep and of the study that compares its best with the default; print them, return data."""
-    from analysis.sweeps import summary  # with Optuna and scikit-learn, which a study needs not
+    from analysis.sweeps import summary  # with Optuna and scikit-learn, which a study does not need
     from analysis.sweeps.frame import sweep_frame, total_costs
     from analysis.sweeps.write_sweep import write_sweep
 

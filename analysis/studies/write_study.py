@@ -62,7 +62,7 @@ def _draw(pdf: Path, png: Path, frame: pd.DataFrame, test: Test | None) -> None:
     origin = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
     if pdf.exists() and _origin(png) == origin:
         return
-    from analysis.studies.figures import study_figure  # with matplotlib: a finished study needs it no more
+    from analysis.studies.figures import study_figure  # with matplotlib, which a finished study does not need
 
     figure = study_figure(frame, test)
     save_figure(figure, pdf)

@@ -17,7 +17,7 @@ def importing(modules: Sequence[str]) -> Iterator[None]:
     def work() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # of this thread: other work comes first
         for module in modules:
-            with suppress(Exception):  # whoever needs it will meet the error
+            with suppress(Exception):  # the code that needs it meets the error
                 importlib.import_module(module)
 
     thread = threading.Thread(target=work, name="imports", daemon=True)

@@ -42,7 +42,7 @@ def tracked(run: RunDirectory, uri: str, runs_dir: Path, say: Say) -> AbstractCo
 
 
 def tracked_studies(runs: Sequence[RunDirectory], uri: str, runs_dir: Path, say: Say) -> AbstractContextManager[None]:
-    """Do the same for studies and sweeps; of one that has arrived whole nobody need import MLflow to see that."""
+    """Do the same for studies and sweeps. MLflow is not imported for one that has arrived whole."""
     return _tracked(deliver_study, runs, uri, runs_dir, say, STUDY_WAIT, is_delivered)
 
 
