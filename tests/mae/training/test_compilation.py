@@ -26,6 +26,7 @@ CPU = torch.device("cpu")
 @pytest.mark.skipif(not shutil.which("g++"), reason="Inductor needs a C++ compiler")
 def test_the_compiled_step_is_the_eager_one_and_is_compiled_once(digits: ImageData) -> None:
     torch._dynamo.reset()
+    counters.clear()
     images, settings = first_images(digits), {**TINY, "train.micro_batches": 2}
     eager = Trainer(build(settings), digits, CPU)
     compiled = Trainer(build({**settings, "train.compile": "default"}), digits, CPU)
