@@ -1,6 +1,5 @@
 """A step of pretraining and all that a checkpoint has to hold (appendix A.1)."""
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -96,7 +95,7 @@ class Trainer:
                 losses[name] = losses.get(name, 0) + value.detach() / train.micro_batches
         losses = {name: self.processes.mean(value) for name, value in losses.items()}
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.pretext.parameters(), train.clip_norm or math.inf)
+        norm = gradient_norm(self.pretext, train.clip_norm)
         # fp16 skips steps whose gradients overflow; elsewhere a number that is not finite is the end of the run.
         finite = losses["loss"].isfinite() & (norm.isfinite() | self.scaler.is_enabled())
         self.bad_step = torch.where((self.bad_step < 0) & ~finite, index, self.bad_step)
@@ -152,6 +151,18 @@ class Trainer:
         if self.config.train.deterministic and same_processes:  # with others the bits differ anyway
             torch.set_num_threads(state["random"]["threads"])
         checkpoints.restore_random_state(state["random"])
+
+
+def gradient_norm(module: nn.Module, clip_norm: float | None) -> Tensor:
+    """Return the norm of all gradients together, and shorten them to `clip_norm` if there is one.
+
+    Without one the gradients are read, not written: PyTorch's `clip_grad_norm_` would multiply them by 1.
+    """
+    trained = [parameter for parameter in module.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+    if clip_norm:
+        nn.utils.clip_grads_with_norm_(trained, clip_norm, norm)
+    return norm
 
 
 def steps_per_epoch(config: Config, data: ImageData) -> int:
