@@ -117,8 +117,8 @@ class MaskedAutoencoder(Pretext):
         if visible_weight:
             weights[: mask.kept] = visible_weight
         with full(images.device):  # a target may multiply matrices, and is no less exact
-            target = self.target(patches)
-        return reconstruction_loss(prediction, gather_tokens(target, read), weights)
+            target = self.target(gather_tokens(patches, read))
+        return reconstruction_loss(prediction, target, weights)
 
     def predict(self, patches: Tensor, mask: Mask, hidden_only: bool = True) -> Tensor:
         """Return predictions from patches (B, N, P), in the mask's order: (B, M, outputs) of the hidden, or all (B, N,
