@@ -95,7 +95,7 @@ with processes.joined(torch.device("cpu")):
     batch = Batch(next(iter(data.train.images.batches([chosen]))), chosen, data.train.labels[chosen])
     for step in range(30):
         began = time.perf_counter() if step in (0, 5) else began
-        trainer.step(batch, step)
+        trainer.step(trainer.pieces(batch, step), step)
     leads = processes.leads
 """
 TOLD = """
