@@ -7,19 +7,17 @@ and masks. The processes share one device, as with `mae-cli ablate --per-gpu K`;
 
 import argparse
 import json
-import multiprocessing
 import statistics
-import sys
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
+from sides import start, take_turns
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
-from training_step import as_data, config_of, wait_for, with_training
+from training_step import as_data, config_of, with_training
 
 from mae.config.tree import Config
 from mae.pretext.base import Batch
@@ -86,37 +84,11 @@ def alone(config: Config, seed: int, device: torch.device) -> Step:
 
 
 def serve(config: Config, seed: int, count: int, device_name: str, steps: int, line: Connection) -> None:
-    """Answer each message with the seconds of `steps` steps: of one seed, or of `count` stacked ones if not 0."""
+    """Take turns with steps of one seed, or of `count` stacked ones if that is not 0."""
     device = torch.device(device_name)
     if device.type == "cpu" and not count:
         torch.set_num_threads(1)
-    step = stacked(config, count, device) if count else alone(config, seed, device)
-    for index in range(3):
-        step(index)
-    line.send("ready")
-    while line.recv():
-        wait_for(device)
-        began = time.perf_counter()
-        for index in range(steps):
-            step(index)
-        wait_for(device)
-        line.send(time.perf_counter() - began)
-
-
-def start(config: Config, seeds: list[int], count: int, device: str, steps: int) -> list[Connection]:
-    context = multiprocessing.get_context("spawn")
-    lines = []
-    for seed in seeds:
-        here, there = context.Pipe()
-        context.Process(target=serve, args=(config, seed, count, device, steps, there), daemon=True).start()
-        there.close()  # or the end of a process that fails would never come
-        lines.append(here)
-    for line in lines:
-        try:
-            line.recv()
-        except EOFError:
-            sys.exit("a process failed, see above")
-    return lines
+    take_turns(stacked(config, count, device) if count else alone(config, seed, device), steps, device, line)
 
 
 def turn(lines: list[Connection]) -> float:
@@ -141,7 +113,10 @@ def main() -> None:
     found = []
     for count in options.seeds:
         how = options.device, options.steps
-        sides = {"stacked": start(config, [0], count, *how), "processes": start(config, [*range(count)], 0, *how)}
+        sides = {
+            "stacked": start(serve, [(config, 0, count, *how)]),
+            "processes": start(serve, [(config, seed, 0, *how) for seed in range(count)]),
+        }
         images = options.steps * count * options.batch
         speeds: dict[str, list[float]] = {side: [] for side in sides}
         for _ in range(options.repeats):

@@ -12,9 +12,7 @@ Each side lives in a process of its own, for its own peak memory, and they take 
 import argparse
 import importlib.util
 import json
-import multiprocessing
 import statistics
-import sys
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 
 import torch
 from peers import PEERS, Step
+from sides import start, take_turns, wait_for
 from torch import Tensor
 
 from mae.config.resolve import build, preset_overrides
@@ -82,13 +81,8 @@ def matmul_flops(device: torch.device, precision: str) -> float:
     return max(speeds[1:])
 
 
-def wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def serve(side: str, config: Config, device_name: str, steps: int, line: Connection) -> None:
-    """Answer each message with images/s over `steps` steps, after three to warm up; at the end with memory in MB."""
+    """Take turns; at the end send the peak memory in MB."""
     device = torch.device(device_name)
     shape = (config.train.batch_size, config.data.channels, *config.data.image_size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
@@ -96,40 +90,21 @@ def serve(side: str, config: Config, device_name: str, steps: int, line: Connect
         step = ours(with_training(config, compile=OURS[side]), images, device)
     else:
         step = PEERS[side][1](config, images, device)
-    for index in range(3):
-        step(index)
-    line.send("ready")
-    while line.recv():
-        wait_for(device)
-        started = time.perf_counter()
-        for index in range(steps):
-            step(index)
-        wait_for(device)
-        line.send(steps * len(images) / (time.perf_counter() - started))
+    take_turns(step, steps, device, line)
     line.send(system_metrics(device)[PEAK_MEMORY])
 
 
 def compare(config: Config, sides: list[str], device: str, steps: int, repeats: int) -> list[dict[str, Any]]:
     """Return a row per side: images/s of each turn, FLOP/s of the product beside it, peak memory in MB."""
-    context = multiprocessing.get_context("spawn")
-    lines = []
-    for side in sides:
-        here, there = context.Pipe()
-        context.Process(target=serve, args=(side, config, device, steps, there), daemon=True).start()
-        there.close()  # or the end of a side that fails would never come
-        lines.append(here)
-    for side, line in zip(sides, lines, strict=True):  # all compile at the same time
-        try:
-            line.recv()
-        except EOFError:
-            sys.exit(f"{side} failed, see above")
+    lines = start(serve, [(side, config, device, steps) for side in sides])
+    images = steps * config.train.batch_size
     speeds: list[list[float]] = [[] for _ in sides]
     peaks = []
     for _ in range(repeats):
         peaks.append(matmul_flops(torch.device(device), config.train.precision))
         for line, found in zip(lines, speeds, strict=True):
             line.send(True)
-            found.append(line.recv())
+            found.append(images / line.recv())
     rows = []
     for side, line, found in zip(sides, lines, speeds, strict=True):
         line.send(False)
