@@ -40,7 +40,7 @@ from tests.mae.data.test_streaming import workers_of
 
 runner = CliRunner()
 LONG = TINY | {
-    "train.epochs": 20,
+    "train.epochs": 60,  # a checkpoint, which a thread writes beside training, is there before its end
     "run.checkpoint_seconds": 0.05,
     "run.knn_every": 0,
     "run.picture_every": 0,
@@ -185,8 +185,9 @@ def die(*arguments: object) -> None:
 
 
 def test_a_stop_request_saves_and_leaves_nothing_running(tmp_path: Path) -> None:
-    work = job()
-    command = [sys.executable, "-m", "cli", *ablate("--axis", "mask.ratio=0.75", runs_dir=tmp_path, settings=LONG)]
+    settings = LONG | {"train.epochs": 500}
+    work = job_of(settings)
+    command = [sys.executable, "-m", "cli", *ablate("--axis", "mask.ratio=0.75", runs_dir=tmp_path, settings=settings)]
     driver = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     holder(RunDirectory(tmp_path / work.fingerprint))
     os.killpg(driver.pid, signal.SIGINT)  # as Ctrl-C does: the workers get it too
