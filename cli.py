@@ -379,6 +379,29 @@ def reconstruct(
     output.result({"run": found.path.name, "picture": str(to)})
 
 
+@_command("import")
+def import_model(
+    options: Options,
+    output: Output,
+    file: Annotated[Path, typer.Argument(help="A checkpoint, a Hugging Face folder or a run's folder.")],
+) -> None:
+    """Make a run of a model from elsewhere: the official release's, Hugging Face's, timm's; see docs/checkpoints.md."""
+    from mae.errors import UserError
+
+    if options.preset or options.config:
+        raise UserError("--preset and --config say how to pretrain; import takes what the file lacks from --set")
+    from mae.exchange.incoming import read_model
+
+    model = read_model(file, options.settings or ())
+    from mae.pipeline import run_import
+
+    with _workplace(options, output) as where:
+        run = run_import(model, where)
+    for line in (model.described, *model.notes, f"run {run.path.name}: {run.path}"):
+        output.console.print(line, highlight=False, soft_wrap=True)
+    output.result({"run": run.path.name, "found": model.described, "notes": model.notes})
+
+
 @_command("config")
 def show_config(
     options: Options,
