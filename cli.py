@@ -451,18 +451,48 @@ def presets(options: Options, output: Output) -> None:
 def export_results(
     options: Options,
     output: Output,
-    to: Annotated[Path, typer.Argument(help="The file to write: .csv or .parquet.")],
+    what: Annotated[str, typer.Argument(metavar="FILE|RUN", help="The table to write, .csv or .parquet; or a run.")],
+    kind: Annotated[
+        Literal["official", "timm", "hf", "safetensors", "onnx"] | None,
+        typer.Option("--format", help="Of a run's model; see docs/checkpoints.md."),
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="With --format: the file to write, for hf a folder.")] = None,
     studies: Studies = None,
     mlflow: FromMlflow = False,
     results: Results = None,
 ) -> None:
-    """Write the results of studies as one tidy table: a row per study, cell, seed and probe."""
+    """Write the results of studies as one tidy table, a row per study, cell, seed and probe: `export results.csv`.
+
+    With --format write a run's model for other programs: `export 3fa9c1 --format timm --to encoder.safetensors`.
+    """
+    from mae.errors import UserError
+
+    if kind is not None or to is not None:
+        if kind is None or to is None or studies or mlflow or results:
+            raise UserError(
+                "a model is exported with `mae-cli export RUN --format F --to PATH`, a table with none of both"
+            )
+        _export_model(options, output, what, kind, to)
+        return
     from analysis.results.loading import export
 
     frame = _load(options, studies, mlflow, results, output)
-    export(frame, to)
-    output.console.print(f"{len(frame)} rows: {to}", highlight=False, soft_wrap=True)
-    output.result({"file": str(to), "rows": len(frame)})
+    export(frame, Path(what))
+    output.console.print(f"{len(frame)} rows: {what}", highlight=False, soft_wrap=True)
+    output.result({"file": what, "rows": len(frame)})
+
+
+def _export_model(options: Options, output: Output, run: str, kind: str, to: Path) -> None:
+    from mae.runs.catalogue import find_run
+
+    found = find_run(options.runs_dir, run)
+    from mae.exchange.outgoing import export_model
+    from mae.pipeline import finished_model
+
+    notes = export_model(finished_model(found), kind, to)
+    for line in (f"{kind}: {to}", *notes):
+        output.console.print(line, highlight=False, soft_wrap=True)
+    output.result({"run": found.path.name, "format": kind, "file": str(to), "notes": notes})
 
 
 @_command("report")

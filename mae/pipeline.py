@@ -15,7 +15,7 @@ from mae.data.facts import facts_of
 from mae.data.image_files import decode
 from mae.data.sources import identify
 from mae.errors import RunError, UserError
-from mae.exchange.incoming import NO_IMAGES, Model, size_in_words
+from mae.exchange.incoming import NO_IMAGES, Model, read_model, size_in_words
 from mae.exchange.kept_patches import keeping_as_officially
 from mae.pretext.base import Pretext, parameter_count
 from mae.pretext.pictures import draw, shown_images
@@ -222,6 +222,12 @@ def load_pretext(run: RunDirectory, config: Config, device: torch.device) -> Pre
     rest = {} if _has_encoder_only(run, record) else read_weights(run.path / PRETEXT)
     state = {f"encoder.{name}": value for name, value in encoder.items()} | rest
     return saved_pretext(config, facts, state).to(device)
+
+
+def finished_model(run: RunDirectory) -> Model:
+    """Return the model of a finished run, to be exported or registered; `UserError` if it is not finished."""
+    _finished(run)
+    return read_model(run.path)
 
 
 def _has_encoder_only(run: RunDirectory, record: Record) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mae.config.presets import Overrides
 from mae.config.tree import Config
+from mae.exchange.kept_patches import official_ratio
 from mae.pretext.base import under
 
 State = dict[str, Tensor]
@@ -177,7 +178,7 @@ def hugging_face_config(config: Config, with_decoder: bool) -> dict[str, Any]:
         "decoder_num_hidden_layers": decoder.depth,
         "decoder_num_attention_heads": decoder.heads,
         "decoder_intermediate_size": 4 * decoder.dim,
-        "mask_ratio": config.mask.ratio,
+        "mask_ratio": official_ratio(config),
         "norm_pix_loss": config.target.kind == "normalized_pixels",
         "dtype": "float32",
     }

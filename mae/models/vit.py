@@ -108,7 +108,7 @@ class Encoder(nn.Module):
         return F.linear(patches, weight, self.patch_embed.proj.bias)
 
     def _transform(self, tokens: Tensor) -> Tensor:
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)  # len() would fix it in ONNX
         return self.norm(self.blocks(torch.cat([first.to(tokens.dtype), tokens], dim=1)))
 
 
