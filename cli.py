@@ -41,6 +41,10 @@ Test = Annotated[
 ]
 Pairs = Annotated[bool, typer.Option("--pairs", help="Compare all pairs of cells too, not only with the default.")]
 Run = Annotated[str, typer.Argument(help="(The start of) a run's fingerprint; see `mae-cli runs`.")]
+Register = Annotated[
+    str | None,
+    typer.Option("--register", help="Log the encoder in MLflow, as a new version of the model of this name."),
+]
 
 
 def _shared(flag: str, text: str) -> Any:
@@ -384,6 +388,7 @@ def import_model(
     options: Options,
     output: Output,
     file: Annotated[Path, typer.Argument(help="A checkpoint, a Hugging Face folder or a run's folder.")],
+    register: Register = None,
 ) -> None:
     """Make a run of a model from elsewhere: the official release's, Hugging Face's, timm's; see docs/checkpoints.md."""
     from mae.errors import UserError
@@ -399,7 +404,19 @@ def import_model(
         run = run_import(model, where)
     for line in (model.described, *model.notes, f"run {run.path.name}: {run.path}"):
         output.console.print(line, highlight=False, soft_wrap=True)
-    output.result({"run": run.path.name, "found": model.described, "notes": model.notes})
+    registered = _register(options, output, run, model, register)
+    output.result({"run": run.path.name, "found": model.described, "notes": model.notes, "registered": registered})
+
+
+def _register(options: Options, output: Output, run: Any, model: Any, name: str | None) -> str | None:
+    """Return the address of the encoder as a registered model, or None where no name is given."""
+    if name is None:
+        return None
+    from mae.tracking.registered_models import register_model
+
+    address = register_model(run, model, name, options.store, options.runs_dir)
+    output.console.print(f"registered: {address}", highlight=False, soft_wrap=True)
+    return address
 
 
 @_command("config")
@@ -457,6 +474,7 @@ def export_results(
         typer.Option("--format", help="Of a run's model; see docs/checkpoints.md."),
     ] = None,
     to: Annotated[Path | None, typer.Option("--to", help="With --format: the file to write, for hf a folder.")] = None,
+    register: Register = None,
     studies: Studies = None,
     mlflow: FromMlflow = False,
     results: Results = None,
@@ -467,12 +485,12 @@ def export_results(
     """
     from mae.errors import UserError
 
-    if kind is not None or to is not None:
-        if kind is None or to is None or studies or mlflow or results:
+    if kind or to or register:
+        if bool(kind) != bool(to) or studies or mlflow or results:
             raise UserError(
                 "a model is exported with `mae-cli export RUN --format F --to PATH`, a table with none of both"
             )
-        _export_model(options, output, what, kind, to)
+        _export_model(options, output, what, kind, to, register)
         return
     from analysis.results.loading import export
 
@@ -482,17 +500,23 @@ def export_results(
     output.result({"file": what, "rows": len(frame)})
 
 
-def _export_model(options: Options, output: Output, run: str, kind: str, to: Path) -> None:
+def _export_model(
+    options: Options, output: Output, run: str, kind: str | None, to: Path | None, register: str | None
+) -> None:
     from mae.runs.catalogue import find_run
 
     found = find_run(options.runs_dir, run)
     from mae.exchange.outgoing import export_model
     from mae.pipeline import finished_model
 
-    notes = export_model(finished_model(found), kind, to)
-    for line in (f"{kind}: {to}", *notes):
-        output.console.print(line, highlight=False, soft_wrap=True)
-    output.result({"run": found.path.name, "format": kind, "file": str(to), "notes": notes})
+    model = finished_model(found)
+    told: dict[str, Any] = {"run": found.path.name}
+    if kind and to:
+        notes = export_model(model, kind, to)
+        for line in (f"{kind}: {to}", *notes):
+            output.console.print(line, highlight=False, soft_wrap=True)
+        told |= {"format": kind, "file": str(to), "notes": notes}
+    output.result(told | {"registered": _register(options, output, found, model, register)})
 
 
 @_command("report")
