@@ -58,6 +58,8 @@ def test_a_hugging_face_model_keeps_its_loss(more: dict[str, Any], tmp_path: Pat
     assert isinstance(pretext, MaskedAutoencoder)
     mask = Mask(noise.argsort(dim=1), pretext.config.kept_patches)
     expected = theirs(images, noise=noise).loss.item()
+    epsilons = {norm.eps for norm in pretext.modules() if isinstance(norm, torch.nn.LayerNorm)}
+    assert epsilons == {theirs.config.layer_norm_eps}
     assert pretext.loss(images, mask).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -132,6 +134,17 @@ def test_learned_positions_are_of_the_grid_that_the_user_names(tmp_path: Path) -
     with pytest.raises(UserError, match=r"6 positions .* give --set data.image_size=\[H,W\]"):
         read_model(file, HEADS_SET)
     assert read_model(file, (*HEADS_SET, "data.image_size=[8,12]")).config.grid == (2, 3)
+    theirs = timm_model(img_size=(16, 36))  # 4 x 9 patches: as many as 6 x 6
+    model = read_model(saved(theirs.state_dict(), file), (*HEADS_SET, "data.image_size=[16,36]"))
+    assert model.encoder["pos_embed"].equal(theirs.pos_embed)
+
+
+def test_a_file_of_half_precision_and_of_several_processes_is_read(config: Config, tmp_path: Path) -> None:
+    state = official(config)
+    halves = {f"module.{name}": value.half() for name, value in state.items()}
+    model = read_model(saved({"model": halves}, tmp_path / "mae.pth"), HEADS_SET)
+    assert model.encoder["norm.bias"].equal(state["norm.bias"].half().float())
+    assert not [note for note in model.notes if "learned" in note]
 
 
 @pytest.mark.parametrize("patches", [9, 16, 49, 196, 256])
@@ -222,6 +235,7 @@ def bad(kind: str, folder: Path, config: Config) -> Path:
         ("not there", "No such file or directory"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_bad_input_is_refused_in_one_line_and_nothing_is_written(
     kind: str, said: str, config: Config, tmp_path: Path, runs_dir: Path
 ) -> None:
