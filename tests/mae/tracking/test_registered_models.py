@@ -25,7 +25,11 @@ def mae_file(tmp_path: Path) -> str:
     return str(saved({"model": official(build(SIZES))}, tmp_path / "mae.pth"))
 
 
-def test_mlflow_gives_a_registered_encoder_back_with_the_same_features(mae_file: str, runs_dir: Path) -> None:
+def test_mlflow_gives_a_registered_encoder_back_with_the_same_features(
+    mae_file: str, runs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
     folder = ["--runs-dir", str(runs_dir)]
     result = invoke("import", mae_file, *HEADS, "--register", "eyes", *folder)
     assert result.exit_code == 0, result.output
@@ -43,6 +47,7 @@ def test_mlflow_gives_a_registered_encoder_back_with_the_same_features(mae_file:
     version = MlflowClient(uri).get_model_version("eyes", "1")
     assert MlflowClient(uri).get_run(version.run_id).data.tags["mae.fingerprint"] == told["run"]
     assert MlflowClient(uri).get_run(version.run_id).info.status == "FINISHED"
+    assert not list(elsewhere.iterdir())
 
 
 def test_without_a_store_nothing_is_registered(mae_file: str, runs_dir: Path) -> None:
