@@ -41,6 +41,10 @@ Test = Annotated[
 ]
 Pairs = Annotated[bool, typer.Option("--pairs", help="Compare all pairs of cells too, not only with the default.")]
 Run = Annotated[str, typer.Argument(help="(The start of) a run's fingerprint; see `mae-cli runs`.")]
+Register = Annotated[
+    str | None,
+    typer.Option("--register", help="Log the encoder in MLflow, as a new version of the model of this name."),
+]
 
 
 def _shared(flag: str, text: str) -> Any:
@@ -379,6 +383,42 @@ def reconstruct(
     output.result({"run": found.path.name, "picture": str(to)})
 
 
+@_command("import")
+def import_model(
+    options: Options,
+    output: Output,
+    file: Annotated[Path, typer.Argument(help="A checkpoint, a Hugging Face folder or a run's folder.")],
+    register: Register = None,
+) -> None:
+    """Make a run of a model from elsewhere: the official release's, Hugging Face's, timm's; see docs/checkpoints.md."""
+    from mae.errors import UserError
+
+    if options.preset or options.config:
+        raise UserError("--preset and --config say how to pretrain; import takes what the file lacks from --set")
+    from mae.exchange.incoming import read_model
+
+    model = read_model(file, options.settings or ())
+    from mae.pipeline import run_import
+
+    with _workplace(options, output) as where:
+        run = run_import(model, where)
+    for line in (model.described, *model.notes, f"run {run.path.name}: {run.path}"):
+        output.console.print(line, highlight=False, soft_wrap=True)
+    registered = _register(options, output, run, model, register)
+    output.result({"run": run.path.name, "found": model.described, "notes": model.notes, "registered": registered})
+
+
+def _register(options: Options, output: Output, run: Any, model: Any, name: str | None) -> str | None:
+    """Return the address of the encoder as a registered model, or None where no name is given."""
+    if name is None:
+        return None
+    from mae.tracking.registered_models import register_model
+
+    address = register_model(run, model, name, options.store, options.runs_dir)
+    output.console.print(f"registered: {address}", highlight=False, soft_wrap=True)
+    return address
+
+
 @_command("config")
 def show_config(
     options: Options,
@@ -428,18 +468,55 @@ def presets(options: Options, output: Output) -> None:
 def export_results(
     options: Options,
     output: Output,
-    to: Annotated[Path, typer.Argument(help="The file to write: .csv or .parquet.")],
+    what: Annotated[str, typer.Argument(metavar="FILE|RUN", help="The table to write, .csv or .parquet; or a run.")],
+    kind: Annotated[
+        Literal["official", "timm", "hf", "safetensors", "onnx"] | None,
+        typer.Option("--format", help="Of a run's model; see docs/checkpoints.md."),
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="With --format: the file to write, for hf a folder.")] = None,
+    register: Register = None,
     studies: Studies = None,
     mlflow: FromMlflow = False,
     results: Results = None,
 ) -> None:
-    """Write the results of studies as one tidy table: a row per study, cell, seed and probe."""
+    """Write the results of studies as one tidy table, a row per study, cell, seed and probe: `export results.csv`.
+
+    With --format write a run's model for other programs: `export 3fa9c1 --format timm --to encoder.safetensors`.
+    """
+    from mae.errors import UserError
+
+    if kind or to or register:
+        if bool(kind) != bool(to) or studies or mlflow or results:
+            raise UserError(
+                "a model is exported with `mae-cli export RUN --format F --to PATH`, a table with none of both"
+            )
+        _export_model(options, output, what, kind, to, register)
+        return
     from analysis.results.loading import export
 
     frame = _load(options, studies, mlflow, results, output)
-    export(frame, to)
-    output.console.print(f"{len(frame)} rows: {to}", highlight=False, soft_wrap=True)
-    output.result({"file": str(to), "rows": len(frame)})
+    export(frame, Path(what))
+    output.console.print(f"{len(frame)} rows: {what}", highlight=False, soft_wrap=True)
+    output.result({"file": what, "rows": len(frame)})
+
+
+def _export_model(
+    options: Options, output: Output, run: str, kind: str | None, to: Path | None, register: str | None
+) -> None:
+    from mae.runs.catalogue import find_run
+
+    found = find_run(options.runs_dir, run)
+    from mae.exchange.outgoing import export_model
+    from mae.pipeline import finished_model
+
+    model = finished_model(found)
+    told: dict[str, Any] = {"run": found.path.name}
+    if kind and to:
+        notes = export_model(model, kind, to)
+        for line in (f"{kind}: {to}", *notes):
+            output.console.print(line, highlight=False, soft_wrap=True)
+        told |= {"format": kind, "file": str(to), "notes": notes}
+    output.result(told | {"registered": _register(options, output, found, model, register)})
 
 
 @_command("report")

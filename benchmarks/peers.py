@@ -34,7 +34,8 @@ def hugging_face(config: Config, images: Tensor, device: torch.device) -> Step:
         decoder_intermediate_size=4 * decoder.dim,
         mask_ratio=config.mask.ratio,
     )
-    model = ViTMAEForPreTraining(sizes).to(device).train()
+    model: Any = ViTMAEForPreTraining(sizes)
+    model = model.to(device).train()
     return _step(config, model, lambda pixels: model(pixels).loss, images, device)
 
 

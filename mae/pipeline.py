@@ -7,14 +7,17 @@ from pathlib import Path
 
 import torch
 
-from mae.config.fingerprint import pretrain_fingerprint, probe_name
+from mae.config.fingerprint import imported_fingerprint, pretrain_fingerprint, probe_name
 from mae.config.resolve import differences, name_run, resolve
 from mae.config.tree import Config
 from mae.data.dataset import ImageData, load_data
 from mae.data.facts import facts_of
 from mae.data.image_files import decode
+from mae.data.sources import identify
 from mae.errors import RunError, UserError
-from mae.pretext.base import Pretext
+from mae.exchange.incoming import NO_IMAGES, Model, read_model, size_in_words
+from mae.exchange.kept_patches import keeping_as_officially
+from mae.pretext.base import Pretext, parameter_count
 from mae.pretext.pictures import draw, shown_images
 from mae.pretext.registry import saved_pretext
 from mae.probing.knn import online_accuracy
@@ -22,7 +25,7 @@ from mae.probing.probe import Setup, probe_all, subjects
 from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory
 from mae.runs.metrics import SECONDS
 from mae.runs.stage import worked_on
-from mae.runs.weights import read_weights
+from mae.runs.weights import read_weights, write_weights
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import StopRequest
 from mae.runtime.machine import environment, limits_explained, use_deterministic_kernels
@@ -89,6 +92,32 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
     return run
 
 
+def run_import(model: Model, where: Workplace) -> RunDirectory:
+    """Return the finished run of a model from elsewhere, writing it if it is not there yet."""
+    run = RunDirectory(where.runs_dir / model.fingerprint)
+    if run.result() is not None:
+        where.progress.say(f"{run.path.name} is imported already")
+        return run
+    pretext = model.pretext()
+    data = {"source": NO_IMAGES, "digest": model.digest, **model.facts.model_dump()}
+    record = Record(
+        stage="pretrain",
+        name=f"imported {size_in_words(model.config)}",
+        fingerprint=run.path.name,
+        data=data,
+        imported=model.described,
+        cuts_off=model.cuts_off,
+    )
+    with _stage(run, record, model.config, where):
+        write_weights(run.path / ENCODER, model.encoder)
+        if model.rest:
+            write_weights(run.path / PRETEXT, model.rest)
+        counts = {"parameters": parameter_count(pretext), "parameters_encoder": parameter_count(pretext.encoder)}
+        metrics = {f"cost/{name}": count for name, count in counts.items()}
+        run.write_json("result.json", {"weights_sha256": model.digest, "metrics": metrics})
+    return run
+
+
 def _is_finished(run: RunDirectory, config: Config, where: Workplace) -> bool:
     """Say, also to people, whether a pretraining is finished; if it is, its folder is put in order."""
     if run.result() is None:
@@ -111,7 +140,8 @@ def _put_in_order(run: RunDirectory, record: Record) -> None:
 
 def run_probes(run: RunDirectory, config: Config, where: Workplace) -> dict[str, float]:
     """Return the metrics of every probe the config asks for, probing a finished pretraining where they are missing."""
-    probes = {kind: run.probe(probe_name(config, kind, run.path.name)) for kind in config.probe.kinds}
+    subject = _probed_as(run, config, where)
+    probes = {kind: run.probe(probe_name(config, kind, subject)) for kind in config.probe.kinds}
     missing = [kind for kind, probe in probes.items() if probe.result() is None]
     if missing:
         data = images_of(run, config, where)
@@ -138,11 +168,30 @@ def _finished(run: RunDirectory) -> Record:
     return record
 
 
+def _probed_as(run: RunDirectory, config: Config, where: Workplace) -> str:
+    """Return what identifies the encoder of a run as it is probed: an imported one may be probed on any images."""
+    record = run.read_record()
+    if record is None or not record.imported:
+        return run.path.name
+    _check_named(run, config)
+    return imported_fingerprint(run.path.name, identify(config.data, where.progress).digest)
+
+
+def _check_named(run: RunDirectory, config: Config) -> None:
+    if config.data.source == NO_IMAGES:
+        raise UserError(f"{run.path.name} was imported, without images; name some with --set data.source=folder:PATH")
+
+
 def images_of(run: RunDirectory, config: Config, where: Workplace) -> ImageData:
-    """Return the images a finished run was trained on; `UserError` if it is not finished or they have changed."""
+    """Return the images a finished run was trained on, or those that an imported one is to be probed on.
+
+    `UserError` if it is not finished or its images have changed.
+    """
     record = _finished(run)
+    if record.imported:
+        _check_named(run, config)
     data = load_data(config.data, config.run, where.progress)
-    if data.digest != record.data["digest"]:
+    if not record.imported and data.digest != record.data["digest"]:
         raise UserError(f"the images at {config.data.source} are no longer those that {run.path.name} was trained on")
     return data
 
@@ -168,14 +217,29 @@ def load_pretext(run: RunDirectory, config: Config, device: torch.device) -> Pre
 
     The run's folder is enough for it; `UserError` if it is not finished or lacks something.
     """
-    _finished(run)
+    record = _finished(run)
     facts, encoder = facts_of(run), read_weights(run.path / ENCODER)
-    state = {f"encoder.{name}": value for name, value in encoder.items()} | read_weights(run.path / PRETEXT)
+    rest = {} if _has_encoder_only(run, record) else read_weights(run.path / PRETEXT)
+    state = {f"encoder.{name}": value for name, value in encoder.items()} | rest
     return saved_pretext(config, facts, state).to(device)
+
+
+def finished_model(run: RunDirectory) -> Model:
+    """Return the model of a finished run, to be exported or registered; `UserError` if it is not finished."""
+    _finished(run)
+    return read_model(run.path)
+
+
+def _has_encoder_only(run: RunDirectory, record: Record) -> bool:
+    return bool(record.imported) and not (run.path / PRETEXT).exists()
 
 
 def draw_reconstructions(run: RunDirectory, config: Config, files: list[Path], to: Path, where: Workplace) -> None:
     """Write a PNG of image files, or of the first test images, as a finished run reconstructs them under `config`."""
+    record = _finished(run)
+    if _has_encoder_only(run, record):
+        raise UserError(f"{run.path.name} has no decoder to reconstruct with: it was imported from {record.imported}")
+    config = keeping_as_officially(config) if record.cuts_off else config
     pretext = load_pretext(run, config, where.device)
     images = [torch.tensor(decode(file, config.data.stored, config.data.channels)) for file in files]
     if not to.parent.is_dir():

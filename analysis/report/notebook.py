@@ -121,6 +121,14 @@ def show(figure: Figure) -> Image | str:
     return Image(image.getvalue())
 
 
+def digits_encoder() -> Path:
+    """Return the encoder of the digits that a checkout has; `NoResults` where there is none."""
+    file = ROOT / "docs" / "results" / "digits-encoder.safetensors"
+    if not file.exists():
+        raise NoResults("it shows an encoder of your own: name it in the notebook")
+    return file
+
+
 def reconstructions(frame: pd.DataFrame) -> Image | str:
     """Return what the models of a study make of test images; drawn before, where the models are not here."""
     for place in itertools.chain(*_sources()):

@@ -57,6 +57,11 @@ def probe_fingerprint(config: Config, kind: ProbeKind, subject: str) -> str:
     return _digest(kept | {"features": config.probe.features, "kind": kind, "subject": subject})
 
 
+def imported_fingerprint(run: str, data_digest: str) -> str:
+    """Return the fingerprint of an imported `run` with the images that it is probed on: it brings none of its own."""
+    return _digest({"run": run, "data_digest": data_digest})
+
+
 def probe_name(config: Config, kind: ProbeKind, subject: str) -> str:
     """Return the name of the directory of a probe of `subject`."""
     return f"{kind}-{probe_fingerprint(config, kind, subject)}"

@@ -27,7 +27,7 @@ def resolve(preset: str | None = None, file: Path | None = None, settings: Seque
     Raises `UserError` naming the key, the value, the rule and, for an unknown key, the nearest valid one.
     """
     overrides = {} if file is None else flatten(read_toml(file))
-    overrides |= map(_parse_setting, settings)
+    overrides |= map(parse_setting, settings)
     own = PRESETS[DEFAULT].overrides["data.source"]
     if preset is None and overrides.get("data.source", own) != own:
         return build(overrides)
@@ -172,7 +172,8 @@ def read_toml(file: Path, kind: str = "config") -> dict[str, Any]:
         raise UserError(f"{kind} file {file} is not valid TOML: {error}") from None
 
 
-def _parse_setting(setting: str) -> tuple[str, Any]:
+def parse_setting(setting: str) -> tuple[str, Any]:
+    """Return key and value of `dotted.key=value`, or raise `UserError`."""
     key, separator, text = setting.partition("=")
     if not separator or not key.strip():
         raise UserError(f"--set {setting!r}: expected dotted.key=value")

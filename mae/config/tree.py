@@ -124,6 +124,12 @@ class ModelConfig(Section):
         description="give the encoder mask tokens for the hidden patches instead of leaving them out (Table 1c)",
         json_schema_extra=MAE,
     )
+    norm_eps: float = Field(
+        1e-6,
+        gt=0,
+        description="added to the variance in layer norms; Hugging Face's models have 1e-12, which `import` keeps",
+        json_schema_extra={"before": 1e-6},
+    )
 
 
 class PretextConfig(Section):

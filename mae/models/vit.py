@@ -18,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 from mae.config.tree import Config, TransformerConfig
 
 Size = tuple[int, int]
-LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)
 
 
 def patchify(images: Tensor, patch: Size) -> Tensor:
@@ -69,7 +68,8 @@ class Encoder(nn.Module):
         patch: Size,
         channels: int,
         mask_tokens: bool,
-        recompute: bool = False,
+        recompute: bool,
+        eps: float,
     ):
         super().__init__()
         self.patch = patch
@@ -78,8 +78,8 @@ class Encoder(nn.Module):
         if mask_tokens:  # Table 1c; not the decoder's `mask_token`, which has another width
             self.encoder_mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.register_buffer("pos_embed", sincos_positions(config.dim, self.patch_embed.grid_size))
-        self.blocks = Blocks(config, recompute)
-        self.norm = LayerNorm(config.dim)
+        self.blocks = Blocks(config, recompute, eps)
+        self.norm = nn.LayerNorm(config.dim, eps)
         self.apply(initialise)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(config.dim, -1))
         nn.init.normal_(self.cls_token, std=0.02)
@@ -108,7 +108,7 @@ class Encoder(nn.Module):
         return F.linear(patches, weight, self.patch_embed.proj.bias)
 
     def _transform(self, tokens: Tensor) -> Tensor:
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)  # len() would fix it in ONNX
         return self.norm(self.blocks(torch.cat([first.to(tokens.dtype), tokens], dim=1)))
 
 
@@ -116,14 +116,15 @@ def build_encoder(config: Config) -> Encoder:
     """Return the encoder alone, untrained."""
     data, model, recompute = config.data, config.model, config.train.checkpoint_blocks
     sizes = data.image_size, model.patch_size, data.channels
-    return Encoder(model.encoder, *sizes, model.encoder_mask_tokens, recompute)
+    return Encoder(model.encoder, *sizes, model.encoder_mask_tokens, recompute, model.norm_eps)
 
 
 class Blocks(nn.Sequential):
     """Pre-norm ViT blocks, one after the other; with `recompute`, training keeps no activations within a block."""
 
-    def __init__(self, config: TransformerConfig, recompute: bool):
-        make = partial(Block, config.dim, config.heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=LayerNorm)
+    def __init__(self, config: TransformerConfig, recompute: bool, eps: float):
+        norm: Any = partial(nn.LayerNorm, eps=eps)
+        make = partial(Block, config.dim, config.heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=norm)
         super().__init__(*(make() for _ in range(config.depth)))
         self.recompute = recompute
 

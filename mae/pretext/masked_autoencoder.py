@@ -16,7 +16,6 @@ from mae.data.augmentation import centre, views
 from mae.models.vit import (
     Blocks,
     Encoder,
-    LayerNorm,
     Size,
     build_encoder,
     gather_tokens,
@@ -48,13 +47,15 @@ class Decoder(nn.Module):
 
     decoder_pos_embed: Tensor
 
-    def __init__(self, config: TransformerConfig, encoder_dim: int, grid: Size, outputs: int, recompute: bool):
+    def __init__(
+        self, config: TransformerConfig, encoder_dim: int, grid: Size, outputs: int, recompute: bool, eps: float
+    ):
         super().__init__()
         self.decoder_embed = nn.Linear(encoder_dim, config.dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.register_buffer("decoder_pos_embed", sincos_positions(config.dim, grid))
-        self.decoder_blocks = Blocks(config, recompute)
-        self.decoder_norm = LayerNorm(config.dim)
+        self.decoder_blocks = Blocks(config, recompute, eps)
+        self.decoder_norm = nn.LayerNorm(config.dim, eps)
         self.decoder_pred = nn.Linear(config.dim, outputs)
         self.apply(initialise)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -75,6 +76,13 @@ class Decoder(nn.Module):
         return self.decoder_pred(self.decoder_norm(read))
 
 
+def build_decoder(config: Config, outputs: int) -> Decoder:
+    """Return the decoder alone, untrained, that predicts `outputs` numbers per patch."""
+    model = config.model
+    sizes = model.encoder.dim, config.grid, outputs
+    return Decoder(model.decoder, *sizes, config.train.checkpoint_blocks, model.norm_eps)
+
+
 class MaskedAutoencoder(Pretext):
     """The asymmetric autoencoder and its loss."""
 
@@ -88,8 +96,7 @@ class MaskedAutoencoder(Pretext):
         target, fitted = TARGETS[config.target.kind], under(surroundings.fitted, "target.")
         self.target = target.saved(config, fitted) if surroundings.fitted else target.fit(config, self._patches_to_fit)
         self.encoder = build_encoder(config)
-        sizes = model.encoder.dim, config.grid, self.target.outputs
-        self.decoder = Decoder(model.decoder, *sizes, recompute=config.train.checkpoint_blocks)
+        self.decoder = build_decoder(config, self.target.outputs)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
         config = self.config
@@ -158,15 +165,3 @@ def reconstruction_loss(prediction: Tensor, target: Tensor, weights: Tensor) -> 
     """Return the mean squared error over patches: prediction and target (B, n, outputs), weights (n,) per patch."""
     per_patch = (prediction.float() - target.float()).square().mean(dim=-1)  # (B, n)
     return (per_patch * weights).sum() / (weights.sum() * len(per_patch))
-
-
-def official_state(model: MaskedAutoencoder) -> dict[str, Tensor]:
-    """Return all weights under the official release's flat names."""
-    return {**model.encoder.state_dict(), **model.decoder.state_dict()}
-
-
-def load_official_state(model: MaskedAutoencoder, state: dict[str, Tensor]) -> None:
-    """Load flat official names into both parts; `RuntimeError` on a missing, unexpected or misshapen one."""
-    own = model.decoder.state_dict().keys()
-    model.decoder.load_state_dict({name: value for name, value in state.items() if name in own})
-    model.encoder.load_state_dict({name: value for name, value in state.items() if name not in own})

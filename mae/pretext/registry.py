@@ -10,6 +10,7 @@ from mae.config.tree import Config
 from mae.data.dataset import ImageData
 from mae.data.facts import DataFacts
 from mae.pretext.base import Pretext, Surroundings
+from mae.pretext.encoder_only import EncoderOnly
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.rotation import Rotation
 from mae.runtime.rng import generator
@@ -33,12 +34,16 @@ def new_pretext(config: Config, data: ImageData, fitted: Mapping[str, Tensor] = 
 
 
 def saved_pretext(config: Config, facts: DataFacts, state: Mapping[str, Tensor]) -> Pretext:
-    """Return the task of a finished run from its `state_dict`; no image is needed."""
+    """Return the task of a finished run from its `state_dict`; no image is needed.
+
+    Of a state with an encoder only, it is one that can be neither trained nor shown.
+    """
 
     def sample(count: int) -> Tensor:
         raise AssertionError("a finished run has fitted all that it needs")
 
     surroundings = Surroundings(facts.train_images, len(facts.class_names), facts, sample, state)
-    pretext = PRETEXTS[config.pretext.kind](config, surroundings)
+    whole = any(not name.startswith("encoder.") for name in state)
+    pretext = (PRETEXTS[config.pretext.kind] if whole else EncoderOnly)(config, surroundings)
     pretext.load_state_dict(dict(state))
     return pretext

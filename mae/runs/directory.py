@@ -8,7 +8,8 @@
         checkpoints/step-00001234.pt     the last two, until the stage is finished
         pictures/*.png
         encoder.safetensors              the result, loadable by timm
-        pretext.safetensors              the rest of the pretext task: the decoder, what a target was fitted to
+        pretext.safetensors              the rest of the pretext task: the decoder, what a target was fitted to;
+                                         not there for an encoder that was imported without
         result.json                      {"metrics": {...}, ...}; exists only once the stage is finished
         tracking-*.json                  what each tracking server has received so far
         probes/<kind>-<fingerprint>/     the same files for one probe of this pretraining
@@ -53,6 +54,8 @@ class Record(BaseModel):
     data: dict[str, Any] = Field(
         default_factory=dict, description="source, digest, image counts; what a model has to know: `DataFacts`"
     )
+    imported: str = Field("", description="in words, which model was imported; empty for a pretraining of our own")
+    cuts_off: bool = Field(False, description="an imported model's visible patches are counted as in the official code")
     tags: dict[str, str] = Field(default_factory=dict)
     started: float = Field(default_factory=time.time, description="seconds since the epoch")
     ended: float | None = None

@@ -1,7 +1,9 @@
 """Weights as files: safetensors, written whole or not at all."""
 
+import hashlib
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -28,3 +30,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} cannot be read: {reason}; delete {path.parent} and pretrain again") from None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def weights_digest(state: dict[str, Tensor]) -> str:
+    """Return a SHA-256 over names and bytes of all weights: equal exactly if every bit is."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

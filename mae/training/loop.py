@@ -1,6 +1,5 @@
 """Pretraining from first step to result: one loop over epochs and steps, resumable at any step to the same bits."""
 
-import hashlib
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -8,7 +7,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mae.config.tree import Config
 from mae.data.dataset import ImageData
@@ -28,7 +26,7 @@ from mae.runs.metrics import (
     SECONDS,
     STEPS,
 )
-from mae.runs.weights import write_weights
+from mae.runs.weights import weights_digest, write_weights
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import Interrupted, Pruned, StopRequest
 from mae.runtime.progress import Progress
@@ -146,15 +144,6 @@ def _finish(trainer: Trainer, run: RunDirectory) -> dict[str, Any]:
             **{f"cost/{name}": value for name, value in trainer.pretext.cost().items()},
         },
     }
-
-
-def weights_digest(state: dict[str, Tensor]) -> str:
-    """Return a SHA-256 over names and bytes of all weights: equal exactly if every bit is."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(state[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _due(every: int, epoch: int, epochs: int) -> bool:

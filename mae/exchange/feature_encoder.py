@@ -1,0 +1,77 @@
+"""A trained encoder as a module that takes images as they come and returns features, for programs of any kind."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from mae.config.tree import Config, ProbeConfig
+from mae.data.augmentation import resampling_matrix
+from mae.errors import UserError
+from mae.exchange.incoming import Model, read_model
+from mae.models.vit import Size
+from mae.pretext.registry import saved_pretext
+from mae.probing.features import pool
+
+POOLINGS = get_args(ProbeConfig.model_fields["features"].annotation)
+
+
+class FeatureEncoder(nn.Module):
+    """A frozen encoder behind the resizing and normalisation of its training; `config` is that of its run."""
+
+    def __init__(self, model: Model, pooling: str | None = None):
+        super().__init__()
+        self.config: Config = model.config
+        self.pooling = pooling or model.config.probe.features
+        if self.pooling not in POOLINGS:
+            raise UserError(f"pooling={self.pooling}: expected one of {', '.join(POOLINGS)}")
+        weights = {name: value for name, value in model.state.items() if name.startswith("encoder.")}
+        self.task = saved_pretext(model.config, model.facts, weights)
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features (B, D), or (B, 2 D) with pooling=both, of images (B, C, H, W) of any height and width.
+
+        Images are uint8, or floats in 0..1; `ValueError` if they are neither, or of another number of channels.
+        """
+        return pool(self.tokens(images), self.pooling)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Return the encoder's tokens (B, 1 + N, D), class token first, of the same images."""
+        data = self.config.data
+        if images.ndim != 4 or images.shape[1] != data.channels:
+            raise ValueError(f"expected images (B, {data.channels}, H, W); found {tuple(images.shape)}")
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        elif not images.is_floating_point() or images.amin() < 0 or images.amax() > 1:
+            raise ValueError(f"expected uint8, or floats in 0..1; found {images.dtype} up to {images.max().item():g}")
+        pixels = _cut(_covering(images, data.stored), data.image_size)
+        tokens: Tensor = self.task.encoder(self.task.look(pixels))
+        return tokens
+
+
+def load(source: str | Path, pooling: str | None = None, settings: Sequence[str] = ()) -> FeatureEncoder:
+    """Return the encoder of a run's folder or of a file that `mae-cli import` reads; see `mae.load_encoder`."""
+    return FeatureEncoder(read_model(Path(source), settings), pooling)
+
+
+def _covering(images: Tensor, size: Size) -> Tensor:
+    """Return float images (B, C, *size): the shorter side resized to cover it, then the centre, as of image files."""
+    sides = tuple(images.shape[2:])
+    if sides == size:
+        return images
+    scale = min(side / wanted for side, wanted in zip(sides, size, strict=True))
+    rows, columns = (
+        resampling_matrix(
+            images.new_tensor([(side - wanted * scale) / 2]), images.new_tensor([wanted * scale]), side, wanted
+        )
+        for side, wanted in zip(sides, size, strict=True)
+    )
+    return (rows @ images @ columns.transpose(1, 2)).clamp(0, 1)
+
+
+def _cut(images: Tensor, size: Size) -> Tensor:
+    top, left = ((side - wanted) // 2 for side, wanted in zip(images.shape[2:], size, strict=True))
+    return images[:, :, top : top + size[0], left : left + size[1]]
