@@ -30,10 +30,11 @@ TESTS = {
     "mae/training/checkpoints.py": ["mae/training/test_checkpoints.py"],
     "mae/training/background_saving.py": ["mae/training/test_background_saving.py"],
     "mae/probing/linear.py": ["mae/probing/test_probes.py", "mae/probing/test_pieces.py"],
-    "mae/probing/lars_checkpoints.py": ["mae/probing/test_lars_checkpoints.py"],
+    "mae/probing/fit_checkpoints.py": ["mae/probing/test_fit_checkpoints.py"],
     "mae/probing/pieces.py": ["mae/probing/test_pieces.py", "mae/probing/test_probes.py"],
     "mae/probing/knn.py": ["mae/probing/test_probes.py", "mae/probing/test_knn_blocks.py"],
     "mae/probing/probe.py": ["mae/probing/test_probes.py"],
+    "mae/probing/subject.py": ["mae/probing/test_probes.py", "mae/probing/test_few_labels.py"],
     "mae/config/fingerprint.py": [
         "mae/config/test_fingerprint.py",
         "mae/config/test_config.py",

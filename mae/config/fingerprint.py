@@ -49,7 +49,8 @@ def pixels_fingerprint(config: Config, data_digest: str) -> str:
 def probe_fingerprint(config: Config, kind: ProbeKind, subject: str) -> str:
     """Return the fingerprint of one probe of `subject`, itself a fingerprint."""
     settings = _settings(config, ("probe",))
-    kept = {key: value for key, value in settings.items() if key.startswith((f"probe.{kind}.", "probe.seed"))}
+    read = (f"probe.{kind}.", "probe.seed", "probe.labels")
+    kept = {key: value for key, value in settings.items() if key.startswith(read)}
     if kind == "linear" and config.probe.linear.solver == "lars":
         kept["probe.linear.lars_warmup_epochs"] = config.probe.linear.lars_warmup
     else:  # which hold images out

@@ -291,12 +291,29 @@ class ProbeConfig(Section):
     features: Literal["class_token", "patch_mean", "both"] = Field(
         "patch_mean", description="what is read off the encoder's last norm; the paper's linear probe: class_token"
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="of the held-out part and of LARS' data order")
+    seed: int = Field(0, ge=0, lt=2**32, description="of which labels are learned from, what is held out, and draws")
+    labels: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the labelled training images that probes learn from, of each class, at least one of it; "
+        "what is held out is among them",
+        json_schema_extra={"before": 1.0},
+    )
+    labels_per_class: Positive | None = Field(
+        None, description="the number of them per class, in place of a share", json_schema_extra={"before": None}
+    )
     holdout_fraction: Share = Field(
         0.1, description="share of train held out, to choose a penalty and to measure what a sweep selects by"
     )
     linear: LinearProbeConfig = Field(LinearProbeConfig(), description="the linear probe")
     knn: KnnProbeConfig = Field(KnnProbeConfig(), description="the k-NN probe")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "ProbeConfig":
+        if self.labels < 1 and self.labels_per_class is not None:
+            raise ValueError("labels_per_class: set this or labels, not both")
+        return self
 
 
 class RunConfig(Section):

@@ -154,6 +154,7 @@ def test_toml_is_valid_and_complete() -> None:
         "train.clip_norm",
         "train.warmup_epochs",
         "probe.linear.lars_warmup_epochs",
+        "probe.labels_per_class",
         "run.loader_workers",
     }
     assert {key for key, _ in config_fields()} - keys == optional
