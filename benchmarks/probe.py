@@ -28,8 +28,8 @@ from torch import Tensor
 from mae.config.tree import KnnProbeConfig, LinearProbeConfig, ProbeConfig
 from mae.probing import feature_memory
 from mae.probing.feature_memory import gathered, near
-from mae.probing.knn import knn_predict
 from mae.probing.fit_checkpoints import FitCheckpoints
+from mae.probing.knn import knn_predict
 from mae.probing.linear import lars_predict, lbfgs_predict
 from mae.probing.pieces import Rows
 from mae.probing.subject import holdout

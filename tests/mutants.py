@@ -34,6 +34,10 @@ TESTS = {
     "mae/probing/pieces.py": ["mae/probing/test_pieces.py", "mae/probing/test_probes.py"],
     "mae/probing/knn.py": ["mae/probing/test_probes.py", "mae/probing/test_knn_blocks.py"],
     "mae/probing/probe.py": ["mae/probing/test_probes.py"],
+    "mae/probing/tuning.py": ["mae/probing/test_tuning.py", "mae/probing/test_finetune.py"],
+    "mae/probing/finetune.py": ["mae/probing/test_finetune.py"],
+    "mae/probing/attentive.py": ["mae/probing/test_tuning.py"],
+    "mae/probing/mixing.py": ["mae/probing/test_mixing.py"],
     "mae/probing/subject.py": ["mae/probing/test_probes.py", "mae/probing/test_few_labels.py"],
     "mae/config/fingerprint.py": [
         "mae/config/test_fingerprint.py",

@@ -15,8 +15,12 @@ from mae.config.tree import Config, ProbeKind
 from mae.data.dataset import ImageData
 from mae.pretext.base import Pretext
 from mae.pretext.registry import new_pretext
+from mae.probing.attentive import attentive_predict
+from mae.probing.finetune import finetune_predict
+from mae.probing.kinds import PROBES
 from mae.probing.knn import knn_predict
 from mae.probing.linear import lars_predict, lbfgs_predict
+from mae.probing.partial import partial_predict
 from mae.probing.pieces import Rows
 from mae.probing.subject import Setup, Subject, augmented_features, features_of, holdout
 from mae.runs.directory import Busy, RunDirectory
@@ -90,6 +94,9 @@ def _knn(subject: Subject, setup: Setup) -> Found:
 PREDICT: dict[ProbeKind, Callable[[Subject, Setup], Found]] = {
     "linear": _linear,
     "knn": _knn,
+    "attentive": attentive_predict,
+    "partial": partial_predict,
+    "finetune": finetune_predict,
 }
 """What each kind of probe does, asking for features if it needs them."""
 
@@ -127,10 +134,11 @@ def probe_all(
     """Probe what `subjects` returned; return flat metrics such as `knn/top1`, `knn/pixels_top1`.
 
     The probe of the pretrained encoder has its state in the directory `run`, baselines in their own. If this is
-    the `last` kind, a subject's features are let go before those of the next are computed.
+    the `last` kind, a subject's features are let go before those of the next are computed. A kind that needs an
+    encoder leaves raw pixels out.
     """
     metrics: dict[str, float] = {}
-    for subject in probed:
+    for subject in (each for each in probed if each.pretext is not None or PROBES[kind].pixels):
         pretrained = subject is probed[0]
         found = probe(kind, subject, setup, run) if pretrained else baseline(kind, subject, setup, runs_dir)
         prefix = f"{kind}/" if pretrained else f"{kind}/{subject.name}_"

@@ -155,9 +155,30 @@ def test_toml_is_valid_and_complete() -> None:
         "train.warmup_epochs",
         "probe.linear.lars_warmup_epochs",
         "probe.labels_per_class",
+        "probe.attentive.warmup_epochs",
+        "probe.finetune.warmup_epochs",
         "run.loader_workers",
     }
     assert {key for key, _ in config_fields()} - keys == optional
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"probe.partial.blocks": 1.5}, r"probe\.partial\.blocks=1\.5: expected a whole number, or 0\.5"),
+        ({"probe.finetune.crop_scale": [0.5, 0.2]}, r"probe\.finetune\.crop_scale=.*: expected 0 < low"),
+        ({"probe.finetune.warmup_epochs": 51.0}, r"probe\.finetune\.warmup_epochs=51\.0: expected at most epochs=50"),
+        ({"probe.finetune.augment": False, "probe.finetune.mixup": 0.8}, r"it acts with probe\.finetune\.augment=True"),
+        ({"probe.kinds": ["attentive"], "probe.attentive.queries": 5}, r"attentive\.queries=5: expected a divisor"),
+    ],
+)
+def test_impossible_fits_are_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        build(settings)
+
+
+def test_queries_that_do_not_fit_the_encoder_matter_to_the_attentive_probe_only() -> None:
+    assert build({"probe.attentive.queries": 5}).probe.attentive.queries == 5
 
 
 def test_a_table_given_in_part_keeps_the_rest_of_its_defaults() -> None:

@@ -24,8 +24,8 @@ from mae.models.vit import build_encoder
 from mae.pretext.registry import new_pretext
 from mae.probing import kinds
 from mae.probing.features import extract, pool, raw_pixels
-from mae.probing.knn import knn_predict, online_accuracy
 from mae.probing.fit_checkpoints import FitCheckpoints
+from mae.probing.knn import knn_predict, online_accuracy
 from mae.probing.linear import (
     choose_penalty,
     fit_lars,
