@@ -31,7 +31,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Width = Annotated[int, Field(ge=4, multiple_of=4)]  # the 2-D sin-cos code splits a width into four equal parts
 
 
-def _acts(when: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+def _acts(when: Mapping[str, tuple[str | bool, ...]]) -> dict[str, Any]:
     """Say under which values of other keys a key, or a section's keys, act: under others they change nothing."""
     return {"acts": when}
 

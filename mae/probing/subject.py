@@ -61,7 +61,7 @@ class Setup:
 
     def checkpoints(self) -> FitCheckpoints:
         """Return where a fit of hours stands."""
-        return FitCheckpoints(self.run and self.run.checkpoints, self.progress.warn)
+        return FitCheckpoints(self.run.checkpoints if self.run else None, self.progress.warn)
 
 
 def learned_from(labels: Tensor, config: ProbeConfig) -> Tensor:

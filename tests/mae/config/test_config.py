@@ -1,5 +1,6 @@
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -168,7 +169,7 @@ def test_toml_is_valid_and_complete() -> None:
         ({"probe.partial.blocks": 1.5}, r"probe\.partial\.blocks=1\.5: expected a whole number, or 0\.5"),
         ({"probe.finetune.crop_scale": [0.5, 0.2]}, r"probe\.finetune\.crop_scale=.*: expected 0 < low"),
         ({"probe.finetune.warmup_epochs": 51.0}, r"probe\.finetune\.warmup_epochs=51\.0: expected at most epochs=50"),
-        ({"probe.finetune.augment": False, "probe.finetune.mixup": 0.8}, r"it acts with probe\.finetune\.augment=True"),
+        ({"probe.finetune.augment": False, "probe.finetune.mixup": 0.8}, r"it acts with probe\.finetune\.augment=true"),
         ({"probe.kinds": ["attentive"], "probe.attentive.queries": 5}, r"attentive\.queries=5: expected a divisor"),
     ],
 )
