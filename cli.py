@@ -513,10 +513,11 @@ def runs(
     from mae.runs.metrics import FINAL_LOSS, top1
 
     rows = select_runs(list_runs(options.runs_dir), options.runs_dir, where or [], sort, limit)
-    table = Table("run", "status", "name", *map(probe_label, PROBES), "loss", "min")
+    kinds = [kind for kind in PROBES if any(top1(kind) in row["metrics"] for row in rows)]
+    table = Table("run", "status", "name", *map(probe_label, kinds), "loss", "min")
     for row in rows:
         metrics = row["metrics"]
-        shown = [metrics.get(key) for key in (*map(top1, PROBES), FINAL_LOSS)]
+        shown = [metrics.get(key) for key in (*map(top1, kinds), FINAL_LOSS)]
         numbers = ["" if value is None else f"{value:.4g}" for value in shown]
         table.add_row(row["run"], row["status"], row["name"], *numbers, f"{row['seconds'] / 60:.1f}")
     output.console.print(table)
@@ -698,8 +699,8 @@ def _probe_and_print(run: Any, config: Any, where: "Workplace", output: Output) 
     for kind in config.probe.kinds:
         cells = []
         for who in ("", "untrained_", "pixels_"):
-            top1, low, high = (metrics[f"{kind}/{who}{name}"] for name in ("top1", "low", "high"))
-            cells.append(f"{top1:.2f} ({low:.2f} to {high:.2f})")
+            found = [metrics.get(f"{kind}/{who}{name}") for name in ("top1", "low", "high")]
+            cells.append("" if None in found else "{:.2f} ({:.2f} to {:.2f})".format(*found))
         table.add_row(kind, *cells)
     output.console.print(table)
     output.result({"run": run.path.name, "metrics": metrics})

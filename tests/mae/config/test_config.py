@@ -178,6 +178,15 @@ def test_impossible_fits_are_refused(settings: dict[str, Any], told: str) -> Non
         build(settings)
 
 
+def test_fine_tuning_on_imagenet_is_the_papers() -> None:
+    """Table 9."""
+    for name, epochs, drop_path in (("b", 100, 0.1), ("l", 50, 0.1), ("h", 50, 0.2)):
+        recipe = resolve(f"imagenet-vit-{name}").probe.finetune
+        assert (recipe.epochs, recipe.warmup, recipe.drop_path) == (epochs, epochs / 20, drop_path)
+        assert (recipe.base_lr, recipe.weight_decay, recipe.batch_size) == (1e-3, 0.05, 1024)
+        assert (recipe.layer_decay, recipe.smoothing, recipe.mixup, recipe.cutmix) == (0.75, 0.1, 0.8, 1.0)
+
+
 def test_queries_that_do_not_fit_the_encoder_matter_to_the_attentive_probe_only() -> None:
     assert build({"probe.attentive.queries": 5}).probe.attentive.queries == 5
 
