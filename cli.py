@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Ablation studies of masked autoencoders.", no_args_is_help=True, pretty_exceptions_enable=False)
 
 SHARED = "Options of every command"
-Kinds = Annotated[list[str] | None, typer.Option("--kind", help="linear or knn. Repeatable.")]
+Kinds = Annotated[
+    list[str] | None, typer.Option("--kind", help="linear, knn, attentive, partial or finetune. Repeatable.")
+]
 Studies = Annotated[
     list[str] | None, typer.Option("--study", help="A study's name or its folder's. Repeatable; all if not given.")
 ]
@@ -264,7 +266,10 @@ def ablate(
         typer.Option("--precision", min=0.01, help="Add seeds until differences are known to ± so many points."),
     ] = None,
     max_seeds: Annotated[int, typer.Option("--max-seeds", min=2, help="With --precision: no more than these.")] = 10,
-    probes: Annotated[str | None, typer.Option("--probe", help="linear, knn or both with a comma.")] = None,
+    probes: Annotated[
+        str | None,
+        typer.Option("--probe", help="linear, knn, attentive, partial, finetune: one or several with commas."),
+    ] = None,
     workers: Workers = None,
     per_gpu: PerGpu = 1,
     executor: ExecutorKind = "local",

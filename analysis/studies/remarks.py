@@ -123,19 +123,22 @@ def _ranks(first: pd.Series, second: pd.Series) -> str:
 
 
 def _winners(summary: pd.DataFrame) -> list[str]:
-    """Return a sentence per pair of probes: whether the best cell, by means, is the same, and how far ranks agree."""
+    """Return a sentence for several probes: whether the best cell, by means, depends on them, and how ranks agree."""
     means = summary[summary["probe"].isin(PROBES)].pivot_table("mean", "cell", "probe")
-    lines = []
-    for first, second in combinations([kind for kind in PROBES if kind in means], 2):
+    kinds = [kind for kind in PROBES if kind in means]
+    best: dict[str, list[str]] = {}
+    for kind in kinds:
+        best.setdefault(str(means[kind].idxmax()), []).append(probe_label(kind))
+    ranks = []
+    for first, second in combinations(kinds, 2):
         both = means[[first, second]].dropna()
         if told := _ranks(both[first], both[second]):
-            best = [str(both[kind].idxmax()) for kind in (first, second)]
-            winner = (
-                f"{best[0]} is best by both" if best[0] == best[1] else f"best by {probe_label(first)} is {best[0]}, "
-            )
-            winner += "" if best[0] == best[1] else f"by {probe_label(second)} {best[1]}"
-            lines.append(f"{probe_label(first)} and {probe_label(second)}: {winner}; rank agreement {told}")
-    return lines
+            ranks.append(f"{probe_label(first)} and {probe_label(second)} {told}")
+    if not ranks:
+        return []
+    depends = "depends" if len(best) > 1 else "does not depend"
+    winners = "; ".join(f"{cell} by {', '.join(labels)}" for cell, labels in best.items())
+    return [f"the best cell {depends} on the probe: {winners}. Rank agreement: {'; '.join(ranks)}"]
 
 
 def _baselines(summary: pd.DataFrame) -> list[str]:
