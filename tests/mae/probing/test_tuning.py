@@ -107,6 +107,20 @@ def test_a_fit_that_was_stopped_ends_with_the_same_bits_and_curves(
     assert [step for step, _ in whole[1]] == [STEPS, 2 * STEPS, 3 * STEPS]
 
 
+def test_a_fit_that_is_asked_to_stop_saves_its_state_after_the_batch_it_is_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        fitted("finetune", tmp_path, StopAfter(2, patch))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002.pt"]
+
+
+def test_points_of_a_curve_after_the_last_checkpoint_are_measured_again(tmp_path: Path) -> None:
+    RunDirectory(tmp_path).append_metrics(STEPS, {LOSS: 9.0})
+    _, curve = fitted("attentive", tmp_path)
+    assert [step for step, _ in curve] == [STEPS, 2 * STEPS, 3 * STEPS]
+
+
 def fit_slowly(folder: Path) -> None:
     """Fit in a process of its own, so slowly that it can be killed on the way."""
     fit_checkpoints.LEAST_SECONDS = fit_checkpoints.APART = 0
