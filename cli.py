@@ -704,8 +704,11 @@ def _probe_and_print(run: Any, config: Any, where: "Workplace", output: Output) 
     for kind in config.probe.kinds:
         cells = []
         for who in ("", "untrained_", "pixels_"):
-            found = [metrics.get(f"{kind}/{who}{name}") for name in ("top1", "low", "high")]
-            cells.append("" if None in found else "{:.2f} ({:.2f} to {:.2f})".format(*found))
+            if f"{kind}/{who}top1" not in metrics:  # raw pixels, of a probe that needs an encoder
+                cells.append("")
+                continue
+            top1, low, high = (metrics[f"{kind}/{who}{name}"] for name in ("top1", "low", "high"))
+            cells.append(f"{top1:.2f} ({low:.2f} to {high:.2f})")
         table.add_row(kind, *cells)
     output.console.print(table)
     output.result({"run": run.path.name, "metrics": metrics})

@@ -60,7 +60,7 @@ def probe_fingerprint(config: Config, kind: ProbeKind, subject: str) -> str:
     return _digest(kept | features | {"kind": kind, "subject": subject})
 
 
-def probe_sections(kind: ProbeKind) -> tuple[str, ...]:
+def probe_sections(kind: str) -> tuple[str, ...]:
     """Return the sections under `probe` that a kind of probe reads."""
     return ("partial", "finetune") if kind == "partial" else (kind,)
 
