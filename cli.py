@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Ablation studies of masked autoencoders.", no_args_is_help=True, pretty_exceptions_enable=False)
 
 SHARED = "Options of every command"
-Kinds = Annotated[list[str] | None, typer.Option("--kind", help="linear or knn. Repeatable.")]
+Kinds = Annotated[
+    list[str] | None, typer.Option("--kind", help="linear, knn, attentive, partial or finetune. Repeatable.")
+]
 Studies = Annotated[
     list[str] | None, typer.Option("--study", help="A study's name or its folder's. Repeatable; all if not given.")
 ]
@@ -268,7 +270,10 @@ def ablate(
         typer.Option("--precision", min=0.01, help="Add seeds until differences are known to ± so many points."),
     ] = None,
     max_seeds: Annotated[int, typer.Option("--max-seeds", min=2, help="With --precision: no more than these.")] = 10,
-    probes: Annotated[str | None, typer.Option("--probe", help="linear, knn or both with a comma.")] = None,
+    probes: Annotated[
+        str | None,
+        typer.Option("--probe", help="linear, knn, attentive, partial, finetune: one or several with commas."),
+    ] = None,
     workers: Workers = None,
     per_gpu: PerGpu = 1,
     executor: ExecutorKind = "local",
@@ -590,10 +595,11 @@ def runs(
     from mae.runs.metrics import FINAL_LOSS, top1
 
     rows = select_runs(list_runs(options.runs_dir), options.runs_dir, where or [], sort, limit)
-    table = Table("run", "status", "name", *map(probe_label, PROBES), "loss", "min")
+    kinds = [kind for kind in PROBES if any(top1(kind) in row["metrics"] for row in rows)]
+    table = Table("run", "status", "name", *map(probe_label, kinds), "loss", "min")
     for row in rows:
         metrics = row["metrics"]
-        shown = [metrics.get(key) for key in (*map(top1, PROBES), FINAL_LOSS)]
+        shown = [metrics.get(key) for key in (*map(top1, kinds), FINAL_LOSS)]
         numbers = ["" if value is None else f"{value:.4g}" for value in shown]
         table.add_row(row["run"], row["status"], row["name"], *numbers, f"{row['seconds'] / 60:.1f}")
     output.console.print(table)
@@ -775,6 +781,9 @@ def _probe_and_print(run: Any, config: Any, where: "Workplace", output: Output) 
     for kind in config.probe.kinds:
         cells = []
         for who in ("", "untrained_", "pixels_"):
+            if f"{kind}/{who}top1" not in metrics:  # raw pixels, of a probe that needs an encoder
+                cells.append("")
+                continue
             top1, low, high = (metrics[f"{kind}/{who}{name}"] for name in ("top1", "low", "high"))
             cells.append(f"{top1:.2f} ({low:.2f} to {high:.2f})")
         table.add_row(kind, *cells)

@@ -28,11 +28,11 @@ from torch import Tensor
 from mae.config.tree import KnnProbeConfig, LinearProbeConfig, ProbeConfig
 from mae.probing import feature_memory
 from mae.probing.feature_memory import gathered, near
+from mae.probing.fit_checkpoints import FitCheckpoints
 from mae.probing.knn import knn_predict
-from mae.probing.lars_checkpoints import LarsCheckpoints
 from mae.probing.linear import lars_predict, lbfgs_predict
 from mae.probing.pieces import Rows
-from mae.probing.probe import holdout
+from mae.probing.subject import holdout
 from mae.runtime.distributed import ALONE
 from mae.runtime.interruption import Interrupted, StoppableTask, StopRequest
 from mae.runtime.machine import environment
@@ -92,7 +92,7 @@ def lbfgs(made: Made, classes: int, task: StoppableTask) -> Tensor:
 def lars(made: Made, classes: int, task: StoppableTask) -> Tensor:
     train, labels, test = made
     config = LinearProbeConfig(lars_epochs=3)
-    return lars_predict(lambda epoch: train, labels, test, classes, config, 0, task, LarsCheckpoints())[0]
+    return lars_predict(lambda epoch: train, labels, test, classes, config, 0, task, FitCheckpoints())[0]
 
 
 def knn(made: Made, classes: int, task: StoppableTask) -> Tensor:

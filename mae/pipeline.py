@@ -21,7 +21,8 @@ from mae.pretext.base import Pretext, parameter_count
 from mae.pretext.pictures import draw, shown_images
 from mae.pretext.registry import saved_pretext
 from mae.probing.knn import online_accuracy
-from mae.probing.probe import Setup, probe_all, subjects
+from mae.probing.probe import probe_all, subjects
+from mae.probing.subject import Setup
 from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory
 from mae.runs.metrics import SECONDS
 from mae.runs.stage import worked_on
@@ -153,7 +154,7 @@ def run_probes(run: RunDirectory, config: Config, where: Workplace) -> dict[str,
         fingerprint = probe.path.name.removeprefix(f"{kind}-")
         record = Record(stage="probe", name=name, fingerprint=fingerprint, parent=run.path.name, data=data.describe())
         with _stage(probe, record, config, where):
-            metrics = probe_all(kind, probed, setup, where.runs_dir, saved=probe.checkpoints, last=kind == missing[-1])
+            metrics = probe_all(kind, probed, setup, where.runs_dir, run=probe, last=kind == missing[-1])
             probe.write_json("result.json", {"metrics": metrics})
             checkpoints.remove(probe.checkpoints)
     return {name: value for probe in probes.values() for name, value in probe.result()["metrics"].items()}

@@ -82,6 +82,18 @@ def test_the_pipeline_runs_once_and_is_reused(tiny_settings: list[str], runs_dir
     assert [row["run"] for row in listed["runs"]] == [first["run"]]  # type: ignore[index,union-attr]
 
 
+def test_a_probe_that_needs_an_encoder_is_shown_without_raw_pixels(tiny_settings: list[str], runs_dir: Path) -> None:
+    kind = ["--kind", "attentive", "--set", "probe.attentive.epochs=1"]
+    folder = ["--runs-dir", str(runs_dir), *UNTRACKED]
+    shown = runner.invoke(app, ["run", *tiny_settings, *kind, *folder])
+    assert shown.exit_code == 0, shown.output
+    row = next(line for line in shown.stdout.splitlines() if "attentive" in line and "│" in line)
+    assert row.split("│")[-2].strip() == ""
+    listed = runner.invoke(app, ["runs", "--runs-dir", str(runs_dir)]).stdout
+    assert "attentive" in listed
+    assert "k-NN" not in listed
+
+
 def test_a_stored_config_gives_the_same_run(tiny_settings: list[str], runs_dir: Path) -> None:
     folder = ["--runs-dir", str(runs_dir), *UNTRACKED, "--json"]
     first = last_json(runner.invoke(app, ["pretrain", *tiny_settings, *folder]).stdout)

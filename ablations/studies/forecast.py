@@ -114,13 +114,26 @@ def job_seconds(job: Job, counts: Counts, speed: Speed, fits: FitSpeed, done: se
     views = linear.lars_epochs if linear.solver == "lars" and linear.lars_augment else 0
     features = config.model.encoder.dim * (2 if config.probe.features == "both" else 1)
     raw = config.data.channels * min(RAW_SIDE, height) * min(RAW_SIDE, width)
-    of_encoder = (counts.train * (1 + views) + counts.test) * encode + _fits_seconds(job, counts, features, fits)
+    learned = counts.train * config.probe.labels  # a number per class is taken for all: it costs less than is told
+    of_encoder = (learned * (1 + views + _tuned_passes(job)) + counts.test) * encode
+    of_encoder += _fits_seconds(job, counts, features, fits)
     of_pixels = (counts.train + counts.test) * counts.decoding + _fits_seconds(job, counts, raw, fits)
     seconds += of_encoder
     for baseline, cost in zip(baselines(job), (of_encoder, of_pixels), strict=True):
         seconds += cost if baseline not in done else 0.0
         done.add(baseline)
     return seconds
+
+
+def _tuned_passes(job: Job) -> float:
+    """Return how often all training images pass the encoder in probes trained by gradients: a step is three passes."""
+    probe, depth = job.config.probe, job.config.model.encoder.depth
+    passes = {
+        "attentive": 1.0,
+        "partial": probe.finetune.epochs * (1 + 2 * min(1.0, probe.partial.blocks / depth)),
+        "finetune": 3.0 * probe.finetune.epochs,
+    }
+    return sum(passes.get(kind, 0.0) for kind in job.kinds)
 
 
 def _fits_seconds(job: Job, counts: Counts, width: int, fits: FitSpeed) -> float:

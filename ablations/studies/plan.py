@@ -5,13 +5,13 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ablations.execution.job import Job
 from ablations.studies.study import Digests, Study, plan_cells
-from mae.config.fingerprint import pretrain_fingerprint
+from mae.config.fingerprint import BEFORE, pretrain_fingerprint, probe_sections
 from mae.config.resolve import change, flatten, name_run
-from mae.config.tree import Config
+from mae.config.tree import Config, ProbeKind
 from mae.errors import UserError
 from mae.runs.directory import RunDirectory
 from mae.runs.study_record import StudyRecord, TrialRecord
@@ -53,6 +53,7 @@ def make_plan(
 
     With `only`, the jobs are those of the named cells; the record has all cells all the same.
     """
+    base = study.base(base)
     cells = plan_cells(study, base, digest_of)
     names = [cell.name for cell in cells]
     if unknown := sorted(set(only or ()) - set(names)):
@@ -101,6 +102,10 @@ def all_jobs(plans: Iterable[Plan]) -> list[Job]:
 def _identity(base: Config, record: StudyRecord) -> str:
     """The same study on another base config, on other images or with other cells has a directory of its own."""
     cells: list[Any] = [cell.model_dump() for cell in record.cells]
-    probes = base.probe.model_dump(mode="json", exclude={"kinds"})
+    # Kinds may be added to a study. Those that came after the first two named no folder before.
+    read = {section for kind in base.probe.kinds for section in probe_sections(kind)} | {"linear", "knn"}
+    unread = set(get_args(ProbeKind)) - read
+    before = {name for name in ("labels", "labels_per_class") if getattr(base.probe, name) == BEFORE[f"probe.{name}"]}
+    probes = base.probe.model_dump(mode="json", exclude={"kinds"} | unread | before)
     text = json.dumps([pretrain_fingerprint(base, record.data["digest"]), probes, cells], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mae.config.fingerprint import pretrain_fingerprint, probe_name
 from mae.config.resolve import UNSET, change, flatten, parse_value, read_toml, spelled
-from mae.config.tree import Config, DataConfig
+from mae.config.tree import Config, DataConfig, ProbeKind
 from mae.errors import UserError
 from mae.runs.study_record import CellRecord
 
@@ -58,7 +58,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A question and its cells; `source` is where the paper asks it, `axis` the key that a figure may put on x."""
+    """A question and its cells; `source` is where the paper asks it, `axis` the key that a figure may put on x.
+
+    `probe` is the kind that its cells are about, which is asked for in any case.
+    """
 
     name: str
     question: str
@@ -67,6 +70,12 @@ class Study:
     axis: str = ""
     log_axis: bool = False
     probed: bool = True
+    probe: ProbeKind | None = None
+
+    def base(self, config: Config) -> Config:
+        """Return the config that the study changes: the one asked for, with the probe that its cells are about."""
+        kinds = config.probe.kinds
+        return config if self.probe in (None, *kinds) else change(config, {"probe.kinds": [*kinds, self.probe]})
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,7 @@ def plan_cells(study: Study, base: Config, digest_of: Digests = _images_asked_fo
     Raises `UserError` if a cell is impossible, if cells differ in what changes no result, or if two that have
     different results have one name.
     """
+    base = study.base(base)
     planned: dict[tuple[str, ...], PlannedCell] = {}
     for cell in study.cells:
         made = _work_out(study, cell, base, digest_of)

@@ -29,6 +29,10 @@ _ALL = (
     # Both on the part of train that the probe holds out; see `mae.probing.probe.probe`.
     Objective("linear_top1", "maximize", holdout_top1("linear"), "linear top-1, held-out, %", probe="linear"),
     Objective("knn_top1", "maximize", holdout_top1("knn"), "k-NN top-1, held-out, %", probe="knn"),
+    Objective(
+        "attentive_top1", "maximize", holdout_top1("attentive"), "attentive top-1, held-out, %", probe="attentive"
+    ),
+    Objective("finetune_top1", "maximize", holdout_top1("finetune"), "fine-tuned top-1, held-out, %", probe="finetune"),
     Objective("gflops", "minimize", GFLOPS, "GFLOPs per image and step"),
     Objective("seconds", "minimize", SECONDS, "pretraining, s"),
     Objective("memory_mb", "minimize", COST_MEMORY, "peak memory, MB"),

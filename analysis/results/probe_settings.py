@@ -3,20 +3,26 @@
 `probe.kinds` is left out: it says which probes there are, and each row of a frame is of one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, get_args
 
+from mae.config.fingerprint import probe_sections
 from mae.config.resolve import acts, flatten, spelled
 from mae.config.tree import Config, ProbeKind
 
+KINDS = get_args(ProbeKind)
 Values = Mapping[str, Any]
 """Settings by dotted key, as a study's record has them: plain values, maybe of an earlier version's keys."""
 
 
 def base_probe(config: Values) -> str:
-    """Return the probe settings of a config that differ from the defaults: `probe.features=patch_mean`."""
-    return _text(_changed(config, _defaults()))
+    """Return the probe settings of a config that differ from the defaults: `probe.features=patch_mean`.
+
+    Of the kinds that came after the first two, those that it asks for are told.
+    """
+    asked = {"linear", "knn", *config.get("probe.kinds", ())}
+    return _text(_of_kinds(_changed(config, _defaults()), asked))
 
 
 def kind_probe(config: Values, probe: str) -> str:
@@ -26,9 +32,14 @@ def kind_probe(config: Values, probe: str) -> str:
 
 def cell_probe(config: Values, overrides: Values, probe: str) -> str:
     """Return the settings of one kind of probe that a cell's overrides change: `probe.knn.k=5`."""
-    others = tuple(f"probe.{kind}." for kind in get_args(ProbeKind) if kind != probe)
-    changed = _changed({**config, **overrides}, config)
-    return _text({key: value for key, value in changed.items() if not key.startswith(others)})
+    return _text(_of_kinds(_changed({**config, **overrides}, config), {probe}))
+
+
+def _of_kinds(changed: dict[str, Any], kinds: Iterable[str]) -> dict[str, Any]:
+    """Return the settings that some of these kinds of probe read."""
+    read = {section for kind in kinds if kind in KINDS for section in probe_sections(kind)}
+    others = tuple(f"probe.{kind}." for kind in KINDS if kind not in read)
+    return {key: value for key, value in changed.items() if not key.startswith(others)}
 
 
 def _changed(values: Values, reference: Values) -> dict[str, Any]:

@@ -62,14 +62,22 @@ BASELINE_LINES = {"untrained": (0, (1, 1)), "pixels": (0, (4, 1, 1, 1))}
 
 PAPER_LABELS = {
     "paper_linear": "the paper: linear probe of ViT-L",
+    "paper_finetune": "the paper: fine-tuned ViT-L",
     "paper_speedup": "the paper: ViT-L on TPUs",
 }
-PAPER_AXES = {"paper_linear": "the paper's top-1, %", "paper_speedup": "the paper's speed-up"}
+PAPER_AXES = {
+    "paper_linear": "the paper's top-1, %",
+    "paper_finetune": "the paper's top-1, %",
+    "paper_speedup": "the paper's speed-up",
+}
 AXES = {
     "mask.ratio": "masking ratio (share of patches hidden)",
     "model.decoder.depth": "decoder depth (blocks)",
     "model.decoder.dim": "decoder width (channels)",
     "train.epochs": "pretraining length (epochs)",
+    "model.encoder.dim": "encoder width (channels)",
+    "probe.partial.blocks": "fine-tuned blocks",
+    "probe.labels": "share of the labels",
 }
 ACCURACY = "test top-1, %"
 SPEEDUP = "speed-up of pretraining"

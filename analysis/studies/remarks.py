@@ -1,5 +1,7 @@
 """What has to be said with one study's table: caveats above it, the answer and the rest below."""
 
+from itertools import combinations
+
 import pandas as pd
 
 from analysis.results.conditions import described, differ
@@ -26,6 +28,7 @@ def remarks(frame: pd.DataFrame, test: Test | None = None) -> list[str]:
         *power_lines(frame, test),
         *_of_tests(frame, test),
         *_agreement(summary),
+        *_winners(summary),
         *_baselines(summary),
     ]
 
@@ -101,19 +104,41 @@ def _of_tests(frame: pd.DataFrame, test: Test | None) -> list[str]:
 
 
 def _agreement(summary: pd.DataFrame) -> list[str]:
-    """Return a sentence per probe: how far the cells' ranking agrees with the paper's linear probe."""
+    """Return a sentence per probe: how far the cells' ranking agrees with the paper's, by its probe or the linear."""
     lines = []
     for probe, part in summary.groupby("probe", sort=False):
-        pairs = part.dropna(subset=["mean", "paper_linear"])
-        rho, low, high = rank_agreement(pairs["mean"].tolist(), pairs["paper_linear"].tolist())
-        if pd.isna(rho):
-            continue
-        interval = "" if pd.isna(low) else f" (95 %: {low:.2f} to {high:.2f})"
-        lines.append(
-            f"{probe_label(str(probe))}: rank agreement with the paper's linear probe over {len(pairs)} cells: "
-            f"Spearman {rho:.2f}{interval}"
-        )
+        column = (PROBES[str(probe)].paper if probe in PROBES else "") or "paper_linear"
+        pairs = part.dropna(subset=["mean", column])
+        if told := _ranks(pairs["mean"], pairs[column]):
+            paper = {"paper_linear": "linear probe", "paper_finetune": "fine-tuning"}[column]
+            lines.append(f"{probe_label(str(probe))}: rank agreement with the paper's {paper} {told}")
     return lines
+
+
+def _ranks(first: pd.Series, second: pd.Series) -> str:
+    """Return how far two rankings of cells agree, in words, or "" where that is not defined."""
+    rho, low, high = rank_agreement(first.tolist(), second.tolist())
+    interval = "" if pd.isna(low) else f" (95 %: {low:.2f} to {high:.2f})"
+    return "" if pd.isna(rho) else f"over {len(first)} cells: Spearman {rho:.2f}{interval}"
+
+
+def _winners(summary: pd.DataFrame) -> list[str]:
+    """Return a sentence for several probes: whether the best cell, by means, depends on them, and how ranks agree."""
+    means = summary[summary["probe"].isin(PROBES)].pivot_table("mean", "cell", "probe")
+    kinds = [kind for kind in PROBES if kind in means]
+    best: dict[str, list[str]] = {}
+    for kind in kinds:
+        best.setdefault(str(means[kind].idxmax()), []).append(probe_label(kind))
+    ranks = []
+    for first, second in combinations(kinds, 2):
+        both = means[[first, second]].dropna()
+        if told := _ranks(both[first], both[second]):
+            ranks.append(f"{probe_label(first)} and {probe_label(second)} {told}")
+    if not ranks:
+        return []
+    depends = "depends" if len(best) > 1 else "does not depend"
+    winners = "; ".join(f"{cell} by {', '.join(labels)}" for cell, labels in best.items())
+    return [f"the best cell {depends} on the probe: {winners}. Rank agreement: {'; '.join(ranks)}"]
 
 
 def _baselines(summary: pd.DataFrame) -> list[str]:

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from mae.config.resolve import config_fields, flatten, inert_keys
-from mae.config.tree import Config, ProbeKind
+from mae.config.tree import Config, ProbeConfig, ProbeKind
 
 ARITHMETIC = 4
 """Raised when a change of the code changes results, so that old results are not taken for new ones."""
@@ -49,12 +49,29 @@ def pixels_fingerprint(config: Config, data_digest: str) -> str:
 def probe_fingerprint(config: Config, kind: ProbeKind, subject: str) -> str:
     """Return the fingerprint of one probe of `subject`, itself a fingerprint."""
     settings = _settings(config, ("probe",))
-    kept = {key: value for key, value in settings.items() if key.startswith((f"probe.{kind}.", "probe.seed"))}
+    read = (*(f"probe.{section}." for section in probe_sections(kind)), "probe.seed", "probe.labels")
+    kept = {key: value for key, value in settings.items() if key.startswith(read)}
     if kind == "linear" and config.probe.linear.solver == "lars":
         kept["probe.linear.lars_warmup_epochs"] = config.probe.linear.lars_warmup
     else:  # which hold images out
         kept["probe.holdout_fraction"] = config.probe.holdout_fraction
-    return _digest(kept | {"features": config.probe.features, "kind": kind, "subject": subject})
+    kept |= {key: value for key, value in _worked_out(config.probe, config.model.encoder.depth).items() if key in kept}
+    features = {} if kind == "attentive" else {"features": config.probe.features}  # it reads patches
+    return _digest(kept | features | {"kind": kind, "subject": subject})
+
+
+def probe_sections(kind: str) -> tuple[str, ...]:
+    """Return the sections under `probe` that a kind of probe reads."""
+    return ("partial", "finetune") if kind == "partial" else (kind,)
+
+
+def _worked_out(probe: ProbeConfig, depth: int) -> dict[str, float]:
+    """Return what keys come to that say it in two ways."""
+    return {
+        "probe.finetune.warmup_epochs": probe.finetune.warmup,
+        "probe.attentive.warmup_epochs": probe.attentive.warmup,
+        "probe.partial.blocks": min(probe.partial.blocks, float(depth)),
+    }
 
 
 def imported_fingerprint(run: str, data_digest: str) -> str:

@@ -158,8 +158,10 @@ def _refuse_inert(config: Config, overrides: Overrides) -> None:
 
 
 def told(conditions: Conditions) -> str:
-    """Return conditions in words: `target.kind=pca and pretext.kind=mae`."""
-    return " and ".join(f"{other}={' or '.join(map(str, needed))}" for other, needed in conditions.items())
+    """Return conditions in words, as TOML has them: `target.kind=pca and probe.finetune.augment=true`."""
+    return " and ".join(
+        f"{other}={' or '.join(str(value).lower() for value in needed)}" for other, needed in conditions.items()
+    )
 
 
 def read_toml(file: Path, kind: str = "config") -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-ProbeKind = Literal["linear", "knn"]
+ProbeKind = Literal["linear", "knn", "attentive", "partial", "finetune"]
 
 
 def _as_tuple(value: Any) -> Any:
@@ -31,13 +31,14 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Width = Annotated[int, Field(ge=4, multiple_of=4)]  # the 2-D sin-cos code splits a width into four equal parts
 
 
-def _acts(when: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+def _acts(when: Mapping[str, tuple[str | bool, ...]]) -> dict[str, Any]:
     """Say under which values of other keys a key, or a section's keys, act: under others they change nothing."""
     return {"acts": when}
 
 
 MAE = _acts({"pretext.kind": ("mae",)})
 LARS = _acts({"probe.linear.solver": ("lars",)})
+AUGMENTED = _acts({"probe.finetune.augment": (True,)})
 
 
 class Section(BaseModel):
@@ -288,8 +289,92 @@ class KnnProbeConfig(Section):
     temperature: float = Field(0.07, gt=0, description="a vote weighs exp(similarity / temperature)")
 
 
+class FitConfig(Section):
+    """A classifier trained by AdamW (0.9, 0.999): linear warm-up, cosine decay to 0."""
+
+    epochs: Positive = Field(50, description="passes over the training images that are not held out")
+    batch_size: Positive = Field(64, description="images per step; those there are if they are fewer")
+    micro_batches: Positive = Field(1, description="pieces a batch is computed in, gradients accumulated")
+    base_lr: float = Field(8e-3, gt=0, description="learning rate per 256 images: lr = base_lr * batch_size / 256")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW's, on weight matrices only")
+    warmup_epochs: float | None = Field(
+        None, ge=0, description="epochs of linear warm-up; a twentieth of epochs (the paper: 5 of 100) if unset"
+    )
+
+    @property
+    def warmup(self) -> float:
+        """Epochs of linear warm-up."""
+        return self.epochs / 20 if self.warmup_epochs is None else self.warmup_epochs
+
+    @model_validator(mode="after")
+    def _possible(self) -> "FitConfig":
+        if self.warmup > self.epochs:
+            raise ValueError(f"warmup_epochs: expected at most epochs={self.epochs}")
+        return self
+
+
+class FinetuneProbeConfig(FitConfig):
+    """Fine-tuning (Table 9), also the recipe of partial fine-tuning; by default for small images, minutes on a CPU."""
+
+    layer_decay: float = Field(
+        0.75, gt=0, le=1, description="factor of the learning rate from a block to the one before; 1: the same for all"
+    )
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="chance that an image skips the last block's halves; less before, 0 in the first"
+    )
+    smoothing: float = Field(0.1, ge=0, lt=1, description="share of a label that all classes get alike")
+    augment: bool = Field(True, description="crops, flips, erasing, mixup and CutMix; else images as they are")
+    crop_scale: Range = Field(
+        (0.8, 1.0), description="share of the image's area a crop covers, low and high", json_schema_extra=AUGMENTED
+    )
+    flip: bool = Field(False, description="mirror left-right with probability one half", json_schema_extra=AUGMENTED)
+    erasing: float = Field(
+        0.0, ge=0, le=1, description="share of images of which a box is erased", json_schema_extra=AUGMENTED
+    )
+    mixup: float = Field(
+        0.0, ge=0, description="strength of mixup, both of Beta's parameters; 0: none", json_schema_extra=AUGMENTED
+    )
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        description="strength of CutMix; 0: none; each in half of the batches if there is mixup too",
+        json_schema_extra=AUGMENTED,
+    )
+
+    @model_validator(mode="after")
+    def _crops(self) -> "FinetuneProbeConfig":
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError("crop_scale: expected 0 < low <= high <= 1")
+        return self
+
+
+class PartialProbeConfig(Section):
+    """Fine-tuning of the last blocks only (Fig. 9), under the recipe of `probe.finetune`."""
+
+    blocks: float = Field(
+        1.0,
+        ge=0,
+        description="number of last blocks that are tuned, all if there are no more; 0.5: the last one's MLP; 0: none",
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> "PartialProbeConfig":
+        if self.blocks != 0.5 and not self.blocks.is_integer():
+            raise ValueError("blocks: expected a whole number, or 0.5")
+        return self
+
+
+class AttentiveProbeConfig(FitConfig):
+    """Learned queries that attend to the frozen patches, then a linear classifier (Efficient Probing)."""
+
+    queries: Positive = Field(16, description="learned queries; divides the encoder's dim")
+    base_lr: float = Field(2e-2, gt=0, description="learning rate per 256 images: lr = base_lr * batch_size / 256")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's, on weight matrices only")
+
+
 class ProbeConfig(Section):
-    """What the frozen encoder is asked after pretraining."""
+    """What the encoder is asked after pretraining."""
 
     kinds: Annotated[tuple[ProbeKind, ...], BeforeValidator(_as_tuple)] = Field(
         ("linear", "knn"), min_length=1, description="probes to run"
@@ -297,12 +382,32 @@ class ProbeConfig(Section):
     features: Literal["class_token", "patch_mean", "both"] = Field(
         "patch_mean", description="what is read off the encoder's last norm; the paper's linear probe: class_token"
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="of the held-out part and of LARS' data order")
+    seed: int = Field(0, ge=0, lt=2**32, description="of which labels are learned from, what is held out, and draws")
+    labels: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the labelled training images that probes learn from, of each class, at least one of it; "
+        "what is held out is among them",
+        json_schema_extra={"before": 1.0},
+    )
+    labels_per_class: Positive | None = Field(
+        None, description="the number of them per class, in place of a share", json_schema_extra={"before": None}
+    )
     holdout_fraction: Share = Field(
         0.1, description="share of train held out, to choose a penalty and to measure what a sweep selects by"
     )
     linear: LinearProbeConfig = Field(LinearProbeConfig(), description="the linear probe")
     knn: KnnProbeConfig = Field(KnnProbeConfig(), description="the k-NN probe")
+    attentive: AttentiveProbeConfig = Field(AttentiveProbeConfig(), description="the attentive probe")
+    partial: PartialProbeConfig = Field(PartialProbeConfig(), description="partial fine-tuning")
+    finetune: FinetuneProbeConfig = Field(FinetuneProbeConfig(), description="fine-tuning")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "ProbeConfig":
+        if self.labels < 1 and self.labels_per_class is not None:
+            raise ValueError("labels_per_class: set this or labels, not both")
+        return self
 
 
 class RunConfig(Section):
@@ -370,6 +475,10 @@ class Config(Section):
         height, width = self.data.image_size
         if self.pretext.kind == "rotation" and height != width:
             raise ValueError(f"pretext.kind: rotation needs square images, not {height} x {width} (data.image_size)")
+        if "attentive" in self.probe.kinds and self.model.encoder.dim % self.probe.attentive.queries:
+            raise ValueError(
+                f"probe.attentive.queries: expected a divisor of model.encoder.dim={self.model.encoder.dim}"
+            )
         if self.pretext.kind == "mae" and not 1 <= self.kept_patches < self.patches:
             raise ValueError(
                 f"mask.ratio: keeps {self.kept_patches} of {self.patches} patches; expected at least 1, and 1 hidden"

@@ -88,7 +88,12 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return normalised tokens (B, 1 + N, D) of whole images (B, C, H, W), class token first; nothing is hidden."""
-        return self._transform(self._embed(patchify(images, self.patch)) + self.pos_embed[:, 1:])
+        normed: Tensor = self.norm(self.blocks(self.tokens(images)))
+        return normed
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Return tokens (B, 1 + N, D) of whole images (B, C, H, W) as they enter the first block."""
+        return self._with_class_token(self._embed(patchify(images, self.patch)) + self.pos_embed[:, 1:])
 
     def forward_visible(self, patches: Tensor, visible: Tensor) -> Tensor:
         """Return tokens (B, 1 + K, D) of the patches (B, N, P) at `visible` (B, K) indexes; only those are embedded."""
@@ -108,8 +113,11 @@ class Encoder(nn.Module):
         return F.linear(patches, weight, self.patch_embed.proj.bias)
 
     def _transform(self, tokens: Tensor) -> Tensor:
+        return self.norm(self.blocks(self._with_class_token(tokens)))
+
+    def _with_class_token(self, tokens: Tensor) -> Tensor:
         first = (self.cls_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)  # len() would fix it in ONNX
-        return self.norm(self.blocks(torch.cat([first.to(tokens.dtype), tokens], dim=1)))
+        return torch.cat([first.to(tokens.dtype), tokens], dim=1)
 
 
 def build_encoder(config: Config) -> Encoder:

@@ -4,16 +4,23 @@ from typing import NamedTuple
 
 
 class Probe(NamedTuple):
-    """One kind: `label` in tables, `marker` in figures, column `paper` of a study's frame ("" where there is none)."""
+    """One kind: `label` in tables, `marker` in figures, column `paper` of a study's frame ("" where there is none).
+
+    `pixels` says whether raw pixels are a baseline, or only the untrained encoder, as the probe needs one.
+    """
 
     label: str
     marker: str
     paper: str = ""
+    pixels: bool = True
 
 
 PROBES: dict[str, Probe] = {
     "linear": Probe("linear", "o", "paper_linear"),
     "knn": Probe("k-NN", "s"),
+    "attentive": Probe("attentive", "^", pixels=False),
+    "partial": Probe("partial fine-tuning", "v", "paper_finetune", pixels=False),
+    "finetune": Probe("fine-tuning", "P", "paper_finetune", pixels=False),
 }
 """By kind, in the order of tables; `mae.probing.probe.PREDICT` has what each does."""
 

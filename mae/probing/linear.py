@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mae.config.tree import LinearProbeConfig
-from mae.probing.lars_checkpoints import LarsCheckpoints
+from mae.probing.fit_checkpoints import FitCheckpoints
 from mae.probing.pieces import Pieces, Rows
 from mae.runtime.interruption import StoppableTask
 from mae.runtime.rng import generator
@@ -177,7 +177,7 @@ def lars_predict(
     config: LinearProbeConfig,
     seed: int,
     task: StoppableTask,
-    saved: LarsCheckpoints,
+    saved: FitCheckpoints,
 ) -> tuple[Tensor, dict[str, float]]:
     """Return predicted classes (m,) after the paper's protocol: batch norm without affine, a linear layer, LARS."""
     width = test.shape[1]
@@ -201,7 +201,7 @@ def fit_lars(
     config: LinearProbeConfig,
     seed: int,
     task: StoppableTask,
-    saved: LarsCheckpoints,
+    saved: FitCheckpoints,
 ) -> None:
     """Train `head` in place on the features (n, D) of each epoch: LARS, linear warm-up, cosine decay (Table 10).
 

@@ -1,66 +1,36 @@
 """Probes: what a frozen encoder knows, beside the untrained encoder and raw pixels under the same probe."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
 from mae.config.fingerprint import pixels_fingerprint, pretrain_fingerprint, probe_name, untrained_fingerprint
-from mae.config.tree import Config, ProbeConfig, ProbeKind
-from mae.data.augmentation import augment
+from mae.config.tree import Config, ProbeKind
 from mae.data.dataset import ImageData
 from mae.pretext.base import Pretext
 from mae.pretext.registry import new_pretext
-from mae.probing.feature_memory import near
-from mae.probing.features import BATCH, encode, extract, raw_pixels
+from mae.probing.attentive import attentive_predict
+from mae.probing.finetune import finetune_predict
+from mae.probing.kinds import PROBES
 from mae.probing.knn import knn_predict
-from mae.probing.lars_checkpoints import LarsCheckpoints
 from mae.probing.linear import lars_predict, lbfgs_predict
+from mae.probing.partial import partial_predict
 from mae.probing.pieces import Rows
+from mae.probing.subject import Setup, Subject, augmented_features, features_of, holdout
 from mae.runs.directory import Busy, RunDirectory
-from mae.runtime.interruption import StoppableTask, StopRequest
-from mae.runtime.progress import Progress, Silent
-from mae.runtime.rng import generator
 from mae.training import checkpoints
 
 BUSY_SECONDS = 0.5
 """Time between two looks at a baseline that another process is probing."""
 
-
-@dataclass(frozen=True)
-class Subject:
-    """What is probed: the encoder of a pretext task, or, if that is None, raw pixels; `fingerprint` identifies it.
-
-    `features` are kept by split once they are known, on the CPU: all probes of a subject share them.
-    """
-
-    name: str
-    fingerprint: str
-    pretext: Pretext | None
-    features: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What all probes of a run have in common."""
-
-    config: Config
-    data: ImageData
-    device: torch.device
-    progress: Progress
-    stop: StopRequest = field(default_factory=StopRequest)
-
-    @contextmanager
-    def task(self, description: str, total: int) -> Iterator[StoppableTask]:
-        """Open a piece of work of `total` units."""
-        with self.progress.task(description, total) as task:
-            yield StoppableTask(task, self.stop)
+Found = tuple[Tensor, dict[str, float]]
+"""What a probe finds: the classes (m,) of the test images, and the choices that it made."""
 
 
 def subjects(config: Config, data: ImageData, pretrained: Pretext) -> list[Subject]:
@@ -73,64 +43,42 @@ def subjects(config: Config, data: ImageData, pretrained: Pretext) -> list[Subje
     ]
 
 
-def probe(kind: ProbeKind, subject: Subject, setup: Setup, saved_in: Path | None = None) -> dict[str, Any]:
+def probe(kind: ProbeKind, subject: Subject, setup: Setup, run: RunDirectory | None = None) -> dict[str, Any]:
     """Probe one subject; return top-1 on all test images in percent with its interval, and the choices made.
 
     A probe that holds training images out has `holdout_top1` too, the accuracy on these, which a search may select by.
-    One of hours saves its state in the folder `saved_in`, if one is given, and continues from there.
+    One of hours saves its state in the directory `run`, if one is given, and continues from there.
 
     The untrained encoder is probed in the same way as the pretrained one. Under LARS that is a pass over augmented
     images per epoch too: without, its head would see the same features 90 times, fit these more closely and generalise
     otherwise, and the difference between the two encoders would be one of protocols as well. All runs with the same
     encoder and seed share the cost, as they share the result.
     """
-    config, data = setup.config, setup.data
-    labelled = (data.train.labels >= 0).nonzero()[:, 0]
-    labels = data.train.labels[labelled].to(setup.device)
-    train = near(_features(subject, "train", labelled, setup), setup.device)
-    test = near(_features(subject, "test", torch.arange(len(data.test.labels)), setup), setup.device)
-
-    def views(epoch: int) -> Tensor:
-        if subject.pretext is None or not config.probe.linear.lars_augment:
-            return train
-        return near(_augmented_features(subject.pretext, labelled, epoch, setup), setup.device)
-
-    saved = LarsCheckpoints(saved_in, setup.progress.warn)
-    samples = Samples(subject.name, train, labels, test, len(data.classes), views, saved)
-    predicted, chosen = PREDICT[kind](samples, setup)
-    correct = predicted.cpu() == data.test.labels
+    predicted, chosen = PREDICT[kind](subject, replace(setup, run=run))
+    correct = predicted.cpu() == setup.data.test.labels
     low, high = wilson_interval(int(correct.sum()), len(correct))
     return {"top1": 100 * correct.float().mean().item(), "low": low, "high": high, **chosen}
 
 
-class Samples(NamedTuple):
-    """What a probe learns from and is asked about; the labels are on the device, features also where they fit."""
-
-    subject: str
-    train: Tensor
-    """(n, D), features of the labelled training images."""
-    labels: Tensor
-    """(n,), their classes."""
-    test: Tensor
-    """(m, D)."""
-    classes: int
-    views: Callable[[int], Tensor]
-    """Training features (n, D) under the probe's augmentation of an epoch."""
-    saved: LarsCheckpoints
-    """Where a LARS probe stands."""
-
-
-def _linear(samples: Samples, setup: Setup) -> tuple[Tensor, dict[str, float]]:
-    config, (subject, train, labels, test, classes, views, saved) = setup.config.probe, samples
+def _linear(subject: Subject, setup: Setup) -> Found:
+    config, labels, classes = setup.config.probe, setup.labels(), len(setup.data.classes)
+    train, test = features_of(subject, "train", setup), features_of(subject, "test", setup)
     if config.linear.solver == "lbfgs":
-        with setup.task(f"linear probe, {subject}", len(config.linear.penalties) + 1) as task:
+        with setup.task(f"linear probe, {subject.name}", len(config.linear.penalties) + 1) as task:
             return lbfgs_predict(train, labels, test, classes, config.linear, holdout(len(train), config), task)
-    with setup.task(f"linear probe, {subject}", config.linear.lars_epochs) as task:
-        return lars_predict(views, labels, test, classes, config.linear, config.seed, task, saved)
+
+    def views(epoch: int) -> Tensor:
+        if subject.pretext is None or not config.linear.lars_augment:
+            return train
+        return augmented_features(subject.pretext, epoch, setup)
+
+    with setup.task(f"linear probe, {subject.name}", config.linear.lars_epochs) as task:
+        return lars_predict(views, labels, test, classes, config.linear, config.seed, task, setup.checkpoints())
 
 
-def _knn(samples: Samples, setup: Setup) -> tuple[Tensor, dict[str, float]]:
-    config, (_, train, labels, test, classes, *_) = setup.config.probe, samples
+def _knn(subject: Subject, setup: Setup) -> Found:
+    config, labels, classes = setup.config.probe, setup.labels(), len(setup.data.classes)
+    train, test = features_of(subject, "train", setup), features_of(subject, "test", setup)
     k, temperature = config.knn.k, config.knn.temperature
     held, rest = (indexes.sort().values for indexes in holdout(len(train), config))
 
@@ -143,18 +91,14 @@ def _knn(samples: Samples, setup: Setup) -> tuple[Tensor, dict[str, float]]:
     return predicted, {"holdout_top1": 100 * right.float().mean().item()}
 
 
-PREDICT: dict[ProbeKind, Callable[[Samples, Setup], tuple[Tensor, dict[str, float]]]] = {
+PREDICT: dict[ProbeKind, Callable[[Subject, Setup], Found]] = {
     "linear": _linear,
     "knn": _knn,
+    "attentive": attentive_predict,
+    "partial": partial_predict,
+    "finetune": finetune_predict,
 }
-"""What each kind of probe does: it returns the classes (m,) of the test images, and the choices that it made."""
-
-
-def holdout(count: int, config: ProbeConfig) -> tuple[Tensor, Tensor]:
-    """Return the indexes of the training images that are held out, of `count`, and of the rest, both shuffled."""
-    order = torch.randperm(count, generator=generator(config.seed, "probe holdout"))
-    held = max(1, round(count * config.holdout_fraction))
-    return order[:held], order[held:]
+"""What each kind of probe does, asking for features if it needs them."""
 
 
 def wilson_interval(correct: int, count: int) -> tuple[float, float]:
@@ -172,7 +116,7 @@ def baseline(kind: ProbeKind, subject: Subject, setup: Setup, runs_dir: Path) ->
     try:
         with directory.locked():
             if (found := directory.result()) is None:
-                found = probe(kind, subject, setup, directory.checkpoints)
+                found = probe(kind, subject, setup, directory)
                 directory.write_json("result.json", found)
                 checkpoints.remove(directory.checkpoints)
             return dict(found)
@@ -185,50 +129,20 @@ def baseline(kind: ProbeKind, subject: Subject, setup: Setup, runs_dir: Path) ->
 
 
 def probe_all(
-    kind: ProbeKind, probed: list[Subject], setup: Setup, runs_dir: Path, saved: Path, last: bool
+    kind: ProbeKind, probed: list[Subject], setup: Setup, runs_dir: Path, run: RunDirectory, last: bool
 ) -> dict[str, float]:
     """Probe what `subjects` returned; return flat metrics such as `knn/top1`, `knn/pixels_top1`.
 
-    The probe of the pretrained encoder has its checkpoints in the folder `saved`, baselines in their own. If this is
-    the `last` kind, a subject's features are let go before those of the next are computed.
+    The probe of the pretrained encoder has its state in the directory `run`, baselines in their own. If this is
+    the `last` kind, a subject's features are let go before those of the next are computed. A kind that needs an
+    encoder leaves raw pixels out.
     """
     metrics: dict[str, float] = {}
-    for subject in probed:
+    for subject in (each for each in probed if each.pretext is not None or PROBES[kind].pixels):
         pretrained = subject is probed[0]
-        found = probe(kind, subject, setup, saved) if pretrained else baseline(kind, subject, setup, runs_dir)
+        found = probe(kind, subject, setup, run) if pretrained else baseline(kind, subject, setup, runs_dir)
         prefix = f"{kind}/" if pretrained else f"{kind}/{subject.name}_"
         metrics |= {f"{prefix}{name}": value for name, value in found.items()}
         if last:
             subject.features.clear()
     return metrics
-
-
-def _features(subject: Subject, split: str, indexes: Tensor, setup: Setup) -> Tensor:
-    """Return features (n, D), on the CPU, of the images at `indexes` (n,) of the split `train` or `test`."""
-    if split not in subject.features:
-        config, data, device = setup.config, setup.data, setup.device
-        images = data.train.images if split == "train" else data.test.images
-        with setup.task(f"features of {split} images, {subject.name}", len(indexes)) as task:
-            if subject.pretext is None:
-                features = raw_pixels(images, indexes, config.data, data, task)
-            else:
-                features = extract(subject.pretext.to(device), images, indexes, config.probe.features, device, task)
-        subject.features[split] = features
-    return subject.features[split]
-
-
-def _augmented_features(pretext: Pretext, indexes: Tensor, epoch: int, setup: Setup) -> Tensor:
-    """Return features (n, D) of random resized crops, mirrored or not, new ones each epoch, as the paper's probe has.
-
-    They are the probe's own, whatever the augmentation of the pretraining was. A request to stop is heard at every
-    batch.
-    """
-    config, linear = setup.config, setup.config.probe.linear
-    own = {"augmentation": "random_resized_crop", "crop_scale": linear.lars_crop_scale, "flip": linear.lars_flip}
-    cropped = config.data.model_copy(update=own)
-    stored = setup.data.train.images.batches(indexes.split(BATCH))
-    views = (
-        augment(batch.to(setup.device), cropped, generator(config.probe.seed, f"probe augmentation {epoch}", number))
-        for number, batch in enumerate(stored)
-    )
-    return encode(pretext, views, len(indexes), config.probe.features, StoppableTask(Silent(), setup.stop))

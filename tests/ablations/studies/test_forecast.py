@@ -124,6 +124,17 @@ def test_a_job_is_its_start_its_steps_its_evaluations_and_its_features() -> None
     assert seconds == pytest.approx(2 * (3 + 2) + 25 * 96 + 3 * 100 * 0.1 + 120 * 0.1)
 
 
+@pytest.mark.parametrize(
+    ("kinds", "passes"), [(("knn",), 1), (("finetune",), 1 + 3 * 7), (("partial",), 1 + 7 * 1.5), (("attentive",), 2)]
+)
+def test_a_step_of_fine_tuning_is_three_passes_through_what_is_tuned(kinds: Any, passes: float) -> None:
+    settings = {"train.epochs": 1, "run.knn_every": 0, "probe.finetune.epochs": 7, "model.encoder.depth": 4}
+    tuned = job(build(settings | {"probe.labels": 0.5}), kinds)
+    done: set[Any] = set(forecasting.baselines(tuned))
+    seconds = job_seconds(tuned, Counts(100, 20, 10, 0.0), Speed(0.0, 0.1, 0.0), FITS, done)
+    assert seconds == pytest.approx(50 * passes * 0.1 + 20 * 0.1)
+
+
 def test_images_that_are_decoded_at_each_use_come_no_faster() -> None:
     counts = Counts(96, 20, 10, 0.0, decoding=7.0)
     config = build({"train.epochs": 2, "run.knn_every": 0})

@@ -197,6 +197,29 @@ def test_a_plans_record_is_found_under_its_studys_name_as_it_was_written(tmp_pat
     }
 
 
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ([], "mask-ratio-f37c55cf"),
+        (["probe.finetune.epochs=7"], "mask-ratio-f37c55cf"),
+        (["probe.finetune.epochs=7", 'probe.kinds=["partial"]'], None),
+        (["probe.labels=0.1"], None),
+    ],
+)
+def test_a_studys_folder_is_that_of_earlier_versions_unless_a_later_probe_is_asked_for(
+    settings: list[str], name: str | None
+) -> None:
+    made = plan(STUDIES["mask-ratio"], resolve("digits", settings=settings)).directory.path.name
+    assert (made == "mask-ratio-f37c55cf") == (name is not None)
+
+
+def test_a_study_about_a_probe_asks_for_it() -> None:
+    made = plan(OWN["partial-finetune"], Config())
+    assert [cell.name for cell in made.record.cells] == ["0", "0.5", "1", "2", "4"]  # of 4 blocks: 6 and more are all
+    assert [kinds(job) for job in made.jobs] == [["linear", "knn", "partial"]] * 5
+    assert len({job.fingerprint for job in made.jobs}) == 1
+
+
 def test_a_study_without_probes_has_none() -> None:
     made = plan(Study("a", "", (Cell({"mask.ratio": 0.5}),), probed=False), Config())
     assert (made.jobs[0].probes, made.record.trials[0].probes) == ((), {})

@@ -26,6 +26,12 @@ def test_which_probes_there_are_makes_no_difference() -> None:
     assert base_probe(plain(kinds=["knn"])) == ""
 
 
+def test_later_kinds_of_probe_are_told_where_they_are_asked_for() -> None:
+    assert base_probe(plain(finetune__epochs=7)) == ""
+    for kind in ("finetune", "partial"):  # which reads fine-tuning's recipe
+        assert base_probe(plain(kinds=[kind], finetune__epochs=7)) == "probe.finetune.epochs=7"
+
+
 def test_settings_that_do_not_act_are_left_out() -> None:
     values = plain(linear__solver="lars", linear__lars_epochs=50) | {"probe.linear.penalties": [0.5]}
     assert base_probe(values) == "probe.linear.solver=lars probe.linear.lars_epochs=50"

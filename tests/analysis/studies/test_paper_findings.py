@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ablations.studies.own import OWN
 from ablations.studies.paper import STUDIES
 from ablations.studies.study import plan_cells
 from analysis.statistics.intervals import contrast, trend, welch
@@ -94,6 +95,48 @@ def test_the_opposite_disagrees(name: str, changed: dict[str, float], number: st
     assert verdict_of(study(name, PAPER_LIKE[name] | changed), number) == "disagrees"
 
 
+FLAT = {"0.1": 83.2, "0.4": 84.7, "0.6": 85.0, "0.8": 84.5, "0.9": 83.0}
+BLOCKS = {"0.0": 73.5, "0.5": 79.1, "1.0": 81.0, "4.0": 84.2}
+WIDTHS = {"32": 70.0, "64": 75.0, "128": 80.0}
+
+
+def tuned(name: str, means: dict[str, float], axis: str, probe: str) -> pd.DataFrame:
+    accuracies = {cell: [mean + noise for noise in NOISE] for cell, mean in means.items()}
+    frame = study_frame_of(accuracies, name=name, axis=axis, default="none", probes=(probe,))
+    return frame.assign(top1=frame["top1"] + 0.01 * ((frame["order"] + frame["seed"]) % 3))  # seeds are no mere blocks
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"), [({}, "agrees"), ({"0.4": 80.0}, "disagrees"), ({"0.1": 86.0, "0.9": 86.0}, "disagrees")]
+)
+def test_fine_tuning_is_judged_by_its_own_accuracies(changed: dict[str, float], verdict: str) -> None:
+    assert verdict_of(tuned("mask-ratio", FLAT | changed, "mask.ratio", "finetune"), "2") == verdict
+
+
+@pytest.mark.parametrize(("changed", "verdict"), [({}, "agrees"), ({"1.0": 76.0}, "disagrees")])
+def test_one_tuned_block_is_judged_beside_all_others(changed: dict[str, float], verdict: str) -> None:
+    found = check(tuned("partial-finetune", BLOCKS | changed, "probe.partial.blocks", "partial"))
+    row = found[found["statement"] == "one tuned block adds more than all others after it"].iloc[0]
+    assert row["verdict"] == verdict
+
+
+def test_linear_probing_is_judged_beside_fine_tuning_of_the_same_runs() -> None:
+    linear = study("mask-ratio", PAPER_LIKE["mask-ratio"])
+    linear = linear[linear["probe"] == "linear"]
+    tuned_too = linear.assign(probe="finetune", top1=85.0)
+    for frame, verdict in ((pd.concat([linear, tuned_too]), "agrees"), (linear, "no data")):
+        assert verdict_of(frame, "9") == verdict
+    assert "give --probe finetune" in verdicts(check(linear)).query("finding == '9'")["here"].iloc[0]
+
+
+@pytest.mark.parametrize(("untrained", "verdict"), [([60.0, 60.0, 60.0], "agrees"), ([60.0, 70.0, 80.0], "disagrees")])
+def test_the_gain_over_training_from_scratch_is_over_the_untrained_encoder(
+    untrained: list[float], verdict: str
+) -> None:
+    frame = tuned("encoder-width", WIDTHS, "model.encoder.dim", "finetune")
+    assert verdict_of(frame.assign(untrained=[untrained[order] for order in frame["order"]]), "10") == verdict
+
+
 def test_costs_that_do_not_fall_disagree() -> None:
     frame = paper_like()
     frame.loc[frame["cell"] == "with mask tokens", "gflops"] = 0.1
@@ -160,7 +203,7 @@ def test_statements_of_a_finding_share_its_error_rate() -> None:
 @pytest.mark.parametrize("finding", [each for each in FINDINGS if each.statements], ids=lambda each: each.number)
 def test_every_statement_finds_its_cells_in_the_studies(finding: Any) -> None:
     for statement in finding.statements:
-        study = STUDIES[statement.study]
+        study = (STUDIES | OWN)[statement.study]
         records = [cell.record for cell in plan_cells(study, Config())]
         cells = pd.DataFrame(
             {

@@ -113,6 +113,23 @@ def test_rank_agreement_compares_with_the_paper() -> None:
     assert "Spearman 0.60" in told  # measured order 0.5, 0.9, 0.75, 0.8; paper 0.9, 0.5, 0.8, 0.75
 
 
+def test_the_best_cells_of_two_probes_are_told_and_how_far_their_rankings_agree() -> None:
+    frame = study_frame_of(ACCURACIES)
+    first = [line for line in remarks(frame) if line.startswith("the best cell")]
+    best = summarise(frame).query("probe == 'linear'").set_index("cell")["mean"].idxmax()
+    ranks = "Rank agreement: linear and k-NN over 4 cells: Spearman"
+    assert first == [f"the best cell does not depend on the probe: {best} by linear, k-NN. {ranks} 1.00"]
+    frame.loc[(frame["probe"] == "knn") & (frame["cell"] == "0.5"), "top1"] = 99.0
+    assert f"the best cell depends on the probe: {best} by linear; 0.5 by k-NN. {ranks}" in " ".join(remarks(frame))
+
+
+def test_fine_tuning_is_ranked_beside_the_papers_fine_tuning() -> None:
+    frame = study_frame_of(ACCURACIES, probes=("finetune",))
+    frame = frame.assign(paper_finetune=frame["top1"], paper_linear=-frame["top1"])
+    told = " ".join(remarks(frame))
+    assert "fine-tuning: rank agreement with the paper's fine-tuning over 4 cells: Spearman 1.00" in told
+
+
 def test_the_default_is_marked() -> None:
     shown = display(summarise(make_study(ACCURACIES)))
     assert shown["cell"].tolist() == ["0.5", "0.75 *", "0.8", "0.9"]

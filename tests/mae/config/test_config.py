@@ -1,5 +1,6 @@
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -154,9 +155,40 @@ def test_toml_is_valid_and_complete() -> None:
         "train.clip_norm",
         "train.warmup_epochs",
         "probe.linear.lars_warmup_epochs",
+        "probe.labels_per_class",
+        "probe.attentive.warmup_epochs",
+        "probe.finetune.warmup_epochs",
         "run.loader_workers",
     }
     assert {key for key, _ in config_fields()} - keys == optional
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"probe.partial.blocks": 1.5}, r"probe\.partial\.blocks=1\.5: expected a whole number, or 0\.5"),
+        ({"probe.finetune.crop_scale": [0.5, 0.2]}, r"probe\.finetune\.crop_scale=.*: expected 0 < low"),
+        ({"probe.finetune.warmup_epochs": 51.0}, r"probe\.finetune\.warmup_epochs=51\.0: expected at most epochs=50"),
+        ({"probe.finetune.augment": False, "probe.finetune.mixup": 0.8}, r"it acts with probe\.finetune\.augment=true"),
+        ({"probe.kinds": ["attentive"], "probe.attentive.queries": 5}, r"attentive\.queries=5: expected a divisor"),
+    ],
+)
+def test_impossible_fits_are_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        build(settings)
+
+
+def test_fine_tuning_on_imagenet_is_the_papers() -> None:
+    """Table 9."""
+    for name, epochs, drop_path in (("b", 100, 0.1), ("l", 50, 0.1), ("h", 50, 0.2)):
+        recipe = resolve(f"imagenet-vit-{name}").probe.finetune
+        assert (recipe.epochs, recipe.warmup, recipe.drop_path) == (epochs, epochs / 20, drop_path)
+        assert (recipe.base_lr, recipe.weight_decay, recipe.batch_size) == (1e-3, 0.05, 1024)
+        assert (recipe.layer_decay, recipe.smoothing, recipe.mixup, recipe.cutmix) == (0.75, 0.1, 0.8, 1.0)
+
+
+def test_queries_that_do_not_fit_the_encoder_matter_to_the_attentive_probe_only() -> None:
+    assert build({"probe.attentive.queries": 5}).probe.attentive.queries == 5
 
 
 def test_a_table_given_in_part_keeps_the_rest_of_its_defaults() -> None:

@@ -124,6 +124,20 @@ LARS = {"probe.linear.solver": "lars"}
         ("linear", LARS, {"probe.holdout_fraction": 0.4}, True),  # LARS holds no image out
         ("linear", LARS, {"probe.linear.lars_warmup_epochs": 3.0}, False),
         ("linear", LARS, {"probe.linear.lars_epochs": 8}, False),
+        ("linear", LARS, {"probe.labels": 0.1}, False),
+        ("knn", {}, {"probe.labels": 1.0}, True),
+        ("knn", {}, {"probe.labels_per_class": 5}, False),
+        ("linear", {}, {"probe.finetune.epochs": 7, "probe.attentive.queries": 4, "probe.partial.blocks": 2.0}, True),
+        ("finetune", {}, {"probe.finetune.mixup": 0.8}, False),
+        ("finetune", {}, {"probe.finetune.warmup_epochs": 2.5}, True),  # a twentieth of 50 epochs
+        ("finetune", {}, {"probe.features": "both"}, False),
+        ("finetune", {}, {"probe.holdout_fraction": 0.4}, False),
+        ("finetune", {}, {"probe.partial.blocks": 2.0}, True),
+        ("partial", {}, {"probe.finetune.mixup": 0.8}, False),
+        ("partial", {}, {"probe.partial.blocks": 0.5}, False),
+        ("partial", {"probe.partial.blocks": 4.0}, {"probe.partial.blocks": 24.0}, True),  # all there are
+        ("attentive", {}, {"probe.attentive.queries": 4}, False),
+        ("attentive", {}, {"probe.features": "both"}, True),  # it reads patches
     ],
 )
 def test_a_probe_is_known_by_what_can_change_its_result(
@@ -133,7 +147,7 @@ def test_a_probe_is_known_by_what_can_change_its_result(
     assert (before == after) == same
 
 
-@pytest.mark.parametrize("key", BEFORE)
+@pytest.mark.parametrize("key", [key for key in BEFORE if not key.startswith("probe.")])
 def test_a_key_that_came_later_changes_no_fingerprint_at_the_value_that_means_as_before(key: str) -> None:
     earlier = change(Config(), {key: BEFORE[key]})
     assert key not in pretrain_settings(earlier, "d")

@@ -13,7 +13,8 @@ from mae.config.resolve import build
 from mae.data.dataset import ImageData, load_data
 from mae.data.image_files import to_pixels
 from mae.errors import RunError
-from mae.probing.probe import Setup, Subject, probe
+from mae.probing.probe import probe
+from mae.probing.subject import Setup, Subject
 from mae.runtime.progress import Silent
 
 

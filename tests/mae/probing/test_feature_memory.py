@@ -13,7 +13,9 @@ from mae.pretext.registry import new_pretext
 from mae.probing import feature_memory
 from mae.probing.feature_memory import gathered, near
 from mae.probing.features import extract
-from mae.probing.probe import Setup, Subject, probe, probe_all
+from mae.probing.probe import probe, probe_all
+from mae.probing.subject import Setup, Subject
+from mae.runs.directory import RunDirectory
 from mae.runtime.autocast import encoding_precision
 from mae.runtime.interruption import Interrupted, StopRequest
 from mae.runtime.progress import Silent
@@ -107,11 +109,11 @@ def test_features_are_let_go_after_the_last_probe_and_before_those_of_the_next_s
             return super().task(description, total, done)
 
     setup = Setup(tiny, digits, CPU, Watching())
-    probe_all("knn", [first, second], setup, tmp_path / "kept", tmp_path / "saved", last=False)
+    probe_all("knn", [first, second], setup, tmp_path / "kept", RunDirectory(tmp_path / "saved"), last=False)
     assert [len(subject.features) for subject in (first, second)] == [2, 2]
     second.features.clear()
     held.clear()
-    probe_all("knn", [first, second], setup, tmp_path / "let go", tmp_path / "saved", last=True)
+    probe_all("knn", [first, second], setup, tmp_path / "let go", RunDirectory(tmp_path / "saved"), last=True)
     assert held == [0, 0]  # at the features of train and test of the second
     assert second.features == {}
 

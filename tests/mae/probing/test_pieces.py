@@ -6,7 +6,7 @@ from mae.config.tree import LinearProbeConfig, ProbeConfig
 from mae.probing import pieces
 from mae.probing.linear import fit_logistic, lbfgs_predict, principal_axes
 from mae.probing.pieces import Rows
-from mae.probing.probe import holdout
+from mae.probing.subject import holdout
 from mae.runtime.interruption import StoppableTask, StopRequest
 from mae.runtime.progress import Silent
 

@@ -24,8 +24,8 @@ from mae.models.vit import build_encoder
 from mae.pretext.registry import new_pretext
 from mae.probing import kinds
 from mae.probing.features import extract, pool, raw_pixels
+from mae.probing.fit_checkpoints import FitCheckpoints
 from mae.probing.knn import knn_predict, online_accuracy
-from mae.probing.lars_checkpoints import LarsCheckpoints
 from mae.probing.linear import (
     choose_penalty,
     fit_lars,
@@ -36,7 +36,8 @@ from mae.probing.linear import (
     principal_axes,
 )
 from mae.probing.pieces import Pieces, Rows
-from mae.probing.probe import PREDICT, Setup, Subject, baseline, holdout, probe, probe_all, subjects, wilson_interval
+from mae.probing.probe import PREDICT, baseline, probe, probe_all, subjects, wilson_interval
+from mae.probing.subject import Setup, Subject, holdout
 from mae.runs.directory import RunDirectory
 from mae.runs.metrics import ONLINE
 from mae.runtime.interruption import Interrupted, StoppableTask, StopRequest
@@ -46,7 +47,7 @@ from tests.conftest import DIGITS, TINY
 from tests.helpers.pretexts import around
 
 CPU = torch.device("cpu")
-SILENT, NOT_SAVED = StoppableTask(Silent(), StopRequest()), LarsCheckpoints()
+SILENT, NOT_SAVED = StoppableTask(Silent(), StopRequest()), FitCheckpoints()
 
 
 @pytest.fixture
@@ -804,7 +805,10 @@ def test_the_metrics_of_a_probe_are_the_encoders_and_those_of_its_baselines(
     for subject in baselines:
         for name, value in probe("knn", subject, setup).items():
             expected[f"knn/{subject.name}_{name}"] = value
-    assert probe_all("knn", [pretrained, *baselines], setup, tmp_path, tmp_path / "saved", last=False) == expected
+    assert (
+        probe_all("knn", [pretrained, *baselines], setup, tmp_path, RunDirectory(tmp_path / "saved"), last=False)
+        == expected
+    )
     assert set(expected) >= {"knn/top1", "knn/low", "knn/high", "knn/holdout_top1", "knn/pixels_top1"}
     assert sorted(path.name for path in (tmp_path / "baselines").iterdir()) == sorted(
         f"knn-{probe_fingerprint(tiny, 'knn', name)}" for name in ("02", "03")
@@ -813,7 +817,7 @@ def test_the_metrics_of_a_probe_are_the_encoders_and_those_of_its_baselines(
         assert "holdout_top1" in file.read_text()
         file.write_text('{"top1": 12.5}')
     again = probe_all(
-        "knn", [pretrained, *baselines], setup, tmp_path, tmp_path / "saved", last=False
+        "knn", [pretrained, *baselines], setup, tmp_path, RunDirectory(tmp_path / "saved"), last=False
     )  # what is known is not probed again
     assert (again["knn/top1"], again["knn/pixels_top1"]) == (expected["knn/top1"], 12.5)
 

@@ -13,10 +13,11 @@ from mae.config.resolve import build
 from mae.config.tree import LinearProbeConfig
 from mae.data.dataset import ImageData
 from mae.pipeline import Workplace, run_pretraining, run_probes
-from mae.probing import lars_checkpoints
-from mae.probing.lars_checkpoints import LarsCheckpoints
+from mae.probing import fit_checkpoints
+from mae.probing.fit_checkpoints import FitCheckpoints
 from mae.probing.linear import fit_lars
-from mae.probing.probe import Setup, Subject, baseline, probe
+from mae.probing.probe import baseline, probe
+from mae.probing.subject import Setup, Subject
 from mae.runs.directory import RunDirectory
 from mae.runtime.interruption import Interrupted, StoppableTask, StopRequest
 from mae.runtime.progress import Silent
@@ -32,8 +33,8 @@ LARS = {"probe.linear.solver": "lars", "probe.linear.lars_epochs": 2}
 @pytest.fixture
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save after every epoch."""
-    monkeypatch.setattr(lars_checkpoints, "LEAST_SECONDS", 0)
-    monkeypatch.setattr(lars_checkpoints, "APART", 0)
+    monkeypatch.setattr(fit_checkpoints, "LEAST_SECONDS", 0)
+    monkeypatch.setattr(fit_checkpoints, "APART", 0)
 
 
 def new_head() -> nn.Module:
@@ -56,13 +57,13 @@ def fit(folder: Path | None, stop_in: int = -1, seconds: float = 0.0) -> dict[st
         return features_of(epoch)
 
     task = StoppableTask(Silent(), stop)
-    fit_lars(head, views, torch.arange(64) % 3, config, 0, task, LarsCheckpoints(folder))
+    fit_lars(head, views, torch.arange(64) % 3, config, 0, task, FitCheckpoints(folder))
     return head.state_dict()
 
 
 def fit_slowly(folder: Path) -> None:
     """Fit in a process of its own, so slowly that it can be killed on the way."""
-    lars_checkpoints.LEAST_SECONDS = lars_checkpoints.APART = 0
+    fit_checkpoints.LEAST_SECONDS = fit_checkpoints.APART = 0
     fit(folder, seconds=0.1)
 
 
@@ -108,7 +109,7 @@ def test_a_probe_that_continues_takes_up_where_it_was(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mae.probing.linear.lars", lambda module: torch.optim.SGD(module.parameters(), lr=1.0))
         task = StoppableTask(Told(), StopRequest())
-        fit_lars(head, views, torch.arange(64) % 3, config, 0, task, LarsCheckpoints(tmp_path))
+        fit_lars(head, views, torch.arange(64) % 3, config, 0, task, FitCheckpoints(tmp_path))
     assert (epochs, sum(advanced)) == ([2], 3)
 
 
@@ -121,10 +122,10 @@ def test_saving_takes_a_hundredth_of_the_time_at_most(tmp_path: Path, monkeypatc
         clock[0] += 0.01 if saved else 1.0
         saved.append(step)
 
-    monkeypatch.setattr(lars_checkpoints.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(fit_checkpoints.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(checkpoints, "save", save)
     head = new_head()
-    optimizer, kept = torch.optim.SGD(head.parameters()), LarsCheckpoints(tmp_path)
+    optimizer, kept = torch.optim.SGD(head.parameters()), FitCheckpoints(tmp_path)
     for epoch in range(1, 40):
         clock[0] += 4
         kept.save_if_due(head, optimizer, epoch)
@@ -141,7 +142,7 @@ def test_an_epochs_features_are_let_go_before_those_of_the_next() -> None:
         return features
 
     task, config = StoppableTask(Silent(), StopRequest()), LinearProbeConfig(lars_epochs=3)
-    fit_lars(new_head(), views, torch.arange(64) % 3, config, 0, task, LarsCheckpoints())
+    fit_lars(new_head(), views, torch.arange(64) % 3, config, 0, task, FitCheckpoints())
     assert len(made) == 3
 
 
