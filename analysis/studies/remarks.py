@@ -123,7 +123,7 @@ def _ranks(first: pd.Series, second: pd.Series) -> str:
 
 
 def _winners(summary: pd.DataFrame) -> list[str]:
-    """Return a sentence for several probes: whether the best cell, by means, depends on them, and how ranks agree."""
+    """Return a sentence for several probes: the best cell of each by its mean, and how ranks agree."""
     means = summary[summary["probe"].isin(PROBES)].pivot_table("mean", "cell", "probe")
     kinds = [kind for kind in PROBES if kind in means]
     best: dict[str, list[str]] = {}
@@ -136,9 +136,9 @@ def _winners(summary: pd.DataFrame) -> list[str]:
             ranks.append(f"{probe_label(first)} and {probe_label(second)} {told}")
     if not ranks:
         return []
-    depends = "depends" if len(best) > 1 else "does not depend"
+    leading = "probes have different best cells" if len(best) > 1 else "probes have the same best cell"
     winners = "; ".join(f"{cell} by {', '.join(labels)}" for cell, labels in best.items())
-    return [f"the best cell {depends} on the probe: {winners}. Rank agreement: {'; '.join(ranks)}"]
+    return [f"by their means alone, {leading}: {winners}. Rank agreement: {'; '.join(ranks)}"]
 
 
 def _baselines(summary: pd.DataFrame) -> list[str]:
