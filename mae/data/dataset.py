@@ -48,7 +48,7 @@ class CachedImages:
     def batches(self, indexes: Sequence[Tensor]) -> Iterator[Tensor]:
         shape, pinned = self.pixels.shape[1:], torch.cuda.is_initialized()
         for chosen in indexes:
-            if self.pixels.device.type != "cpu":
+            if self.pixels.device.type != "cpu" or not self.pixels.is_contiguous():  # NumPy would copy all images first
                 yield self.pixels[chosen.to(self.pixels.device)]
                 continue
             batch = torch.empty((len(chosen), *shape), dtype=torch.uint8, pin_memory=pinned)

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +16,8 @@ def importing(modules: Sequence[str]) -> Iterator[None]:
     """
 
     def work() -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # of this thread: other work comes first
+        if sys.platform == "linux":  # elsewhere the number of a thread is no process's, or another's
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # of this thread: other work comes first
         for module in modules:
             with suppress(Exception):  # the code that needs it meets the error
                 importlib.import_module(module)

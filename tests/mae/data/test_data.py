@@ -9,7 +9,7 @@ from PIL import Image
 
 from mae.config.resolve import build
 from mae.config.tree import RunConfig
-from mae.data.dataset import ImageData, data_digest, load_data
+from mae.data.dataset import CachedImages, ImageData, data_digest, load_data
 from mae.data.image_files import decode, to_pixels
 from mae.errors import UserError
 from mae.runtime.progress import Silent
@@ -123,6 +123,13 @@ def test_training_images_move_to_a_device_of_more_than_twice_their_size(
     moved = data.on(torch.device("meta"))
     batch = next(iter(moved.train.images.batches([torch.tensor([3, 0])])))
     assert (batch.device.type, batch.shape) == (kept_at, (2, 3, 8, 8))
+
+
+def test_one_image_again_and_again_takes_the_memory_of_one() -> None:
+    images = CachedImages(torch.full((1, 3, 256, 256), 7, dtype=torch.uint8).expand(10**7, -1, -1, -1))  # else 2 TB
+    batch = next(iter(images.batches([torch.tensor([3, 9_999_999])])))
+    assert batch.shape == (2, 3, 256, 256)
+    assert batch.unique().tolist() == [7]
 
 
 def test_on_a_cpu_images_stay_mapped(tmp_path: Path) -> None:
