@@ -30,9 +30,14 @@ def pool(tokens: Tensor, kind: str) -> Tensor:
     return {"class_token": class_token, "patch_mean": patch_mean, "both": torch.cat([class_token, patch_mean], 1)}[kind]
 
 
+def batch_size(device: torch.device) -> int:
+    """Return how many images are encoded at a time without gradients."""
+    return GPU_BATCH if device.type == "cuda" else BATCH
+
+
 def extract(pretext: Pretext, images: Images, indexes: Tensor, kind: str, device: torch.device, task: Task) -> Tensor:
     """Return features (n, D) that a task's encoder has of the images at `indexes` (n,), float32 on the CPU."""
-    batches = images.batches(indexes.split(GPU_BATCH if device.type == "cuda" else BATCH))
+    batches = images.batches(indexes.split(batch_size(device)))
     centred = (centre(batch.to(device, non_blocking=True), pretext.config.data) for batch in batches)
     return encode(pretext, centred, len(indexes), kind, task)
 

@@ -12,7 +12,7 @@ from mae.probing.fit_checkpoints import FitCheckpoints
 from mae.probing.pieces import Pieces, Rows
 from mae.runtime.interruption import StoppableTask
 from mae.runtime.rng import generator
-from mae.training.schedule import lr_at, peak_lr
+from mae.training.schedule import lr_at, peak_lr, set_rates
 
 Views = Callable[[int], Tensor]
 """The training features (n, D) of an epoch: the same each time, or of newly augmented images."""
@@ -217,8 +217,7 @@ def fit_lars(
         order = torch.randperm(len(labels), generator=generator(seed, "probe order", epoch))
         for step, chosen in enumerate(order.split(size)[:steps]):
             task.check()
-            for group in optimizer.param_groups:
-                group["lr"] = lr_at(epoch + step / steps, peak, config.lars_warmup, config.lars_epochs)
+            set_rates(optimizer, lr_at(epoch + step / steps, peak, config.lars_warmup, config.lars_epochs))
             optimizer.zero_grad()
             F.cross_entropy(head(features[chosen].to(labels.device)), labels[chosen]).backward()
             optimizer.step()

@@ -17,7 +17,7 @@ from mae.data.augmentation import augment, centre
 from mae.data.dataset import Images
 from mae.errors import SettingsError
 from mae.probing.feature_memory import gathered
-from mae.probing.features import BATCH, GPU_BATCH
+from mae.probing.features import batch_size
 from mae.probing.mixing import draw_erased, draw_mix, erase, mix
 from mae.probing.subject import Setup, holdout
 from mae.runs.metrics import EPOCH, LEARNING_RATE, LOSS
@@ -25,7 +25,7 @@ from mae.runtime.autocast import encoding_precision, mixed
 from mae.runtime.interruption import StoppableTask
 from mae.runtime.rng import generator
 from mae.runtime.system_metrics import free_memory
-from mae.training.schedule import lr_at, peak_lr
+from mae.training.schedule import lr_at, peak_lr, set_rates
 
 HELD_OUT = "train/holdout_top1"
 """The point of a fit's curves that tells its accuracy on the training images held out, %."""
@@ -123,11 +123,6 @@ def _told(task: StoppableTask, part: Tensor) -> Tensor:
     return part
 
 
-def batch_size(device: torch.device) -> int:
-    """Return how many images are encoded at a time without gradients."""
-    return GPU_BATCH if device.type == "cuda" else BATCH
-
-
 def fronts(learner: Learner, images: Images, indexes: Sequence[Tensor], setup: Setup) -> Iterator[Tensor]:
     """Yield what enters the trained part, (b, ...), of images that are not augmented, at each of `indexes` (b,)."""
     for batch in images.batches(indexes):
@@ -208,12 +203,6 @@ def take_step(
         learner.loss_sum += loss.detach()
     optimizer.step()
     optimizer.zero_grad()
-
-
-def set_rates(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of each group to its part of `rate`."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
 def _end_epoch(

@@ -2,6 +2,8 @@
 
 import math
 
+from torch.optim import Optimizer
+
 
 def peak_lr(base_lr: float, batch_size: int) -> float:
     """Return base_lr * batch_size / 256."""
@@ -15,3 +17,9 @@ def lr_at(epoch: float, peak: float, warmup_epochs: float, epochs: float) -> flo
     if warmup_epochs >= epochs:
         return peak
     return peak * 0.5 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / (epochs - warmup_epochs)))
+
+
+def set_rates(optimizer: Optimizer, rate: float) -> None:
+    """Set the learning rate of each group of parameters to its part of `rate`: its `lr_scale`, or all of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)

@@ -17,7 +17,7 @@ from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.rng import generator, on_device, piece
 from mae.training import checkpoints
 from mae.training.compilation import REPLAYED, compiled, keep_gradients
-from mae.training.schedule import lr_at, peak_lr
+from mae.training.schedule import lr_at, peak_lr, set_rates
 
 
 @dataclass
@@ -84,8 +84,7 @@ class Trainer:
         """
         train = self.config.train
         lr = lr_at(index / self.steps_per_epoch, peak_lr(train.base_lr, train.batch_size), train.warmup, train.epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_rates(self.optimizer, lr)
         losses: dict[str, Tensor] = {}
         for number, micro_batch in enumerate(pieces, 1):
             with self.processes.exchanging(self.parallel, now=number == train.micro_batches):

@@ -9,7 +9,8 @@ from mae.config.tree import Config, FinetuneProbeConfig
 from mae.models.vit import Encoder, build_encoder
 from mae.probing.features import pool
 from mae.probing.finetune import Tuned
-from mae.probing.tuning import set_rates, take_step
+from mae.probing.tuning import take_step
+from mae.training.schedule import set_rates
 from tests.conftest import TINY
 
 DEPTH = 4
