@@ -62,7 +62,7 @@ def make_plan(
     jobs, trials = [], []
     for seed in range(base.train.seed, base.train.seed + seeds):
         for cell in cells:
-            config = change(cell.config, {"train.seed": seed})
+            config = change(cell.config, _seeds(cell.config, seed, seed - base.train.seed))
             fingerprint = pretrain_fingerprint(config, digest_of(config.data))
             job = Job(f"{study.name} {cell.name}, seed {seed}", config, fingerprint, kinds)
             probes = {kind: job.probe_name(kind) for kind in kinds}
@@ -88,6 +88,13 @@ def make_plan(
         if len(cell.given) > 1
     ]
     return Plan(record, RunDirectory(runs_dir / "studies" / folder), tuple(jobs), tuple(notes))
+
+
+def _seeds(config: Config, seed: int, number: int) -> dict[str, int]:
+    """Return the settings of a study's seed, number 0, 1, ...: where labels are few, which these are is noise too."""
+    probe = config.probe
+    few = probe.labels < 1 or probe.labels_per_class is not None
+    return {"train.seed": seed} | ({"probe.seed": probe.seed + number} if few else {})
 
 
 def all_jobs(plans: Iterable[Plan]) -> list[Job]:

@@ -33,6 +33,7 @@ _CIFAR: Overrides = {
 _MIXED: Overrides = {
     "probe.finetune.base_lr": 1e-3,
     "probe.finetune.drop_path": 0.1,
+    "probe.finetune.randaugment": 9.0,
     "probe.finetune.erasing": 0.25,
     "probe.finetune.mixup": 0.8,
     "probe.finetune.cutmix": 1.0,

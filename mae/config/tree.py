@@ -323,11 +323,20 @@ class FinetuneProbeConfig(FitConfig):
         0.0, ge=0, lt=1, description="chance that an image skips the last block's halves; less before, 0 in the first"
     )
     smoothing: float = Field(0.1, ge=0, lt=1, description="share of a label that all classes get alike")
-    augment: bool = Field(True, description="crops, flips, erasing, mixup and CutMix; else images as they are")
+    augment: bool = Field(
+        True, description="crops, flips, RandAugment, erasing, mixup and CutMix; else images as they are"
+    )
     crop_scale: Range = Field(
         (0.8, 1.0), description="share of the image's area a crop covers, low and high", json_schema_extra=AUGMENTED
     )
     flip: bool = Field(False, description="mirror left-right with probability one half", json_schema_extra=AUGMENTED)
+    randaugment: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="magnitude of RandAugment, which changes by 0.5 from operation to operation; 0: none",
+        json_schema_extra=AUGMENTED | {"before": 0.0},
+    )
     erasing: float = Field(
         0.0, ge=0, le=1, description="share of images of which a box is erased", json_schema_extra=AUGMENTED
     )

@@ -1,7 +1,4 @@
-"""Fine-tuning of the encoder with a linear classifier, all of it or its last blocks (section 4.3, Table 9, Fig. 9).
-
-Of the official recipe one thing is left out: RandAugment, which works on images one at a time on the host.
-"""
+"""Fine-tuning of the encoder with a linear classifier, all of it or its last blocks (section 4.3, Table 9, Fig. 9)."""
 
 from collections.abc import Callable
 from copy import deepcopy

@@ -16,6 +16,7 @@ from mae.config.tree import FinetuneProbeConfig, FitConfig
 from mae.data.augmentation import augment, centre
 from mae.data.dataset import Images
 from mae.errors import SettingsError
+from mae.probing import randaugment
 from mae.probing.feature_memory import gathered
 from mae.probing.features import batch_size
 from mae.probing.mixing import draw_erased, draw_mix, erase, mix
@@ -23,7 +24,7 @@ from mae.probing.subject import Setup, holdout
 from mae.runs.metrics import EPOCH, LEARNING_RATE, LOSS
 from mae.runtime.autocast import encoding_precision, mixed
 from mae.runtime.interruption import StoppableTask
-from mae.runtime.rng import generator
+from mae.runtime.rng import branch, generator
 from mae.runtime.system_metrics import free_memory
 from mae.training.schedule import lr_at, peak_lr, set_rates
 
@@ -102,8 +103,11 @@ class Examples:
         recipe, data, device = self.recipe, self.setup.config.data, self.setup.device
         assert recipe is not None
         own = {"augmentation": "random_resized_crop", "crop_scale": recipe.crop_scale, "flip": recipe.flip}
-        seen = self.learner.look(augment(batch.to(device, non_blocking=True), data.model_copy(update=own), draws))
-        size = data.image_size
+        shown = augment(batch.to(device, non_blocking=True), data.model_copy(update=own), draws)
+        if recipe.randaugment:
+            changes = randaugment.draw(recipe.randaugment, len(shown), branch(draws, "randaugment"))
+            shown = randaugment.randaugment(shown, changes, shown.new_tensor(self.setup.data.mean).view(-1, 1, 1))
+        seen, size = self.learner.look(shown), data.image_size
         if recipe.erasing:
             seen = erase(seen, draw_erased(recipe.erasing, len(seen), size, draws).to(device, non_blocking=True))
         return mix(seen, labels, draw_mix(recipe, size, draws), len(self.setup.data.classes), recipe.smoothing)

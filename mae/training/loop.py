@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mae.config.tree import Config
 from mae.data.dataset import ImageData
@@ -34,7 +35,7 @@ from mae.runtime.system_metrics import system_metrics
 from mae.training import checkpoints
 from mae.training.background_saving import Saver
 from mae.training.loader import micro_batches
-from mae.training.step import Step, Trainer
+from mae.training.step import Step, Trainer, check_finite
 
 Evaluate = Callable[[Pretext, ImageData], float]
 """Says how good an encoder's features are so far, in percent."""
@@ -78,8 +79,9 @@ def pretrain(
             clock.add(step)
             last_of_epoch = trainer.position.step % trainer.steps_per_epoch == 0
             if trainer.position.step % config.run.log_every == 0 or last_of_epoch:
-                trainer.check_finite()
-                metrics = clock.metrics(config.train.batch_size) | {LEARNING_RATE: step.lr, EPOCH: epoch}
+                means, bad_step = clock.read(config.train.batch_size, trainer.bad_step)
+                check_finite(bad_step)
+                metrics = means | {LEARNING_RATE: step.lr, EPOCH: epoch}
                 if last_of_epoch and _due(config.run.knn_every, epoch + 1, config.train.epochs):
                     metrics[ONLINE] = evaluate(trainer.pretext, trainer.data)
                 run.append_metrics(trainer.position.step, metrics | system_metrics(device))
@@ -123,7 +125,7 @@ def _go_back(trainer: Trainer, run: RunDirectory, progress: Progress) -> None:
 
 
 def _save(trainer: Trainer, clock: "_Clock", save: Callable[[int, dict[str, Any]], None]) -> None:
-    trainer.check_finite()
+    check_finite(int(trainer.bad_step))
     trainer.position.seconds = clock.seconds()
     save(trainer.position.step, trainer.state())
 
@@ -165,15 +167,16 @@ class _Clock:
     def add(self, step: Step) -> None:
         self.steps.append(step)
 
-    def metrics(self, batch_size: int) -> dict[str, float]:
+    def read(self, batch_size: int, bad_step: Tensor) -> tuple[dict[str, float], int]:
+        """Return the metrics since the last point, and a trainer's `bad_step` (), all in one copy from the device."""
         names = list(self.steps[0].losses)
         norms = torch.nan_to_num(torch.stack([step.norm for step in self.steps]), posinf=0.0)  # steps that fp16 skipped
         each = [torch.stack([step.losses[name] for step in self.steps]) for name in names]
-        *means, norm = torch.stack([*each, norms]).mean(dim=1).tolist()  # one copy from the device
+        *means, norm, bad = torch.cat([torch.stack([*each, norms]).mean(dim=1), bad_step.to(norms)[None]]).tolist()
         speed = len(self.steps) * batch_size / (time.monotonic() - self.since)
         self._reset()
         metrics = {f"train/{name}": mean for name, mean in zip(names, means, strict=True)}
-        return metrics | {GRADIENT_NORM: norm, IMAGES_PER_SECOND: speed}
+        return metrics | {GRADIENT_NORM: norm, IMAGES_PER_SECOND: speed}, int(bad)
 
     def seconds(self) -> float:
         return time.monotonic() - self.started

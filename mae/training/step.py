@@ -121,11 +121,6 @@ class Trainer:
         self._forward(on_device(micro_batch, self.device))["loss"].backward()
         self.optimizer.zero_grad(set_to_none=not self.replayed)
 
-    def check_finite(self) -> None:
-        """Raise `SettingsError` if a step since the start was not finite; nothing that follows it has been saved."""
-        if (step := int(self.bad_step)) >= 0:
-            raise SettingsError(f"loss or gradient is not finite at step {step}; the last checkpoint is sound")
-
     def state(self) -> dict[str, Any]:
         """Return all that resuming needs, as tensors and plain values."""
         return {
@@ -150,6 +145,12 @@ class Trainer:
         if self.config.train.deterministic and same_processes:  # with others the bits differ anyway
             torch.set_num_threads(state["random"]["threads"])
         checkpoints.restore_random_state(state["random"])
+
+
+def check_finite(bad_step: int) -> None:
+    """Raise `SettingsError` if a step since the start was not finite; nothing that follows it has been saved."""
+    if bad_step >= 0:
+        raise SettingsError(f"loss or gradient is not finite at step {bad_step}; the last checkpoint is sound")
 
 
 def gradient_norm(module: nn.Module, clip_norm: float | None) -> Tensor:

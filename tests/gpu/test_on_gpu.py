@@ -24,7 +24,7 @@ from mae.runtime.interruption import Interrupted, StopRequest
 from mae.runtime.progress import Silent
 from mae.training import checkpoints
 from mae.training.background_saving import Saver
-from mae.training.step import Trainer
+from mae.training.step import Trainer, check_finite
 from tests.conftest import TINY
 from tests.helpers.training import StopAfter, first_images, step_and_gradients, take_step
 
@@ -132,7 +132,7 @@ def test_a_step_of_fp16_that_overflows_is_skipped_and_the_next_is_scaled_less(di
     trainer.scaler = torch.amp.GradScaler(DEVICE.type, init_scale=2.0**126)
     take_step(trainer, first_images(digits), 1)
     assert trainer.scaler.get_scale() == 2.0**125
-    trainer.check_finite()
+    check_finite(int(trainer.bad_step))
 
 
 @pytest.mark.skipif(not ON_GPU, reason="the memory of the CPU is not limited")

@@ -72,6 +72,19 @@ def test_the_shared_default_is_trained_once() -> None:
     assert len({job.fingerprint for job in jobs}) == len(jobs) < sum(len(each.jobs) for each in plans)
 
 
+def test_every_seed_draws_its_own_labels_where_they_are_few() -> None:
+    study = Study(
+        "labels", "", (Cell({"probe.labels": 1.0}), Cell({"probe.labels": 0.1}), Cell({"probe.labels": 0.01}))
+    )
+    made = plan(study, change(Config(), {"train.seed": 4, "probe.seed": 7}), seeds=2)
+    assert [(job.config.probe.labels, job.config.probe.seed) for job in made.jobs] == [
+        *((1.0, 7), (0.1, 7), (0.01, 7)),
+        *((1.0, 7), (0.1, 8), (0.01, 8)),
+    ]
+    few = change(Config(), {"probe.labels_per_class": 10})
+    assert {job.config.probe.seed for job in plan(STUDIES["mask-ratio"], few, seeds=2).jobs} == {0, 1}
+
+
 def test_a_probe_asked_for_by_one_study_is_kept_for_a_shared_training() -> None:
     cells = (Cell({"mask.ratio": 0.5}), Cell({"mask.ratio": 0.75}))
     probed, unprobed = Study("a", "", cells), Study("b", "", cells, probed=False)

@@ -38,6 +38,7 @@ SMALL = TINY | {
     "probe.finetune.drop_path": 0.2,
     "probe.finetune.mixup": 0.8,
     "probe.finetune.cutmix": 1.0,
+    "probe.finetune.randaugment": 9.0,
     "probe.finetune.erasing": 0.5,
     "probe.finetune.flip": True,
 }
@@ -259,3 +260,17 @@ def test_a_run_is_fine_tuned_beside_an_untrained_encoder_and_without_raw_pixels(
         for each in ("top1", "holdout_top1", "untrained_top1", "untrained_holdout_top1")
     }
     assert all(math.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize("key", ["randaugment", "erasing", "mixup", "cutmix"])
+def test_every_augmentation_of_the_recipe_changes_what_is_learned_from(key: str, digits: ImageData) -> None:
+    def seen(strength: float) -> torch.Tensor:
+        config = build(TINY | {f"probe.finetune.{key}": strength})
+        setup = Setup(config, digits, CPU, Silent())
+        learner = Tuned(
+            new_pretext(config, digits).encoder, lambda images: images, 2, "patch_mean", 10, config.probe.finetune
+        )
+        examples = tuning.Examples(learner, setup, config.probe.finetune)
+        return next(examples.to_learn([torch.arange(16)], epoch=0, first=0))[0]
+
+    assert not torch.equal(seen(1.0), seen(0.0))

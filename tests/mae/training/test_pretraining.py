@@ -35,7 +35,7 @@ from mae.runtime.rng import branch, generator
 from mae.training import background_saving, checkpoints
 from mae.training.background_saving import Saver
 from mae.training.loop import _go_back, pretrain, weights_digest
-from mae.training.step import Step, Trainer, parameter_groups, steps_per_epoch
+from mae.training.step import Step, Trainer, check_finite, parameter_groups, steps_per_epoch
 from tests.conftest import TINY
 from tests.helpers.commands import Forked, mae_cli
 from tests.helpers.pretexts import mask_of
@@ -326,7 +326,7 @@ def test_a_step_of_fp16_whose_gradients_overflow_is_skipped_and_the_next_is_scal
     assert not step.norm.isfinite()
     assert weights_digest(work.pretext.state_dict()) == before
     assert work.scaler.get_scale() == 2.0**125
-    work.check_finite()
+    check_finite(int(work.bad_step))
 
 
 @pytest.mark.parametrize(("precision", "first"), [("fp32", 0), ("fp32", 1), ("fp16", 1)])
@@ -334,13 +334,13 @@ def test_the_first_step_whose_loss_is_not_finite_is_named(precision: str, first:
     work, images = Trainer(build({**TINY, "train.precision": precision}), digits, CPU), first_images(digits)
     for index in range(first):
         take_step(work, images, index)
-    work.check_finite()
+    check_finite(int(work.bad_step))
     with torch.no_grad():
         work.pretext.encoder.cls_token.fill_(torch.nan)
     for index in (first, first + 1):
         take_step(work, images, index)
     with pytest.raises(SettingsError, match=f"not finite at step {first}; the last checkpoint is sound"):
-        work.check_finite()
+        check_finite(int(work.bad_step))
 
 
 def test_a_gradient_that_is_not_finite_is_noticed_where_the_loss_is(digits: ImageData) -> None:
@@ -348,7 +348,7 @@ def test_a_gradient_that_is_not_finite_is_noticed_where_the_loss_is(digits: Imag
     work.pretext.encoder.cls_token.register_hook(lambda gradient: gradient * torch.inf)
     assert take_step(work, first_images(digits)).losses["loss"].isfinite()
     with pytest.raises(SettingsError, match="not finite at step 0"):
-        work.check_finite()
+        check_finite(int(work.bad_step))
 
 
 @pytest.mark.parametrize("most", [0.01, None])
