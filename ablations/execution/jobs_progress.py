@@ -77,8 +77,13 @@ class JobsProgress:
                 self.bars.update(row, completed=self.shares.get(worker, 0.0), note=note)
         elif time.monotonic() - self.reported >= LINE_SECONDS:
             self.reported = time.monotonic()
-            at = "; ".join(f"{label} {self.shares[n]:.0%}" for n, label in sorted(self.labels.items()))
+            at = "; ".join(map(self._at, sorted(self.labels)))
             self.say(f"{self._ended()}/{self.jobs} done{self._left()}  at: {at}")
+
+    def _at(self, worker: int) -> str:
+        """Return the share of a worker's training, or once that is over, which probe it is at."""
+        share, probe = self.shares[worker], self.notes[worker].partition("  ")[0]
+        return f"{self.labels[worker]} {f'{share:.0%}' if share < 1 else probe}"
 
     def _ended(self) -> int:
         return self.done + self.failures + self.prunings

@@ -111,6 +111,9 @@ class PipeProgress:
     def _send(self) -> None:
         self.sent = time.monotonic()
         with suppress(BrokenPipeError):
-            if self.description == "pretraining":  # the rest is short
+            at = self.description
+            if at == "pretraining":
                 self.share = self.done / self.total
-            self.pipe.send(Report("progress", f"{self.description}  {self.note}".rstrip(), self.share))
+            else:
+                at += f" {self.done / self.total:.0%}"
+            self.pipe.send(Report("progress", f"{at}  {self.note}".rstrip(), self.share))

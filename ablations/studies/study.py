@@ -1,8 +1,9 @@
 """What a study is: a question, and cells that differ from one base config in what is asked about."""
 
 import itertools
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,24 @@ def _of_axes(name: str, question: str, axes: Mapping[str, list[Any]]) -> Study:
         overrides = dict(zip(axes, values, strict=True))
         shown = ", ".join(f"{key.split('.')[-1]}={_text(value)}" for key, value in overrides.items())
         cells.append(Cell(overrides, name="" if len(axes) == 1 else shown))
-    return Study(name, question, tuple(cells), axis=next(iter(axes)) if len(axes) == 1 else "")
+    if len(axes) > 1:
+        return Study(name, question, tuple(cells))
+    ((axis, along),) = axes.items()
+    return Study(name, question, tuple(cells), axis=axis, log_axis=_evener_as_logarithms(along))
+
+
+def _evener_as_logarithms(values: Sequence[Any]) -> bool:
+    """Say whether the steps between values differ by smaller factors on a logarithmic axis: 0.01, 0.1, 1 but not 0.5,
+    0.75, 0.95."""
+    numbers = sorted({float(value) for value in values if type(value) in (int, float)})
+    if len(numbers) < max(3, len(values)) or numbers[0] <= 0:
+        return False
+
+    def unevenness(points: Sequence[float]) -> float:
+        steps = [high - low for low, high in itertools.pairwise(points)]
+        return max(steps) / min(steps)
+
+    return unevenness([math.log(number) for number in numbers]) < unevenness(numbers)
 
 
 def _text(value: Any) -> str:

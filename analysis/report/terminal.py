@@ -16,9 +16,13 @@ from analysis.studies.pairs import all_pairs, matrices
 from analysis.studies.remarks import caveats, remarks
 from analysis.studies.tables import COST_COLUMNS, NOTE, display
 from analysis.studies.write_study import write_study
+from mae.probing.kinds import PROBES
 from mae.runs.directory import RunDirectory
 from mae.runs.study_record import StudyRecord
 from mae.runs.sweep_record import SweepRecord
+
+UNLIMITED = 10_000
+"""Columns of a terminal on which no table is too wide."""
 
 
 def show_studies(
@@ -45,7 +49,8 @@ def _show_study(
     table = display(cells)
     console.rule(f"{record.question or record.name} ({setting(frame)})", align="left")
     _print_lines(caveats(frame), console)
-    print_frame(table.drop(columns=list(COST_COLUMNS), errors="ignore"), console)
+    for part in _fitting(table.drop(columns=list(COST_COLUMNS), errors="ignore"), console):
+        print_frame(part, console)
     print_frame(table[[name for name in table.columns if name in ("cell", *COST_COLUMNS)]], console)
     _print_lines(remarks(frame, test), console)
     found = all_pairs(frame if pairs else frame[:0], test)
@@ -81,12 +86,26 @@ def show_sweep(
     return told | {"compared": compared} | found
 
 
+def _fitting(table: pd.DataFrame, console: Console) -> list[pd.DataFrame]:
+    """Return a study's table whole, or where the terminal is too narrow for its lines a table per probe."""
+    if console.measure(_as_table(table), options=console.options.update(width=UNLIMITED)).maximum <= console.width:
+        return [table]
+    labels = [probe.label for probe in PROBES.values() if probe.label in table]
+    of_one = {label: [name for name in table if name == label or name.startswith(f"{label} ")] for label in labels}
+    shared = [name for name in table if not any(name in columns for columns in of_one.values())]
+    return [table[shared + columns] for columns in of_one.values()]
+
+
 def print_frame(frame: pd.DataFrame, console: Console) -> None:
     """Print a frame of text as a table."""
+    console.print(_as_table(frame))
+
+
+def _as_table(frame: pd.DataFrame) -> Table:
     table = Table(*frame.columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for row in frame.itertuples(index=False):
         table.add_row(*row)
-    console.print(table)
+    return table
 
 
 def _print_lines(lines: Sequence[str], console: Console) -> None:

@@ -19,12 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.transforms import ScaledTranslation, Transform
 
 from analysis.results.frame import setting
 from analysis.statistics.comparisons import Test
 from analysis.studies.tables import BASELINES, speedups, summarise
-from mae.probing.kinds import PROBES, probe_label
+from mae.probing.kinds import PROBES, probe_title
 
 PALETTE = sns.color_palette("colorblind")
 COLORS = {kind: PALETTE[place % len(PALETTE)] for place, kind in enumerate([*PROBES, "none"])}
@@ -57,6 +57,8 @@ BARS = {
     "compared": "95 % interval of the difference from the default, all together",
 }
 """What the kinds of bars are."""
+
+GAINED = "95 % interval of the gain, beside it: a cell gains if this bar misses its mean"
 
 BASELINE_LINES = {"untrained": (0, (1, 1)), "pixels": (0, (4, 1, 1, 1))}
 
@@ -104,7 +106,7 @@ def study_figure(frame: pd.DataFrame, test: Test | None = None) -> Figure:
     axes = figure.subplots(1, len(probes), squeeze=False)[0] if probes else []
     for panel, probe in zip(axes, probes, strict=True):
         _draw(panel, frame, str(probe), test)
-        panel.set_title(f"{probe_label(str(probe))} probe" if probe in PROBES else SPEEDUP)
+        panel.set_title(probe_title(str(probe)) if probe in PROBES else SPEEDUP)
     if probes:
         figure.suptitle(caption(frame), fontsize=7)
         _legend(figure, list(axes))
@@ -259,10 +261,24 @@ def _draw_baselines(panel: Axes, means: pd.DataFrame, places: Mapping[int, float
             line = panel.axhline if curve else panel.axvline
             line(values.iloc[0], color=GREY, linestyle=dashes, linewidth=1, zorder=1, label=BASELINES[name])
         else:
-            where = [places.get(order, order) for order in means.loc[values.index, "order"]]
-            marks = (where, values) if curve else (values, where)
-            mark = {"untrained": "_", "pixels": "+"}[name] if curve else {"untrained": "|", "pixels": "+"}[name]
-            panel.plot(*marks, mark, color=GREY, markersize=9, zorder=1, label=f"{BASELINES[name]} of the cell")
+            _draw_own_baselines(panel, means.loc[values.index], name, places, curve)
+
+
+def _draw_own_baselines(panel: Axes, means: pd.DataFrame, name: str, places: Mapping[int, float], curve: bool) -> None:
+    """Draw a baseline that is another one for each cell, with the interval of what the cell gains on it."""
+    where = [places.get(order, order) for order in means["order"]]
+    style: dict[str, Any] = {"color": GREY, "zorder": 1}
+    mark = {"untrained": "_", "pixels": "+"}[name] if curve else {"untrained": "|", "pixels": "+"}[name]
+    values = means[name]
+    label = f"{BASELINES[name]} of the cell"
+    panel.plot(*((where, values) if curve else (values, where)), mark, markersize=9, label=label, **style)
+    if curve:
+        panel.plot(where, values, linestyle=BASELINE_LINES[name], linewidth=1, **style)
+    if name == "untrained" and means["gain_low"].notna().any():
+        ends = [means["mean"] - means["gain_high"], means["mean"] - means["gain_low"]]
+        beside = _shifted(panel, (-6, 0) if curve else (0, 6))
+        (panel.vlines if curve else panel.hlines)(where, *ends, linewidth=1.5, transform=beside, **style)
+        panel.plot([], [], "|" if curve else "_", markeredgewidth=1.5, markersize=8, label=GAINED, **style)
 
 
 def _means(seeds: pd.DataFrame) -> pd.DataFrame:
@@ -275,11 +291,16 @@ def _dots(panel: Axes, seeds: pd.DataFrame, probe: str, places: dict[int, float]
     """Draw single seeds a little beside their interval."""
     where = [places.get(order, order) for order in seeds["order"]]
     dots = (where, seeds["value"])
-    right, up = (6 / 72, 0.0) if places else (0.0, -6 / 72)
-    assert isinstance(panel.figure, Figure)
-    shifted = panel.transData + ScaledTranslation(right, up, panel.figure.dpi_scale_trans)
+    shifted = _shifted(panel, (6, 0) if places else (0, -6))
     style = {"color": COLORS[probe], "alpha": 0.6, "markersize": 4, "label": "run of one seed, beside its mean"}
     panel.plot(*(dots if places else dots[::-1]), ".", transform=shifted, **style)
+
+
+def _shifted(panel: Axes, points: tuple[float, float]) -> Transform:
+    """Return the panel's data coordinates moved to the right and up by points."""
+    assert isinstance(panel.figure, Figure)
+    right, up = points
+    return panel.transData + ScaledTranslation(right / 72, up / 72, panel.figure.dpi_scale_trans)
 
 
 def _label_curve(panel: Axes, frame: pd.DataFrame, values: list[float], label: str) -> None:
@@ -351,7 +372,7 @@ def cost_figure(frame: pd.DataFrame) -> Figure:
             text = f"{row['study']}: {row['cell']}"
             panel.annotate(text, (row["tflop"], row["mean"]), textcoords="offset points", fontsize=6, **place)
         _label_costs(panel)
-        panel.set_title(f"{probe_label(probe)} probe")
+        panel.set_title(probe_title(probe))
     if probes:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure

@@ -22,8 +22,9 @@ def summarise(frame: pd.DataFrame, test: Test | None = None) -> pd.DataFrame:
     Student-t over seeds; of a single seed Wilson's over test images); difference from the default in points,
     difference_low, difference_high (95 %, all cells of a probe together), p (corrected for all cells of a probe), by
     which test (see `analysis.statistics.comparisons`; asked for or chosen), verdict (higher, lower, within noise, n/a
-    or default); untrained, pixels (top-1 in % of the baselines); gflops, tflop, seconds, memory_mb as means; time
-    relative to the default, measured under the same conditions.
+    or default); untrained, pixels (top-1 in % of the baselines); gain, gain_low, gain_high (over the untrained encoders
+    of the same seeds, in points, 95 %: Student-t over seeds, each cell for itself); gflops, tflop, seconds, memory_mb
+    as means; time relative to the default, measured under the same conditions.
     """
     compared = compared_cells(frame, test)
     summary = pd.DataFrame(
@@ -84,12 +85,18 @@ def _rows(part: pd.DataFrame, compared: Comparisons | None) -> Iterator[dict[str
             "test": compared.test if compared else "",
             **{name: finished[name].mean() for name in BASELINES},
             **(shared if len(finished) else {}),
+            **dict(zip(("gain", "gain_low", "gain_high"), _gain(finished), strict=True)),
             "gflops": finished["gflops"].mean(),
             "tflop": finished["tflop"].mean(),
             "seconds": finished["seconds"].mean(),
             "memory_mb": finished["memory_mb"].mean(),
             "time": finished["time"].mean(),
         }
+
+
+def _gain(finished: pd.DataFrame) -> tuple[float, float, float]:
+    gains = (finished["top1"] - finished["untrained"]).dropna().tolist()
+    return mean_interval(gains) if gains else (NAN, NAN, NAN)
 
 
 def _shared_baselines(done: pd.DataFrame) -> dict[str, float]:
@@ -130,6 +137,8 @@ def display(summary: pd.DataFrame) -> pd.DataFrame:
                 probe = probe_label(result["probe"])
                 row |= {probe: _estimate(result), f"{probe} Δ": _difference(result)}
                 row |= {f"{probe} {name}": _number(result[name], ".1f") for name in own[result["probe"]]}
+                if "untrained" in own[result["probe"]]:
+                    row[f"{probe} gain"] = _gained(result)
         row |= {
             "GFLOPs": _number(first["gflops"], ".3g"),
             "time": _number(first["time"], ".2f"),
@@ -155,6 +164,12 @@ def _estimate(row: dict[str, Any]) -> str:
     if pd.isna(row["low"]):
         return f"{row['mean']:.1f} ({row['runs']} equal seeds)"
     return f"{row['mean']:.1f} ± {row['high'] - row['mean']:.1f}"
+
+
+def _gained(row: dict[str, Any]) -> str:
+    """Return a cell's gain over its own untrained encoders, where these are others for each cell."""
+    half = "" if pd.isna(row["gain_high"]) else f" ± {row['gain_high'] - row['gain']:.1f}"
+    return "" if pd.isna(row["gain"]) else f"{row['gain']:+.1f}{half}"
 
 
 def _difference(row: dict[str, Any]) -> str:
@@ -200,6 +215,7 @@ NOTE = (
     "interval over test images. Δ: difference from the default in points, with an interval; all intervals of a probe "
     "hold together with 95 %: seeds are blocks, Dunnett's correction over the cells, unless another test is named. "
     "What a seed does to all cells alike is in ± and not in Δ, so ± may be wider. ▲ ▼: told apart from the default, "
-    "the interval leaves out 0; ≈: not told apart; no interval with one seed. GFLOPs per image and training step; time "
-    "of pretraining relative to the default; MB at its peak."
+    "the interval leaves out 0; ≈: not told apart; no interval with one seed. Gain: over the untrained encoders of the "
+    "same seeds, where these are others for each cell; 95 % for each cell by itself. GFLOPs per image and training "
+    "step; time of pretraining relative to the default; MB at its peak."
 )

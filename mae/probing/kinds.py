@@ -28,3 +28,9 @@ PROBES: dict[str, Probe] = {
 def probe_label(kind: str) -> str:
     """Return what people call a kind of probe, or of a study that is not probed what stands in its place."""
     return PROBES[kind].label if kind in PROBES else kind
+
+
+def probe_title(kind: str) -> str:
+    """Return a kind of probe as a title: `linear probe`, `fine-tuning`."""
+    label = probe_label(kind)
+    return label if label.endswith("tuning") else f"{label} probe"

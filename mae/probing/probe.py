@@ -17,7 +17,7 @@ from mae.pretext.base import Pretext
 from mae.pretext.registry import new_pretext
 from mae.probing.attentive import attentive_predict
 from mae.probing.finetune import finetune_predict
-from mae.probing.kinds import PROBES
+from mae.probing.kinds import PROBES, probe_title
 from mae.probing.knn import knn_predict
 from mae.probing.linear import lars_predict, lbfgs_predict
 from mae.probing.partial import partial_predict
@@ -121,7 +121,7 @@ def baseline(kind: ProbeKind, subject: Subject, setup: Setup, runs_dir: Path) ->
                 checkpoints.remove(directory.checkpoints)
             return dict(found)
     except Busy:
-        with setup.task(f"another run's {kind} probe, {subject.name}", 1) as task:
+        with setup.task(f"another run's {probe_title(kind)}, {subject.name}", 1) as task:
             while directory.is_locked():
                 task.check()
                 time.sleep(BUSY_SECONDS)

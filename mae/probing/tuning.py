@@ -19,6 +19,7 @@ from mae.errors import SettingsError
 from mae.probing import randaugment
 from mae.probing.feature_memory import gathered
 from mae.probing.features import batch_size
+from mae.probing.kinds import probe_title
 from mae.probing.mixing import draw_erased, draw_mix, erase, mix
 from mae.probing.subject import Setup, holdout
 from mae.runs.metrics import EPOCH, LEARNING_RATE, LOSS
@@ -152,7 +153,7 @@ def fit_and_predict(
     examples = Examples(learner, setup, config if isinstance(config, FinetuneProbeConfig) else None)
     held, rest = (each.sort().values for each in holdout(len(examples.indexes), setup.config.probe))
     with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
-        fit(f"{kind} probe, {name}", learner, examples, held, rest, config)
+        fit(f"{probe_title(kind)}, {name}", learner, examples, held, rest, config)
     parts = torch.arange(len(setup.data.test.labels)).split(batch_size(setup.device))
     with setup.task(f"test images, {name}", len(setup.data.test.labels)) as task:
         entering = (_told(task, each) for each in fronts(learner, setup.data.test.images, parts, setup))

@@ -14,6 +14,7 @@ from ablations.execution.worker_pool import Report
 from mae.config.tree import Config
 from mae.errors import RunError
 from mae.runtime.interruption import StopRequest
+from mae.runtime.progress import LINE_SECONDS
 
 FINISHED, FAULT = Report("finished"), Report("fault", "no images")
 
@@ -124,6 +125,22 @@ def test_brackets_in_a_jobs_name_are_shown_as_they_are() -> None:
         assert view.bars is not None
         view.bars.refresh()
     assert "study [/b] [red]" in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("note", "share", "told"),
+    [("pretraining  loss 0.5", 0.42, "a, seed 0 42%"), ("fine-tuning, pretrained 7%  loss 2.1", 1.0, "pretrained 7%")],
+)
+def test_off_a_terminal_a_line_tells_how_far_the_training_is_and_then_its_probe(
+    note: str, share: float, told: str
+) -> None:
+    shown = io.StringIO()
+    with JobsProgress(Console(file=shown, width=120), 1, 1) as view:
+        view.started(0, "a, seed 0")
+        view.progress(0, note, share)
+        view.reported -= LINE_SECONDS
+        view.refresh()
+    assert shown.getvalue().rstrip().endswith(told)
 
 
 def test_what_a_worker_warns_of_is_shown_with_the_jobs_name(tmp_path: Path) -> None:

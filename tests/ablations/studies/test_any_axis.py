@@ -143,3 +143,19 @@ def test_a_study_file_may_have_one_axis_of_words(tmp_path: Path) -> None:
     file.write_text("name = 'sampling'\n[axes]\n'mask.sampling' = ['random', 'block', 'grid']")
     frame = study_to_its_end(read_study(file), tmp_path / "runs")
     assert frame["cell"].unique().tolist() == ["random", "block", "grid"]
+
+
+@pytest.mark.parametrize(
+    ("axis", "logarithmic"),
+    [
+        ("probe.labels=0.01,0.1,1.0", True),
+        ("train.epochs=50,100,200,400", True),
+        ("mask.ratio=0.5,0.75,0.95", False),
+        ("mask.ratio=0.1,0.2,0.3,0.4", False),
+        ("loss.visible_weight=0,0.1,1", False),
+        ("train.epochs=5,500", False),
+        ("target.kind=pixels,pca,normalized_pixels", False),
+    ],
+)
+def test_an_axis_is_logarithmic_where_that_spaces_its_values_more_evenly(axis: str, logarithmic: bool) -> None:
+    assert product([axis]).log_axis == logarithmic

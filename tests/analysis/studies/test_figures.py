@@ -88,6 +88,22 @@ def test_baselines_are_lines_or_a_dash_per_cell_where_cells_differ() -> None:
     assert labels["raw pixels of the cell"] == [45.0, 46.0]
 
 
+def test_a_cells_own_untrained_encoder_has_the_interval_of_the_gain_on_it() -> None:
+    frame = study_frame_of({"0.1": [50.0, 52.0], "1.0": [80.0, 82.0]}, axis="probe.labels", probes=("finetune",))
+    frame["untrained"] = [40.0, 43.0, 79.0, 78.0]
+    panel = study_figure(frame).axes[0]
+    (bars,) = panel.collections
+    gains = {"0.1": 9.5, "1.0": 2.5}
+    middles = [segment[:, 1].mean() for segment in bars.get_segments()]  # type: ignore[attr-defined]
+    assert middles == pytest.approx([51 - gains["0.1"], 81 - gains["1.0"]])
+
+
+@pytest.mark.parametrize(("kind", "title"), [("linear", "linear probe"), ("finetune", "fine-tuning")])
+def test_panels_are_titled_by_their_probe(kind: str, title: str) -> None:
+    frame = study_frame_of(MASK_RATIO, probes=(kind,))
+    assert [panel.get_title() for panel in study_figure(frame).axes] == [title]
+
+
 def test_every_seed_is_a_dot_and_the_mean_is_drawn() -> None:
     panel = study_figure(study_frame_of(MASK_RATIO, probes=("linear",))).axes[0]
     drawn = [line.get_ydata() for line in panel.lines]

@@ -71,10 +71,19 @@ def of_patches(seeds: int = 2) -> pd.DataFrame:
     return frame
 
 
+def test_a_gain_is_over_the_untrained_encoders_of_the_same_seeds() -> None:
+    frame = study_frame_of({"0.1": [50.0, 61.0, 70.0], "1.0": [80.0, 81.0, 82.0]}, probes=("finetune",))
+    frame.loc[frame["cell"] == "0.1", "untrained"] = [39.0, 51.0, 61.0]  # 11, 10, 9: the seeds differ far more
+    gain = cell_of(summarise(frame), "0.1")
+    assert gain["gain"] == 10.0
+    assert (gain["gain_low"], gain["gain_high"]) == pytest.approx((10 - 2.484, 10 + 2.484), abs=1e-3)
+
+
 def test_a_baseline_that_differs_between_cells_is_a_column() -> None:
     frame = of_patches()
     shown = display(summarise(frame))
     assert shown["linear untrained"].tolist() == shown["k-NN untrained"].tolist() == ["56.9", "88.5"]
+    assert shown["linear gain"].tolist() == ["+13.1", "-28.5 ± 6.4"]  # t of one degree of freedom, times 0.707 / sqrt 2
     assert "linear pixels" not in shown
     assert remarks(frame)[-2:] == ["linear: raw pixels 30.0", "k-NN: raw pixels 30.0"]
 

@@ -229,7 +229,7 @@ def counting(front: Callable[..., torch.Tensor], seen: list[int]) -> Callable[..
 
 def test_a_loss_that_is_not_finite_ends_the_fit_and_says_so(digits: ImageData) -> None:
     config = build(SMALL | {"probe.finetune.base_lr": 1e30})
-    with pytest.raises(SettingsError, match=r"finetune probe, untrained: the loss is not finite in epoch \d; a lower"):
+    with pytest.raises(SettingsError, match=r"fine-tuning, untrained: the loss is not finite in epoch \d; a lower"):
         probe("finetune", untrained(config, digits), Setup(config, digits, CPU, Silent()))
 
 
