@@ -73,7 +73,7 @@ class Sharing:
         """Make this process's parts of whatever process 0 asks for, until it leaves; then raise as it does."""
         parts: Iterator[Tensor] = iter(())
         while True:
-            asked = self.processes.from_first(None)
+            asked: Any = self.processes.from_first(None)
             if isinstance(asked, Leave):
                 return _leave(asked)
             if isinstance(asked, Look):
@@ -100,7 +100,8 @@ class Sharing:
         if self.processes.count == 1:
             yield
             return
-        self.stop.others, end = _Looks(self), Leave()
+        self.stop.others = _Looks(self)
+        end: Leave | None = Leave()
         try:
             yield
         except (UserError, RunError) as error:
