@@ -154,7 +154,7 @@ def _refuse_several_processes(name: str, shared_by_processes: bool) -> None:
     from mae.runtime.distributed import launched
 
     if not shared_by_processes and (count := launched().count) > 1:
-        raise UserError(f"{name} is no work for {count} processes; torchrun can start pretrain and run only")
+        raise UserError(f"{name} is no work for {count} processes; torchrun can start pretrain, probe and run only")
 
 
 @contextmanager
@@ -233,7 +233,7 @@ def pretrain(options: Options, output: Output) -> None:
     output.result({"run": run.path.name, **run.result()})
 
 
-@_command("probe")
+@_command("probe", shared_by_processes=True)
 def probe(options: Options, output: Output, run: Run, kind: Kinds = None) -> None:
     """Probe a finished pretraining, beside the untrained encoder and raw pixels."""
     from mae.runs.catalogue import find_run
@@ -251,10 +251,9 @@ def run_pipeline(options: Options, output: Output, kind: Kinds = None) -> None:
     _share_cores(output)
     from mae.pipeline import run_pretraining
 
-    with _workplace(options, output) as where:
+    with _workplace(options, output) as where, where.processes.joined(where.device):
         run = run_pretraining(config, where)
-        if where.processes.leads:  # the others are done
-            _probe_and_print(run, config, where, output)
+        _probe_and_print(run, config, where, output)
 
 
 @_command("ablate")
@@ -777,6 +776,8 @@ def _probe_and_print(run: Any, config: Any, where: "Workplace", output: Output) 
     from mae.pipeline import run_probes
 
     metrics = run_probes(run, config, where)
+    if not where.processes.leads:
+        return
     table = Table("probe", "pretrained", "untrained", "raw pixels", title="test top-1, % (95 % interval)")
     for kind in config.probe.kinds:
         cells = []

@@ -4,12 +4,13 @@ import platform
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mae.config.fingerprint import imported_fingerprint, pretrain_fingerprint, probe_name
 from mae.config.resolve import differences, name_run, resolve
-from mae.config.tree import Config
+from mae.config.tree import Config, ProbeKind
 from mae.data.dataset import ImageData, load_data
 from mae.data.facts import facts_of
 from mae.data.image_files import decode
@@ -22,7 +23,7 @@ from mae.pretext.pictures import draw, shown_images
 from mae.pretext.registry import saved_pretext
 from mae.probing.knn import online_accuracy
 from mae.probing.probe import probe_all, subjects
-from mae.probing.subject import Setup
+from mae.probing.subject import Setup, features_in_parts
 from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory
 from mae.runs.metrics import SECONDS
 from mae.runs.stage import worked_on
@@ -31,6 +32,7 @@ from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import StopRequest
 from mae.runtime.machine import environment, limits_explained, use_deterministic_kernels
 from mae.runtime.progress import Progress
+from mae.runtime.sharing import Sharing
 from mae.tracking.background_delivery import tracked
 from mae.training import checkpoints
 from mae.training.compilation import check_device
@@ -140,24 +142,53 @@ def _put_in_order(run: RunDirectory, record: Record) -> None:
 
 
 def run_probes(run: RunDirectory, config: Config, where: Workplace) -> dict[str, float]:
-    """Return the metrics of every probe the config asks for, probing a finished pretraining where they are missing."""
-    subject = _probed_as(run, config, where)
-    probes = {kind: run.probe(probe_name(config, kind, subject)) for kind in config.probe.kinds}
-    missing = [kind for kind, probe in probes.items() if probe.result() is None]
-    if missing:
-        data = images_of(run, config, where)
-        setup = Setup(config, data, where.device, where.progress, where.stop)
-        probed = subjects(config, data, load_pretext(run, config, where.device))
-    for kind in missing:
-        probe = probes[kind]
-        name = f"{kind} of {name_run(config)}"
-        fingerprint = probe.path.name.removeprefix(f"{kind}-")
-        record = Record(stage="probe", name=name, fingerprint=fingerprint, parent=run.path.name, data=data.describe())
-        with _stage(probe, record, config, where):
-            metrics = probe_all(kind, probed, setup, where.runs_dir, run=probe, last=kind == missing[-1])
-            probe.write_json("result.json", {"metrics": metrics})
-            checkpoints.remove(probe.checkpoints)
+    """Return the metrics of every probe the config asks for, probing a finished pretraining where they are missing.
+
+    All processes call this. Process 0 probes; the others make their share of the features and return nothing.
+    """
+    processes = where.processes
+    with processes.joined(where.device), processes.failures_told():
+        with processes.together():
+            probes = _probes_of(run, config, where) if processes.leads else {}
+        missing = processes.from_first([kind for kind, probe in probes.items() if probe.result() is None])
+        if missing:
+            _probe_missing(missing, probes, run, processes.from_first(config), where)
     return {name: value for probe in probes.values() for name, value in probe.result()["metrics"].items()}
+
+
+def _probes_of(run: RunDirectory, config: Config, where: Workplace) -> dict[ProbeKind, RunDirectory]:
+    subject = _probed_as(run, config, where)
+    return {kind: run.probe(probe_name(config, kind, subject)) for kind in config.probe.kinds}
+
+
+def _probe_missing(
+    missing: list[ProbeKind], probes: dict[ProbeKind, RunDirectory], run: RunDirectory, config: Config, where: Workplace
+) -> None:
+    """Probe in process 0, which alone uses the directories `run` and `probes`; make features for it in the others."""
+    processes = where.processes
+
+    def images() -> ImageData:
+        return images_of(run, config, where) if processes.leads else load_data(config.data, config.run, where.progress)
+
+    data = processes.in_turns(images)
+    processes.same(data.digest, "fingerprint of the images")
+    probed = subjects(config, data, load_pretext(run, config, where.device, processes))
+    sharing = Sharing(processes, where.stop)
+    setup = Setup(config, data, where.device, where.progress, where.stop, sharing=sharing)
+    if not processes.leads:
+        named = {subject.name: subject for subject in probed}
+        sharing.serve(lambda view: features_in_parts(named[view.subject], view, setup))
+        return
+    with sharing.led():
+        for kind in missing:
+            probe = probes[kind]
+            name = f"{kind} of {name_run(config)}"
+            fingerprint, parent = probe.path.name.removeprefix(f"{kind}-"), run.path.name
+            record = Record(stage="probe", name=name, fingerprint=fingerprint, parent=parent, data=data.describe())
+            with _stage(probe, record, config, where), processes.failures_told():
+                metrics = probe_all(kind, probed, setup, where.runs_dir, run=probe, last=kind == missing[-1])
+                probe.write_json("result.json", {"metrics": metrics})
+                checkpoints.remove(probe.checkpoints)
 
 
 def _finished(run: RunDirectory) -> Record:
@@ -213,16 +244,22 @@ def _stage(run: RunDirectory, record: Record, config: Config, where: Workplace) 
     return worked_on(run, record, config, environment(where.device, where.processes), tracking)
 
 
-def load_pretext(run: RunDirectory, config: Config, device: torch.device) -> Pretext:
+def load_pretext(run: RunDirectory, config: Config, device: torch.device, processes: Processes = ALONE) -> Pretext:
     """Return the trained pretext task of a finished run, the encoder in it.
 
-    The run's folder is enough for it; `UserError` if it is not finished or lacks something.
+    The run's folder is enough for it, and process 0 alone reads it; `UserError` if it is not finished or lacks
+    something.
     """
+    with processes.together():
+        read = _facts_and_state(run) if processes.leads else []
+    return saved_pretext(config, *processes.from_first(read)).to(device)
+
+
+def _facts_and_state(run: RunDirectory) -> list[Any]:
     record = _finished(run)
     facts, encoder = facts_of(run), read_weights(run.path / ENCODER)
     rest = {} if _has_encoder_only(run, record) else read_weights(run.path / PRETEXT)
-    state = {f"encoder.{name}": value for name, value in encoder.items()} | rest
-    return saved_pretext(config, facts, state).to(device)
+    return [facts, {f"encoder.{name}": value for name, value in encoder.items()} | rest]
 
 
 def finished_model(run: RunDirectory) -> Model:

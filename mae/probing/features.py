@@ -38,42 +38,44 @@ def batch_size(device: torch.device) -> int:
 def extract(pretext: Pretext, images: Images, indexes: Tensor, kind: str, device: torch.device, task: Task) -> Tensor:
     """Return features (n, D) that a task's encoder has of the images at `indexes` (n,), float32 on the CPU."""
     batches = images.batches(indexes.split(batch_size(device)))
-    centred = (centre(batch.to(device, non_blocking=True), pretext.config.data) for batch in batches)
-    return encode(pretext, centred, len(indexes), kind, task)
+    return gathered(told(encode(pretext, centred(pretext, batches, device), kind), task), len(indexes))
+
+
+def centred(pretext: Pretext, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """Yield stored images as an encoder sees them: nothing is augmented."""
+    for batch in batches:
+        yield centre(batch.to(device, non_blocking=True), pretext.config.data)
 
 
 @torch.inference_mode()
-def encode(pretext: Pretext, batches: Iterable[Tensor], count: int, kind: str, task: Task) -> Tensor:
-    """Return features (count, D), float32 on the CPU, of batches of images (b, C, H, W) in 0..1 on its device.
+def encode(pretext: Pretext, batches: Iterable[Tensor], kind: str) -> Iterator[Tensor]:
+    """Yield float32 features (b, D) of each batch of images (b, C, H, W) in 0..1, on its device.
 
-    A GPU computes them in bf16 where it can; pooling and all that follows is float32. `task` is told of every batch.
+    A GPU computes them in bf16 where it can; pooling and all that follows is float32.
     """
     was_training = pretext.training
     pretext.eval()
-
-    def parts() -> Iterator[Tensor]:
-        for images in batches:
-            with mixed(encoding_precision(images.device), images.device):
-                tokens = pretext.encoder(pretext.look(images))
-            yield pool(tokens.float(), kind)
-            task.advance(len(images))
-
-    features = gathered(parts(), count)
+    for images in batches:
+        with mixed(encoding_precision(images.device), images.device):
+            tokens = pretext.encoder(pretext.look(images))
+        yield pool(tokens.float(), kind)
     pretext.train(was_training)
-    return features
 
 
-def raw_pixels(images: Images, indexes: Tensor, config: DataConfig, data: ImageData, task: Task) -> Tensor:
-    """Return the normalised pixels (n, C * h * w) of the images at `indexes` (n,), on the CPU: a probe's baseline.
+def raw_pixels(batches: Iterable[Tensor], config: DataConfig, data: ImageData) -> Iterator[Tensor]:
+    """Yield the normalised pixels (b, C * h * w) of each batch of stored images, on the CPU: a probe's baseline.
 
     Sides longer than `RAW_SIDE` are averaged down to it: a million images of 224 x 224 would take 770 GB as features.
     """
     height, width = config.image_size
     size = min(height, RAW_SIDE), min(width, RAW_SIDE)
+    for batch in batches:
+        few = batch.cpu().split(BATCH)  # those of a GPU's batch would be as large as many of its features
+        yield torch.cat([F.adaptive_avg_pool2d(normalise(centre(each, config), data), size).flatten(1) for each in few])
 
-    def parts() -> Iterator[Tensor]:
-        for batch in images.batches(indexes.split(BATCH)):
-            yield F.adaptive_avg_pool2d(normalise(centre(batch.cpu(), config), data), size).flatten(1)
-            task.advance(len(batch))
 
-    return gathered(parts(), len(indexes))
+def told(parts: Iterable[Tensor], task: Task) -> Iterator[Tensor]:
+    """Yield the parts, and tell `task` of the rows of each after its use."""
+    for part in parts:
+        yield part
+        task.advance(len(part))

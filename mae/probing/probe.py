@@ -70,7 +70,7 @@ def _linear(subject: Subject, setup: Setup) -> Found:
     def views(epoch: int) -> Tensor:
         if subject.pretext is None or not config.linear.lars_augment:
             return train
-        return augmented_features(subject.pretext, epoch, setup)
+        return augmented_features(subject, epoch, setup)
 
     with setup.task(f"linear probe, {subject.name}", config.linear.lars_epochs) as task:
         return lars_predict(views, labels, test, classes, config.linear, config.seed, task, setup.checkpoints())

@@ -1,9 +1,9 @@
 """What is probed and under what: a subject's features, the labels that probes learn from, and what is held out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,13 +12,14 @@ from mae.config.tree import Config, ProbeConfig
 from mae.data.augmentation import augment
 from mae.data.dataset import ImageData
 from mae.pretext.base import Pretext
-from mae.probing.feature_memory import near
-from mae.probing.features import BATCH, encode, extract, raw_pixels
+from mae.probing.feature_memory import gathered, near
+from mae.probing.features import BATCH, batch_size, centred, encode, raw_pixels, told
 from mae.probing.fit_checkpoints import FitCheckpoints
 from mae.runs.directory import RunDirectory
 from mae.runtime.interruption import StoppableTask, StopRequest
 from mae.runtime.progress import Progress, Silent
 from mae.runtime.rng import generator
+from mae.runtime.sharing import Sharing
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all probes of a run have in common, and `run`, where the one at work keeps its state and its curves."""
+    """What all probes of a run have in common, and `run`, where the one at work keeps its state and its curves.
+
+    `sharing` has the processes that make features together.
+    """
 
     config: Config
     data: ImageData
@@ -44,6 +48,7 @@ class Setup:
     progress: Progress
     stop: StopRequest = field(default_factory=StopRequest)
     run: RunDirectory | None = None
+    sharing: Sharing = field(default_factory=Sharing)
 
     @contextmanager
     def task(self, description: str, total: int, done: int = 0) -> Iterator[StoppableTask]:
@@ -62,6 +67,20 @@ class Setup:
     def checkpoints(self) -> FitCheckpoints:
         """Return where a fit of hours stands."""
         return FitCheckpoints(self.run.checkpoints if self.run else None, self.progress.warn)
+
+
+class View(NamedTuple):
+    """Which images a subject, given by name, is shown: those of a split, or what LARS sees of training in an epoch."""
+
+    subject: str
+    split: Literal["train", "test"]
+    epoch: int | None = None
+
+    def batches(self, setup: Setup) -> Sequence[Tensor]:
+        """Return the indexes (b,) of the images in each batch, the same however many processes there are."""
+        images = setup.learned_from() if self.split == "train" else torch.arange(len(setup.data.test.labels))
+        # An epoch's draws are made for batches of one size: they do not depend on the device.
+        return images.split(batch_size(setup.device) if self.epoch is None else BATCH)
 
 
 def learned_from(labels: Tensor, config: ProbeConfig) -> Tensor:
@@ -93,32 +112,52 @@ def holdout(count: int, config: ProbeConfig) -> tuple[Tensor, Tensor]:
 def features_of(subject: Subject, split: Literal["train", "test"], setup: Setup) -> Tensor:
     """Return features (n, D) of the images that probes learn from, or of all test images, on the device if they fit."""
     if split not in subject.features:
-        config, data, device = setup.config, setup.data, setup.device
-        train = split == "train"
-        images = data.train.images if train else data.test.images
-        indexes = setup.learned_from() if train else torch.arange(len(data.test.labels))
-        with setup.task(f"features of {split} images, {subject.name}", len(indexes)) as task:
-            if subject.pretext is None:
-                features = raw_pixels(images, indexes, config.data, data, task)
-            else:
-                features = extract(subject.pretext.to(device), images, indexes, config.probe.features, device, task)
-        subject.features[split] = features
+        view = View(subject.name, split)
+        total = sum(map(len, view.batches(setup)))
+        with setup.task(f"features of {split} images, {subject.name}", total) as task:
+            subject.features[split] = _gathered(subject, view, setup, task)
     return near(subject.features[split], setup.device)
 
 
-def augmented_features(pretext: Pretext, epoch: int, setup: Setup) -> Tensor:
+def augmented_features(subject: Subject, epoch: int, setup: Setup) -> Tensor:
     """Return features (n, D) of random resized crops, mirrored or not, new ones each epoch, as the paper's probe has.
 
-    They are the probe's own, whatever the augmentation of the pretraining was. A request to stop is heard at every
-    batch.
+    A request to stop is heard at every batch.
     """
-    config, linear, indexes = setup.config, setup.config.probe.linear, setup.learned_from()
+    task = StoppableTask(Silent(), setup.stop)
+    return near(_gathered(subject, View(subject.name, "train", epoch), setup, task), setup.device)
+
+
+def _gathered(subject: Subject, view: View, setup: Setup, task: StoppableTask) -> Tensor:
+    """Return the features (n, D) that all processes make of a view, float32 on the CPU."""
+    sizes = [len(batch) for batch in view.batches(setup)]
+    parts = setup.sharing.parts(view, features_in_parts(subject, view, setup), sizes)
+    return gathered(told(parts, task), sum(sizes))
+
+
+def features_in_parts(subject: Subject, view: View, setup: Setup) -> Iterator[Tensor]:
+    """Yield the features (b, D) of those batches of a view that are this process's: with n processes every n-th."""
+    config, device, processes = setup.config, setup.device, setup.sharing.processes
+    batches = view.batches(setup)
+    numbers = range(processes.rank, len(batches), processes.count)
+    split = setup.data.train if view.split == "train" else setup.data.test
+    stored = split.images.batches([batches[number] for number in numbers])
+    if subject.pretext is None:
+        yield from raw_pixels(stored, config.data, setup.data)
+        return
+    pretext = subject.pretext.to(device)
+    seen = centred(pretext, stored, device) if view.epoch is None else _augmented(stored, numbers, view.epoch, setup)
+    yield from encode(pretext, seen, config.probe.features)
+
+
+def _augmented(stored: Iterator[Tensor], numbers: range, epoch: int, setup: Setup) -> Iterator[Tensor]:
+    """Yield an epoch's views (b, C, H, W) of the batches with these numbers.
+
+    They are the probe's own, whatever the augmentation of the pretraining was.
+    """
+    config, linear = setup.config, setup.config.probe.linear
     own = {"augmentation": "random_resized_crop", "crop_scale": linear.lars_crop_scale, "flip": linear.lars_flip}
     cropped = config.data.model_copy(update=own)
-    stored = setup.data.train.images.batches(indexes.split(BATCH))
-    views = (
-        augment(batch.to(setup.device), cropped, generator(config.probe.seed, f"probe augmentation {epoch}", number))
-        for number, batch in enumerate(stored)
-    )
-    task = StoppableTask(Silent(), setup.stop)
-    return near(encode(pretext, views, len(indexes), config.probe.features, task), setup.device)
+    for number, batch in zip(numbers, stored, strict=True):
+        draws = generator(config.probe.seed, f"probe augmentation {epoch}", number)
+        yield augment(batch.to(setup.device), cropped, draws)

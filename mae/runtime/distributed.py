@@ -1,7 +1,8 @@
 """One pretraining on several processes: torchrun starts them, DDP averages their gradients (docs/several-gpus.md).
 
 Every process runs the whole program. What is random is drawn for the whole batch and cut to the process's share, so
-the numbers are those of one process. Process 0 leads: it alone writes, evaluates and speaks.
+the numbers are those of one process. Process 0 leads: it alone writes, evaluates and speaks. How the others help it to
+probe is in `mae.runtime.sharing`.
 """
 
 import os
@@ -59,13 +60,19 @@ class Processes:
 
     @contextmanager
     def joined(self, device: "torch.device") -> Iterator[None]:
-        """Connect the processes within the block, over NCCL on GPUs and gloo elsewhere; all enter it, all leave it."""
+        """Connect the processes within the block, over NCCL on GPUs and gloo elsewhere; all enter it, all leave it.
+
+        A block within another uses its connections.
+        """
         if self.count == 1:
             yield
             return
         import torch
         from torch import distributed
 
+        if distributed.is_initialized():
+            yield
+            return
         if device.type == "cuda":
             torch.cuda.set_device(device)
         # On GPUs too, what the processes agree on goes over gloo: it waits for no kernel.
@@ -89,7 +96,7 @@ class Processes:
         except RuntimeError as error:
             if not _is_lost_connection(error):
                 raise
-            reason = "another process of this training has failed or was killed; the same command continues"
+            reason = "another process of this command has failed or was killed; the same command continues"
             raise RunError(reason if self.leads else "") from error
 
     @contextmanager

@@ -6,7 +6,7 @@ changes nothing, and torchrun ends a process that takes too long.
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -32,11 +32,20 @@ class Pruned(Interrupted):
         self.exit_code = 143
 
 
+def nobody_else() -> int:
+    """Return 0: no other process was asked to stop."""
+    return 0
+
+
 class StopRequest:
-    """Remembers the first signal; long work looks at it between steps."""
+    """Remembers the first signal; long work looks at it between steps.
+
+    `others` asks other processes that share the work for the number of theirs.
+    """
 
     def __init__(self, second_ends: bool = True) -> None:
         self.number, self.second_ends = 0, second_ends
+        self.others: Callable[[], int] = nobody_else
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         if self.number and self.second_ends:
@@ -44,9 +53,14 @@ class StopRequest:
         self.number = self.number or number
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal has come."""
+        """Raise `Interrupted` if a signal has come; one to another process is raised at the next check.
+
+        Until then long work sees the number, and saves.
+        """
         if self.number:
             raise Interrupted(self.number)
+        if found := self.others():
+            self.number = found
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 import multiprocessing.forkserver
 import os
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,35 @@ def mae_cli(said: Path, arguments: list[str], environment: dict[str, str] | None
     with open(said, "w") as sys.stdout:
         sys.stderr = sys.stdout
         app(arguments)
+
+
+class Group:
+    """Processes with the surroundings that torchrun gives them; what they say lands in files."""
+
+    def __init__(
+        self,
+        folder: Path,
+        arguments: Sequence[list[str]],
+        last: Callable[..., None] = mae_cli,
+        others: Callable[..., None] = mae_cli,
+    ):
+        """Start a process per list of arguments; `last` is the life of the last one."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        count = len(arguments)
+        counts = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+        folder.mkdir(parents=True, exist_ok=True)
+        self.said = [folder / f"process-{rank}.txt" for rank in range(count)]
+        self.processes: list[Forked] = []
+        for rank, given in enumerate(arguments):
+            environment = counts | address | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            life = last if rank == count - 1 else others
+            self.processes.append(Forked(life, self.said[rank], given, environment))
+
+    def send(self, number: int, ranks: Sequence[int]) -> None:
+        for rank in ranks:
+            self.processes[rank].send(number)
+
+    def wait(self) -> tuple[list[int | None], list[str]]:
+        """Return the exit codes and what was said."""
+        return [process.code() for process in self.processes], [said.read_text() for said in self.said]

@@ -720,26 +720,29 @@ def test_features_keep_no_other_token_in_memory(kind: str) -> None:
 
 
 def test_raw_pixels_of_small_images_are_all_of_them_in_the_order_asked_for(tiny: Config, digits: ImageData) -> None:
-    indexes, task = torch.arange(300).flip(0), Counting()
-    raw = raw_pixels(digits.train.images, indexes, tiny.data, digits, task)
+    indexes = torch.arange(300).flip(0)
+    raw = raw_pixels(digits.train.images.batches(indexes.split(200)), tiny.data, digits)
     expected = normalise(digits.train.images.pixels[indexes].float() / 255, digits).flatten(1)
-    assert torch.allclose(raw, expected, atol=1e-6)
+    assert torch.allclose(torch.cat([*raw]), expected, atol=1e-6)
+
+
+def test_features_are_told_of_as_they_are_there(tiny: Config, digits: ImageData) -> None:
+    task, indexes = Counting(), torch.arange(300)
+    extract(new_pretext(tiny, digits), digits.train.images, indexes, "both", CPU, task)
     assert task.done == 300
 
 
 @pytest.mark.parametrize(("size", "kept"), [((64, 8), 32 * 8), ((8, 64), 8 * 32), ((33, 33), 32 * 32)])
 def test_only_sides_longer_than_32_are_averaged_down(size: tuple[int, int], kept: int, digits: ImageData) -> None:
-    images = CachedImages(torch.zeros(1, 1, *size, dtype=torch.uint8))
+    images = torch.zeros(1, 1, *size, dtype=torch.uint8)
     config = DataConfig(image_size=size, channels=1, mean=(0.0,), std=(1.0,))
-    assert raw_pixels(images, torch.tensor([0]), config, digits, Silent()).shape == (1, kept)
+    assert next(raw_pixels([images], config, digits)).shape == (1, kept)
 
 
 def test_raw_pixels_of_large_images_are_averaged_down(digits: ImageData) -> None:
     pixels = torch.arange(64 * 64).remainder(251).to(torch.uint8).view(1, 1, 64, 64)
     config = DataConfig(image_size=(64, 64), channels=1, mean=(0.0,), std=(1.0,))
-    raw = raw_pixels(
-        CachedImages(pixels), torch.tensor([0]), config, replace(digits, mean=(0.0,), std=(1.0,)), Silent()
-    )
+    raw = next(raw_pixels([pixels], config, replace(digits, mean=(0.0,), std=(1.0,))))
     quarters = pixels.float().view(32, 2, 32, 2).mean(dim=(1, 3)) / 255
     assert torch.allclose(raw, quarters.view(1, -1), atol=1e-6)
 

@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -33,7 +32,7 @@ from mae.runtime.machine import choose_device
 from mae.training.loader import batches
 from mae.training.step import Trainer
 from tests.conftest import TINY
-from tests.helpers.commands import Forked, mae_cli
+from tests.helpers.commands import Group, mae_cli
 
 SMALL = TINY | {"train.batch_size": 252, "train.epochs": 4, "run.knn_every": 0}
 """20 steps of a batch that 2 and 3 processes can share."""
@@ -45,38 +44,6 @@ LONG = SMALL | {"train.epochs": 400, "run.checkpoint_seconds": 0.0}
 def command(runs_dir: Path, settings: dict[str, Any], name: str = "pretrain") -> list[str]:
     fixed = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     return [name, *fixed, "--runs-dir", str(runs_dir), "--tracking-uri", "none", "--device", "cpu"]
-
-
-class Group:
-    """Processes with the surroundings that torchrun gives them; what they say lands in files."""
-
-    def __init__(
-        self,
-        folder: Path,
-        arguments: Sequence[list[str]],
-        last: Callable[..., None] = mae_cli,
-        others: Callable[..., None] = mae_cli,
-    ):
-        """Start a process per list of arguments; `last` is the life of the last one."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        count = len(arguments)
-        counts = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-        folder.mkdir(parents=True, exist_ok=True)
-        self.said = [folder / f"process-{rank}.txt" for rank in range(count)]
-        self.processes: list[Forked] = []
-        for rank, given in enumerate(arguments):
-            environment = counts | address | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            life = last if rank == count - 1 else others
-            self.processes.append(Forked(life, self.said[rank], given, environment))
-
-    def send(self, number: int, ranks: Sequence[int]) -> None:
-        for rank in ranks:
-            self.processes[rank].send(number)
-
-    def wait(self) -> tuple[list[int | None], list[str]]:
-        """Return the exit codes and what was said."""
-        return [process.code() for process in self.processes], [said.read_text() for said in self.said]
 
 
 def start(count: int, runs_dir: Path, settings: dict[str, Any], **more: Any) -> Group:
@@ -230,7 +197,7 @@ def test_when_one_is_killed_the_others_fail_and_the_same_command_continues(tmp_p
     group.send(signal.SIGKILL, [1])
     codes, said = group.wait()
     assert codes == [1, -signal.SIGKILL]
-    assert said[0].endswith("another process of this training has failed or was killed; the same command continues\n")
+    assert said[0].endswith("another process of this command has failed or was killed; the same command continues\n")
     assert status_of(the_run(tmp_path))[0] == "failed"
     assert "continuing at step" in finish(2, tmp_path, settings)
 
@@ -345,7 +312,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("one_of_three")
-@pytest.mark.parametrize("name", [["ablate", "mask-ratio"], ["probe", "abc123"], ["runs"], ["config"]])
+@pytest.mark.parametrize("name", [["ablate", "mask-ratio"], ["compare", "abc123"], ["runs"], ["config"]])
 def test_other_commands_refuse_several_processes(name: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(app, name)
     assert result.exit_code == 2
