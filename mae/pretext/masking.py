@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mae.config.tree import Config
+
 Grid = tuple[int, int]
 """Rows and columns of patches."""
 
@@ -122,3 +124,13 @@ SAMPLERS = {
     "block": Sampler(_draw_blocks, _block_order),
     "grid": Sampler(_draw_grid, _grid_order),
 }
+
+
+def draw_masks(config: Config, count: int, generator: torch.Generator) -> Tensor:
+    """Return what the masks of `count` images are made of, a CPU tensor (count, ...)."""
+    return SAMPLERS[config.mask.sampling].draw(generator, count, config.grid, config.kept_patches)
+
+
+def masks(config: Config, draws: Tensor) -> Mask:
+    """Return the masks of a batch (B, N), on the device of its draws."""
+    return Mask(SAMPLERS[config.mask.sampling].order(draws, config.grid), config.kept_patches)
