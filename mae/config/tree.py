@@ -186,13 +186,24 @@ class MaskConfig(Section):
 class TargetConfig(Section):
     """What the decoder reconstructs (Table 1d)."""
 
-    kind: Literal["pixels", "normalized_pixels", "pca"] = Field("pixels", description="the reconstruction target")
+    kind: Literal["pixels", "normalized_pixels", "pca", "low_pass"] = Field(
+        "pixels",
+        description="the reconstruction target; low_pass: the image's low frequencies (PixMIM, not in Table 1d)",
+    )
     pca_variance: float = Field(
         0.99,
         gt=0,
         le=1,
         description="share of the patches' variance the PCA target keeps",
         json_schema_extra=_acts({"target.kind": ("pca",)}),
+    )
+    cutoff: float = Field(
+        40 / 112,
+        gt=0,
+        le=1,
+        description="highest frequency the low_pass target keeps, as a share of the highest along a side (half a cycle "
+        "per pixel); PixMIM: 40 of 112 cycles per image of 224 pixels",
+        json_schema_extra=_acts({"target.kind": ("low_pass",)}),
     )
 
 

@@ -60,7 +60,7 @@ class DenoisingAutoencoder(Autoencoder):
         images = self.look(views(batch.images, self.config.data, draws.crops))
         predictions, order, corrupted = self.restore(images, draws.noise)
         with full(images.device):  # a target may multiply matrices, and is no less exact
-            target = self.target(gather_tokens(patchify(images, self.patch), order))
+            target = self.target(gather_tokens(self.target.of_images(patchify(images, self.patch)), order))
         errors = (predictions.float() - target.float()).square()
         if self.config.denoise.noise == "gaussian":
             return {"loss": errors.mean()}

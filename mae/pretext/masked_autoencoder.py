@@ -54,7 +54,7 @@ class MaskedAutoencoder(Autoencoder):
         if visible_weight:
             weights[: mask.kept] = visible_weight
         with full(images.device):  # a target may multiply matrices, and is no less exact
-            target = self.target(gather_tokens(patches, read))
+            target = self.target(gather_tokens(self.target.of_images(patches), read))
         return reconstruction_loss(prediction, target, weights)
 
     def predict(self, patches: Tensor, mask: Mask, hidden_only: bool = True) -> Tensor:

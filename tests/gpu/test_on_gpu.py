@@ -42,6 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mae": {},
     "normalised": {"target.kind": "normalized_pixels"},
     "pca": {"target.kind": "pca"},
+    "low_pass": {"target.kind": "low_pass"},
     "blocks": {"mask.sampling": "block", "mask.ratio": 0.5},
     "grid": {"mask.sampling": "grid"},
     "weighted": {"loss.region": "weighted", "loss.visible_weight": 0.25},

@@ -145,6 +145,7 @@ VARIANTS = [
 ] + [
     ("mae", {"target.kind": "pca", "loss.region": "all", "model.encoder_mask_tokens": True}),
     ("mae", {"target.kind": "normalized_pixels"}),
+    ("mae", {"target.kind": "low_pass"}),
     *(("denoise", {"denoise.noise": noise}) for noise in NOISES),
     *((kind, {}) for kind in PRETEXTS if kind not in ("mae", "denoise")),
 ]
