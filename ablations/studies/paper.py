@@ -108,6 +108,9 @@ _ALL = (
             Cell({"mask.sampling": "block", "mask.ratio": 0.5}, _paper((72.3, 83.9)), "block 50 %"),
             Cell({"mask.sampling": "block", "mask.ratio": 0.75}, _paper((63.9, 82.8)), "block 75 %"),
             Cell({"mask.sampling": "grid", "mask.ratio": 0.75}, _paper((66.0, 84.0)), "grid 75 %"),
+            Cell(
+                {"mask.sampling": "colored_noise", "mask.ratio": 0.75}, name="green noise 75 %", later=True
+            ),  # ColorMAE
         ),
         source="Table 1f",
     ),

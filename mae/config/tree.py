@@ -180,7 +180,14 @@ class MaskConfig(Section):
         description="share of patches hidden (Fig. 5); the patches kept are rounded, where the official code cuts off: "
         "at 0.9 of 196 it keeps 19, this one 20",
     )
-    sampling: Literal["random", "block", "grid"] = Field("random", description="how they are chosen (Table 1f)")
+    sampling: Literal["random", "block", "grid", "colored_noise"] = Field(
+        "random", description="how they are chosen (Table 1f; colored_noise: ColorMAE)"
+    )
+    color: Literal["red", "green", "blue", "purple"] = Field(
+        "green",
+        description="of the noise: low, middle, high frequencies, or all but the middle ones",
+        json_schema_extra=_acts({"mask.sampling": ("colored_noise",)}),
+    )
 
 
 class TargetConfig(Section):

@@ -45,6 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "low_pass": {"target.kind": "low_pass"},
     "blocks": {"mask.sampling": "block", "mask.ratio": 0.5},
     "grid": {"mask.sampling": "grid"},
+    "colored noise": {"mask.sampling": "colored_noise"},
     "weighted": {"loss.region": "weighted", "loss.visible_weight": 0.25},
     "flips": {"data.flip": True},
     **{kind: {"pretext.kind": kind} for kind in PRETEXTS if kind != "mae"},

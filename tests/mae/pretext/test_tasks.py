@@ -141,7 +141,9 @@ def test_costs_are_counted_for_a_single_image_without_computing(kind: str) -> No
 
 VARIANTS = [
     ("mae", {"mask.sampling": sampling, "data.augmentation": augmentation})
-    for sampling, augmentation in zip(SAMPLERS, ("random_resized_crop", "color_jitter", "fixed_crop"), strict=True)
+    for sampling, augmentation in zip(
+        SAMPLERS, ("random_resized_crop", "color_jitter", "fixed_crop", "none"), strict=True
+    )
 ] + [
     ("mae", {"target.kind": "pca", "loss.region": "all", "model.encoder_mask_tokens": True}),
     ("mae", {"target.kind": "normalized_pixels"}),
