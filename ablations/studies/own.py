@@ -8,11 +8,35 @@ from mae.config.tree import PretextConfig
 _BLOCKS = {0: 73.5, 0.5: 79.1, 1: 81.0, 2: 83.1, 4: 84.2, 6: 84.4, 12: 84.6, 18: 84.7, 24: 84.9}
 """Of ViT-L's 24 blocks: the paper's top-1, %; its 0 is linear probing."""
 
+_PATCHES = {"pretext.kind": "denoise", "denoise.noise": "masked_patches"}
+
+
+def _denoising(noise: str, name: str, key: str, strength: float) -> Cell:
+    """Return a denoising autoencoder of a kind of noise and a strength; its loss is on all pixels, as in the papers."""
+    loss = {} if noise == "gaussian" else {"loss.region": "all"}
+    overrides = {"pretext.kind": "denoise", "denoise.noise": noise, key: strength} | loss
+    return Cell(overrides, name=f"{name} {strength:g}")
+
+
 OWN: dict[str, Study] = {
     "pretext": Study(
         "pretext",
         "What should an encoder be pretrained on?",
         tuple(Cell({"pretext.kind": kind}) for kind in get_args(PretextConfig.model_fields["kind"].annotation)),
+    ),
+    "noise": Study(
+        "noise",
+        "What corruption should be undone, and how strong?",
+        (
+            *(_denoising("gaussian", "gaussian", "denoise.deviation", each) for each in (0.25, 0.5, 1.0, 2.0)),
+            *(_denoising("salt_and_pepper", "salt and pepper", "denoise.share", each) for each in (0.1, 0.25, 0.5)),
+            *(_denoising("masked_pixels", "masked pixels", "denoise.share", each) for each in (0.25, 0.5, 0.75)),
+            *(_denoising("masked_patches", "masked patches", "mask.ratio", each) for each in (0.25, 0.5)),
+            # From here on with the mask of the base, one setting at a time, to masked autoencoding.
+            Cell(_PATCHES | {"loss.region": "all"}, name="masked patches"),
+            Cell(_PATCHES | {"loss.region": "masked"}, name="masked patches, loss on them"),
+            Cell({"pretext.kind": "mae"}, name="masked autoencoder"),
+        ),
     ),
     "partial-finetune": Study(
         "partial-finetune",

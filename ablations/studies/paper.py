@@ -71,6 +71,7 @@ _ALL = (
             Cell({"target.kind": "pixels"}, _paper((73.5, 84.9)), "pixels"),
             Cell({"target.kind": "normalized_pixels"}, _paper((73.9, 85.4)), "normalised pixels"),
             Cell({"target.kind": "pca"}, _paper((72.3, 84.6)), "PCA"),
+            Cell({"target.kind": "low_pass"}, name="low frequencies", later=True),  # PixMIM, 2024
         ),
         source="Table 1d",
     ),
@@ -79,6 +80,9 @@ _ALL = (
         "On which patches should the loss count?",
         (
             Cell({"loss.region": "masked"}, name="masked only"),
+            Cell(
+                {"loss.region": "weighted", "loss.visible_weight": 0.1}, name="visible at 0.1", later=True
+            ),  # Tan, 2024
             Cell({"loss.region": "weighted", "loss.visible_weight": 0.25}, name="visible at 0.25"),
             Cell({"loss.region": "weighted", "loss.visible_weight": 0.5}, name="visible at 0.5"),
             Cell({"loss.region": "all"}, name="all patches"),
@@ -104,6 +108,9 @@ _ALL = (
             Cell({"mask.sampling": "block", "mask.ratio": 0.5}, _paper((72.3, 83.9)), "block 50 %"),
             Cell({"mask.sampling": "block", "mask.ratio": 0.75}, _paper((63.9, 82.8)), "block 75 %"),
             Cell({"mask.sampling": "grid", "mask.ratio": 0.75}, _paper((66.0, 84.0)), "grid 75 %"),
+            Cell(
+                {"mask.sampling": "colored_noise", "mask.ratio": 0.75}, name="green noise 75 %", later=True
+            ),  # ColorMAE
         ),
         source="Table 1f",
     ),

@@ -20,7 +20,7 @@ from mae.runtime.progress import ConsoleProgress, Progress
 from mae.tracking.background_delivery import tracked_studies
 
 EVERYTHING = "paper"
-"""The name that stands for all of the paper's studies in one plan."""
+"""The name that stands for all of the paper's studies in one plan, with the paper's cells only."""
 
 
 def choose_studies(name: str | None, file: Path | None, axes: Sequence[str]) -> list[Study]:
@@ -32,7 +32,7 @@ def choose_studies(name: str | None, file: Path | None, axes: Sequence[str]) -> 
     if name is None:
         return [product(axes)]
     if name == EVERYTHING:
-        return list(STUDIES.values())
+        return [study.of_the_paper() for study in STUDIES.values()]
     known = STUDIES | OWN
     if name not in known:
         raise UserError(f"study {name!r} is unknown{nearest(name, [*known])}; see `mae-cli ablate list`")

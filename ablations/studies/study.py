@@ -46,12 +46,14 @@ class Cell:
     """One row of a study's table.
 
     `overrides` are dotted keys with a value or `Times`; `paper` holds the paper's figures for this row, such as
-    {"linear": 73.5, "finetune": 84.9} in % top-1. Without a name, the values make it.
+    {"linear": 73.5, "finetune": 84.9} in % top-1. Without a name, the values make it. A row that `later` work has added
+    to one of the paper's tables is no part of `ablate paper`.
     """
 
     overrides: Mapping[str, Any]
     paper: Mapping[str, float] = field(default_factory=dict)
     name: str = ""
+    later: bool = False
 
     def __str__(self) -> str:
         return self.name or ", ".join(f"{key}={_text(value)}" for key, value in self.overrides.items())
@@ -72,6 +74,10 @@ class Study:
     log_axis: bool = False
     probed: bool = True
     probe: ProbeKind | None = None
+
+    def of_the_paper(self) -> "Study":
+        """Return the study without the cells that later work has added."""
+        return replace(self, cells=tuple(cell for cell in self.cells if not cell.later))
 
     def base(self, config: Config) -> Config:
         """Return the config that the study changes: the one asked for, with the probe that its cells are about."""

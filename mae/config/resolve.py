@@ -140,7 +140,13 @@ def name_run(config: Config) -> str:
 
 def acts(key: str, values: Mapping[str, Any]) -> bool:
     """Say whether a key changes anything under values of all keys."""
-    return all(values.get(other) in needed for other, needed in ACTS_WHEN.get(key, {}).items())
+    return not _missing(key, values)
+
+
+def _missing(key: str, values: Mapping[str, Any]) -> Conditions:
+    """Return the conditions that a key lacks in order to act; a key that does not act itself sets none."""
+    conditions = ACTS_WHEN.get(key, {}).items()
+    return {other: needed for other, needed in conditions if values.get(other) not in needed and acts(other, values)}
 
 
 def inert_keys(config: Config) -> set[str]:
@@ -153,8 +159,8 @@ def _refuse_inert(config: Config, overrides: Overrides) -> None:
     """A setting with no effect is a misunderstanding; one equal to the default comes from a stored config."""
     changed, values = differences(config, Config()), flatten(config.model_dump())
     for key in sorted(inert_keys(config) & overrides.keys() & changed.keys()):
-        missing = {other: needed for other, needed in ACTS_WHEN[key].items() if values[other] not in needed}
-        raise UserError(f"{key}={overrides[key]} has no effect: it acts with {told(missing)} only; set that too")
+        missing = told(_missing(key, values))
+        raise UserError(f"{key}={overrides[key]} has no effect: it acts with {missing} only; set that too")
 
 
 def told(conditions: Conditions) -> str:

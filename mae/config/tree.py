@@ -32,11 +32,20 @@ Width = Annotated[int, Field(ge=4, multiple_of=4)]  # the 2-D sin-cos code split
 
 
 def _acts(when: Mapping[str, tuple[str | bool, ...]]) -> dict[str, Any]:
-    """Say under which values of other keys a key, or a section's keys, act: under others they change nothing."""
+    """Say under which values of other keys a key, or a section's keys, act: under others they change nothing.
+
+    A key that does not act itself sets no condition: `denoise.noise` has no say in masked autoencoding.
+    """
     return {"acts": when}
 
 
 MAE = _acts({"pretext.kind": ("mae",)})
+DENOISE = _acts({"pretext.kind": ("denoise",)})
+RECONSTRUCTION = _acts({"pretext.kind": ("mae", "denoise")})
+PATCHES = _acts({"pretext.kind": ("mae", "denoise"), "denoise.noise": ("masked_patches",)})
+PARTS = _acts(
+    {"pretext.kind": ("mae", "denoise"), "denoise.noise": ("masked_pixels", "masked_patches", "salt_and_pepper")}
+)
 LARS = _acts({"probe.linear.solver": ("lars",)})
 AUGMENTED = _acts({"probe.finetune.augment": (True,)})
 
@@ -118,7 +127,7 @@ class ModelConfig(Section):
     decoder: TransformerConfig = Field(
         TransformerConfig(dim=32, depth=2),
         description="the decoder used in pretraining only (Table 1a, 1b)",
-        json_schema_extra=MAE,
+        json_schema_extra=RECONSTRUCTION,
     )
     encoder_mask_tokens: bool = Field(
         False,
@@ -136,7 +145,31 @@ class ModelConfig(Section):
 class PretextConfig(Section):
     """What the encoder is pretrained on."""
 
-    kind: Literal["mae", "rotation"] = Field("mae", description="the pretext task", json_schema_extra={"before": "mae"})
+    kind: Literal["mae", "denoise", "rotation"] = Field(
+        "mae", description="the pretext task", json_schema_extra={"before": "mae"}
+    )
+
+
+class DenoiseConfig(Section):
+    """What a denoising autoencoder's images are corrupted by (Vincent et al., 2010, "Types of Corruption")."""
+
+    noise: Literal["gaussian", "masked_pixels", "masked_patches", "salt_and_pepper"] = Field(
+        "gaussian",
+        description="added to every pixel; or pixels set to the training mean, patches replaced by mask tokens in the "
+        "encoder as `mask` says, pixels set to black or white",
+    )
+    deviation: float = Field(
+        1.0,
+        gt=0,
+        description="of gaussian noise, in standard deviations of the training pixels",
+        json_schema_extra=_acts({"denoise.noise": ("gaussian",)}),
+    )
+    share: Share = Field(
+        0.25,
+        description="share of an image's pixels that are corrupted, all channels of one together; rounded to whole "
+        "pixels",
+        json_schema_extra=_acts({"denoise.noise": ("masked_pixels", "salt_and_pepper")}),
+    )
 
 
 class MaskConfig(Section):
@@ -147,13 +180,23 @@ class MaskConfig(Section):
         description="share of patches hidden (Fig. 5); the patches kept are rounded, where the official code cuts off: "
         "at 0.9 of 196 it keeps 19, this one 20",
     )
-    sampling: Literal["random", "block", "grid"] = Field("random", description="how they are chosen (Table 1f)")
+    sampling: Literal["random", "block", "grid", "colored_noise"] = Field(
+        "random", description="how they are chosen (Table 1f; colored_noise: ColorMAE)"
+    )
+    color: Literal["red", "green", "blue", "purple"] = Field(
+        "green",
+        description="of the noise: low, middle, high frequencies, or all but the middle ones",
+        json_schema_extra=_acts({"mask.sampling": ("colored_noise",)}),
+    )
 
 
 class TargetConfig(Section):
     """What the decoder reconstructs (Table 1d)."""
 
-    kind: Literal["pixels", "normalized_pixels", "pca"] = Field("pixels", description="the reconstruction target")
+    kind: Literal["pixels", "normalized_pixels", "pca", "low_pass"] = Field(
+        "pixels",
+        description="the reconstruction target; low_pass: the image's low frequencies (PixMIM, not in Table 1d)",
+    )
     pca_variance: float = Field(
         0.99,
         gt=0,
@@ -161,23 +204,33 @@ class TargetConfig(Section):
         description="share of the patches' variance the PCA target keeps",
         json_schema_extra=_acts({"target.kind": ("pca",)}),
     )
+    cutoff: float = Field(
+        40 / 112,
+        gt=0,
+        le=1,
+        description="highest frequency the low_pass target keeps, as a share of the highest along a side (half a cycle "
+        "per pixel); PixMIM: 40 of 112 cycles per image of 224 pixels",
+        json_schema_extra=_acts({"target.kind": ("low_pass",)}),
+    )
 
 
 class LossConfig(Section):
-    """On which patches the squared error counts (footnote 1)."""
+    """On which patches, or corrupted pixels, the squared error counts (footnote 1)."""
 
-    region: Literal["masked", "all", "weighted"] = Field("masked", description="patches the loss reads")
+    region: Literal["masked", "all", "weighted"] = Field(
+        "masked", description="patches the loss reads; of corrupted pixels, those are the masked ones"
+    )
     visible_weight: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="weight of a visible patch, a masked one having 1",
+        description="weight of a visible patch or clean pixel, a masked one having 1",
         json_schema_extra=_acts({"loss.region": ("weighted",)}),
     )
 
     @property
     def weight_of_visible(self) -> float:
-        """Weight of a visible patch in the loss, a masked one having 1; at 0 the decoder predicts masked ones only."""
+        """Weight of a visible patch in the loss, a masked one having 1; at 0 `mae` predicts masked ones only."""
         return {"masked": 0.0, "all": 1.0, "weighted": self.visible_weight}[self.region]
 
 
@@ -453,9 +506,10 @@ class Config(Section):
     data: DataConfig = Field(DataConfig(), description=DataConfig.__doc__)
     model: ModelConfig = Field(ModelConfig(), description=ModelConfig.__doc__)
     pretext: PretextConfig = Field(PretextConfig(), description=PretextConfig.__doc__)
-    mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__, json_schema_extra=MAE)
-    target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=MAE)
-    loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__, json_schema_extra=MAE)
+    denoise: DenoiseConfig = Field(DenoiseConfig(), description=DenoiseConfig.__doc__, json_schema_extra=DENOISE)
+    mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__, json_schema_extra=PATCHES)
+    target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=RECONSTRUCTION)
+    loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__, json_schema_extra=PARTS)
     train: TrainConfig = Field(TrainConfig(), description=TrainConfig.__doc__)
     probe: ProbeConfig = Field(ProbeConfig(), description=ProbeConfig.__doc__)
     run: RunConfig = Field(RunConfig(), description=RunConfig.__doc__)
@@ -476,6 +530,17 @@ class Config(Section):
         """Patches per image that stay visible: (1 - ratio) of them, rounded to the nearest whole number."""
         return round(self.patches * (1 - self.mask.ratio))
 
+    @property
+    def encoder_mask_tokens(self) -> bool:
+        """Whether the encoder has mask tokens, for hidden patches."""
+        denoised = self.pretext.kind == "denoise" and self.denoise.noise == "masked_patches"
+        return self.model.encoder_mask_tokens or denoised
+
+    @property
+    def corrupted_pixels(self) -> int:
+        """Pixels per image that `denoise.share` comes to."""
+        return round(math.prod(self.data.image_size) * self.denoise.share)
+
     @model_validator(mode="after")
     def _possible(self) -> "Config":
         for side, image, patch in zip(("height", "width"), self.data.image_size, self.model.patch_size, strict=True):
@@ -488,8 +553,25 @@ class Config(Section):
             raise ValueError(
                 f"probe.attentive.queries: expected a divisor of model.encoder.dim={self.model.encoder.dim}"
             )
-        if self.pretext.kind == "mae" and not 1 <= self.kept_patches < self.patches:
+        if self.pretext.kind == "denoise":
+            self._check_noise()
+        hides = self.pretext.kind == "mae" or self.encoder_mask_tokens
+        if hides and not 1 <= self.kept_patches < self.patches:
             raise ValueError(
                 f"mask.ratio: keeps {self.kept_patches} of {self.patches} patches; expected at least 1, and 1 hidden"
             )
         return self
+
+    def _check_noise(self) -> None:
+        noise, pixels = self.denoise.noise, math.prod(self.data.image_size)
+        if noise not in ("masked_pixels", "salt_and_pepper"):
+            return
+        if not 1 <= self.corrupted_pixels < pixels:
+            raise ValueError(
+                f"denoise.share: corrupts {self.corrupted_pixels} of {pixels} pixels; expected at least 1, and 1 clean"
+            )
+        if self.target.kind == "pca":
+            raise ValueError(
+                f"target.kind: of a coefficient nobody can say whether denoise.noise={noise} has corrupted it; "
+                "expected a target of pixels"
+            )

@@ -31,8 +31,8 @@ from mae.exchange.naming import (
     split,
 )
 from mae.models.vit import Size, build_encoder, sincos_positions
+from mae.pretext.autoencoder import build_decoder
 from mae.pretext.base import Pretext
-from mae.pretext.masked_autoencoder import build_decoder
 from mae.pretext.registry import saved_pretext
 from mae.runs.directory import ENCODER, PRETEXT, RunDirectory
 from mae.runs.weights import read_weights, weights_digest

@@ -51,7 +51,8 @@ def export_model(model: Model, kind: str, to: Path) -> list[str]:
         raise UserError(f"--to {to}: expected a name ending in {form.ending}")
     if not to.absolute().parent.is_dir():
         raise UserError(f"--to {to}: there is no folder {to.parent}")
-    decoder = form.with_decoder and "decoder.decoder_embed.weight" in model.rest
+    reconstructs = model.config.pretext.kind == "mae"  # a denoising autoencoder's decoder knows no mask tokens
+    decoder = form.with_decoder and reconstructs and "decoder.decoder_embed.weight" in model.rest
     _check_place(model.config, kind, decoder)
     state = official_state(model.state) if decoder else model.encoder
     form.write(model, state, to)
@@ -65,7 +66,7 @@ def export_model(model: Model, kind: str, to: Path) -> list[str]:
 
 def _check_place(config: Config, kind: str, decoder: bool) -> None:
     model = config.model
-    if model.encoder_mask_tokens and kind in ("official", "timm", "hf"):
+    if config.encoder_mask_tokens and kind in ("official", "timm", "hf"):
         raise UserError(
             f"--format {kind}: an encoder with mask tokens has no place there; --format safetensors has one"
         )

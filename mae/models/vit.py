@@ -124,7 +124,7 @@ def build_encoder(config: Config) -> Encoder:
     """Return the encoder alone, untrained."""
     data, model, recompute = config.data, config.model, config.train.checkpoint_blocks
     sizes = data.image_size, model.patch_size, data.channels
-    return Encoder(model.encoder, *sizes, model.encoder_mask_tokens, recompute, model.norm_eps)
+    return Encoder(model.encoder, *sizes, config.encoder_mask_tokens, recompute, model.norm_eps)
 
 
 class Blocks(nn.Sequential):

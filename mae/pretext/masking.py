@@ -12,8 +12,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mae.config.tree import Config, MaskConfig
+
 Grid = tuple[int, int]
 """Rows and columns of patches."""
+
+CUT = 1.0
+BAND = (1.0, 2.0)
+"""Deviations, in patches, of the Gaussians that part low frequencies of noise from high ones, and that bound the middle
+ones. They are ours: the paper's are not in its published code."""
+
+MARGIN = 6
+"""Patches of noise beyond each side of a grid: three of the largest deviation, so that no border is smoother."""
 
 BLOCKS = 64
 """Rectangles drawn per image by block sampling; far more than it takes to cover any share of a grid."""
@@ -38,17 +48,17 @@ class Mask(NamedTuple):
 
 class Sampler(NamedTuple):
     """Both halves of a sampler: `draw(generator, count, grid, kept)` gives a CPU tensor (count, ...), `order(draws,
-    grid)` the int64 permutations (count, N) on its device."""
+    grid, settings)` the int64 permutations (count, N) on its device."""
 
     draw: Callable[[torch.Generator, int, Grid, int], Tensor]
-    order: Callable[[Tensor, Grid], Tensor]
+    order: Callable[[Tensor, Grid, MaskConfig], Tensor]
 
 
 def _draw_random(generator: torch.Generator, count: int, grid: Grid, kept: int) -> Tensor:
     return torch.rand(count, math.prod(grid), generator=generator)
 
 
-def _random_order(draws: Tensor, grid: Grid) -> Tensor:
+def _random_order(draws: Tensor, grid: Grid, settings: MaskConfig) -> Tensor:
     """Every set of patches is equally likely."""
     return draws.argsort(dim=1, stable=True)
 
@@ -72,7 +82,7 @@ def _draw_blocks(generator: torch.Generator, count: int, grid: Grid, kept: int) 
     return torch.stack([top, left, height, width, upwards], dim=2).short()
 
 
-def _block_order(draws: Tensor, grid: Grid) -> Tensor:
+def _block_order(draws: Tensor, grid: Grid, settings: MaskConfig) -> Tensor:
     """Hide large rectangles, as BEiT does, one after the other.
 
     The last one is cut off row by row, from the top or the bottom, at exactly the hidden count.
@@ -94,7 +104,7 @@ def _draw_grid(generator: torch.Generator, count: int, grid: Grid, kept: int) ->
     return (torch.rand(count, 2, generator=generator) * torch.tensor(grid)).long()
 
 
-def _grid_order(draws: Tensor, grid: Grid) -> Tensor:
+def _grid_order(draws: Tensor, grid: Grid, settings: MaskConfig) -> Tensor:
     """Keep patches on a regular lattice: one of every 2 x 2 at a ratio of 75 %.
 
     Other ratios follow an ordered-dither (Bayer) ranking, which spreads any number of patches evenly. The lattice is
@@ -117,8 +127,65 @@ def _bayer(size: int, device: torch.device) -> Tensor:
     return rank
 
 
+def _draw_noise(generator: torch.Generator, count: int, grid: Grid, kept: int) -> Tensor:
+    """Return white noise, float32 (count, rows + 2 * MARGIN, columns + 2 * MARGIN)."""
+    return torch.randn(count, *(side + 2 * MARGIN for side in grid), generator=generator)
+
+
+def _noise_order(draws: Tensor, grid: Grid, settings: MaskConfig) -> Tensor:
+    """Keep the patches at which filtered noise is strongest (ColorMAE, Hinojosa et al., 2024).
+
+    Kept: the four colours, of Gaussians and their differences, and that the strongest patches stay. Adapted: every
+    image gets noise of its own, where the paper cuts windows out of patterns made beforehand. It is filtered in
+    float64: the rounding of another device moves no patch across the threshold.
+    """
+    noise = draws.double()
+    white = noise[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
+    match settings.color:
+        case "red":
+            colored = _blurred(noise, grid, CUT)
+        case "blue":
+            colored = white - _blurred(noise, grid, CUT)
+        case "green":
+            colored = _middle(noise, grid)
+        case "purple":
+            colored = white - _middle(noise, grid)
+    return colored.flatten(1).argsort(dim=1, descending=True, stable=True)
+
+
+def _middle(noise: Tensor, grid: Grid) -> Tensor:
+    """Return the middle frequencies, (count, rows, columns): a difference of Gaussians."""
+    fine, coarse = (_blurred(noise, grid, deviation) for deviation in BAND)
+    return fine - coarse
+
+
+def _blurred(noise: Tensor, grid: Grid, deviation: float) -> Tensor:
+    """Return noise with a margin (count, ...) under a Gaussian, (count, rows, columns)."""
+    rows, columns = (_gaussian(side, deviation, noise) for side in grid)
+    return rows @ noise @ columns.T
+
+
+def _gaussian(side: int, deviation: float, like: Tensor) -> Tensor:
+    """Return weights (side, side + 2 * MARGIN) of a Gaussian around each patch along a side; a row's sum is 1."""
+    patch = torch.arange(side, device=like.device)[:, None] + MARGIN
+    other = torch.arange(side + 2 * MARGIN, device=like.device)
+    weights = torch.exp(-0.5 * ((other - patch).to(like.dtype) / deviation).square())
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
 SAMPLERS = {
     "random": Sampler(_draw_random, _random_order),
     "block": Sampler(_draw_blocks, _block_order),
     "grid": Sampler(_draw_grid, _grid_order),
+    "colored_noise": Sampler(_draw_noise, _noise_order),
 }
+
+
+def draw_masks(config: Config, count: int, generator: torch.Generator) -> Tensor:
+    """Return what the masks of `count` images are made of, a CPU tensor (count, ...)."""
+    return SAMPLERS[config.mask.sampling].draw(generator, count, config.grid, config.kept_patches)
+
+
+def masks(config: Config, draws: Tensor) -> Mask:
+    """Return the masks of a batch (B, N), on the device of its draws."""
+    return Mask(SAMPLERS[config.mask.sampling].order(draws, config.grid, config.mask), config.kept_patches)

@@ -10,12 +10,17 @@ from mae.config.tree import Config
 from mae.data.dataset import ImageData
 from mae.data.facts import DataFacts
 from mae.pretext.base import Pretext, Surroundings
+from mae.pretext.denoise import DenoisingAutoencoder
 from mae.pretext.encoder_only import EncoderOnly
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.rotation import Rotation
 from mae.runtime.rng import generator
 
-PRETEXTS: dict[str, type[Pretext]] = {"mae": MaskedAutoencoder, "rotation": Rotation}
+PRETEXTS: dict[str, type[Pretext]] = {
+    "mae": MaskedAutoencoder,
+    "denoise": DenoisingAutoencoder,
+    "rotation": Rotation,
+}
 
 
 def new_pretext(config: Config, data: ImageData, fitted: Mapping[str, Tensor] = MappingProxyType({})) -> Pretext:

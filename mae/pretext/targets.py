@@ -1,7 +1,7 @@
 """Reconstruction targets: what a patch's prediction is compared with (Table 1d).
 
-A target maps patches (..., P) to what the decoder predicts for them (..., outputs), and predictions back to pixels. To
-add one, write a class and enter it in `TARGETS`.
+A target maps patches (..., P) to what the decoder predicts for them (..., outputs), and predictions back to pixels. One
+that needs the whole image makes its patches in `of_images`. To add one, write a class and enter it in `TARGETS`.
 """
 
 import math
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mae.config.tree import Config
+from mae.models.vit import patchify, unpatchify
 
 
 class Pixels(nn.Module):
@@ -29,6 +30,10 @@ class Pixels(nn.Module):
     def saved(cls, config: Config, state: Mapping[str, Tensor]) -> "Pixels":
         """Return the target of a finished run, whose `state_dict` it is."""
         return cls(math.prod(config.model.patch_size) * config.data.channels)
+
+    def of_images(self, patches: Tensor) -> Tensor:
+        """Return the patches (B, N, P) that `forward` is given some of, made of all patches of images (B, N, P)."""
+        return patches
 
     def forward(self, patches: Tensor) -> Tensor:
         return patches
@@ -92,8 +97,41 @@ def fit_principal_components(patches: Tensor, variance: float) -> PrincipalCompo
     return PrincipalComponents(mean.float(), vectors.flip(1)[:, :kept].T.float().contiguous())
 
 
+class LowPass(Pixels):
+    """The image without its high frequencies (PixMIM, Liu et al., 2024).
+
+    An ideal filter, a disc in the Fourier domain of the whole image. The paper filters pixels in 0..1 and normalises
+    them then; the filter is linear and keeps the mean, so that normalised pixels give the same. Its disc has the zero
+    frequency at its centre, where the paper's code has it half a step beside, and the result is real by itself.
+    """
+
+    disc: Tensor
+
+    def __init__(self, config: Config):
+        super().__init__(math.prod(config.model.patch_size) * config.data.channels)
+        self.patch, self.grid = config.model.patch_size, config.grid
+        height, width = config.data.image_size
+        rows, columns = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)  # cycles per pixel, up to 1/2
+        radius = 2 * torch.hypot(rows[:, None].double(), columns.double())
+        self.register_buffer("disc", (radius <= config.target.cutoff + 1e-6).float(), persistent=False)
+
+    @classmethod
+    def fit(cls, config: Config, patches: Callable[[], Tensor]) -> "LowPass":
+        return cls(config)
+
+    @classmethod
+    def saved(cls, config: Config, state: Mapping[str, Tensor]) -> "LowPass":
+        return cls(config)
+
+    def of_images(self, patches: Tensor) -> Tensor:
+        images = unpatchify(patches, self.patch, self.grid)
+        low = torch.fft.irfft2(torch.fft.rfft2(images) * self.disc, images.shape[2:])
+        return patchify(low, self.patch)
+
+
 TARGETS: dict[str, type[Pixels]] = {
     "pixels": Pixels,
     "normalized_pixels": NormalizedPixels,
     "pca": PrincipalComponents,
+    "low_pass": LowPass,
 }

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mae.config.resolve import build
+from mae.config.resolve import build, change
 from mae.data.dataset import ImageData
 from mae.errors import SettingsError
 from mae.pipeline import Workplace, run_pretraining
@@ -42,19 +42,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mae": {},
     "normalised": {"target.kind": "normalized_pixels"},
     "pca": {"target.kind": "pca"},
+    "low_pass": {"target.kind": "low_pass"},
     "blocks": {"mask.sampling": "block", "mask.ratio": 0.5},
     "grid": {"mask.sampling": "grid"},
+    "colored noise": {"mask.sampling": "colored_noise"},
     "weighted": {"loss.region": "weighted", "loss.visible_weight": 0.25},
     "flips": {"data.flip": True},
     **{kind: {"pretext.kind": kind} for kind in PRETEXTS if kind != "mae"},
+    **{noise: {"pretext.kind": "denoise", "denoise.noise": noise} for noise in ("masked_patches", "salt_and_pepper")},
 }
 
 
 def settings(variant: str = "mae", **more: Any) -> Any:
-    own = VARIANTS[variant]
-    unused = "model.decoder" if "pretext.kind" in own else "nothing"
-    tiny = {key: value for key, value in TINY.items() if not key.startswith(unused)}
-    return build(tiny | own | {key.replace("__", "."): value for key, value in more.items()})
+    return change(build(TINY), VARIANTS[variant] | {key.replace("__", "."): value for key, value in more.items()})
 
 
 def step_of(config: Any, digits: ImageData, device: torch.device) -> tuple[dict[str, float], dict[str, Tensor]]:

@@ -1,11 +1,12 @@
 """Pretext tasks without a data set: of noise, as if normalised already."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mae.config.tree import Config
+from mae.config.tree import Config, MaskConfig
 from mae.data.dataset import ImageData
 from mae.pretext.base import Batch, Pretext, Surroundings
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
@@ -38,10 +39,12 @@ def autoencoder(config: Config) -> MaskedAutoencoder:
     return made
 
 
-def mask_of(sampling: str, draws: torch.Generator, count: int, grid: tuple[int, int], kept: int) -> Mask:
+def mask_of(
+    sampling: str, draws: torch.Generator, count: int, grid: tuple[int, int], kept: int, **settings: Any
+) -> Mask:
     """Return masks as a sampler draws them."""
     sampler = SAMPLERS[sampling]
-    return Mask(sampler.order(sampler.draw(draws, count, grid, kept), grid), kept)
+    return Mask(sampler.order(sampler.draw(draws, count, grid, kept), grid, MaskConfig(**settings)), kept)
 
 
 def around(encoder: nn.Module, config: Config, data: ImageData) -> Pretext:

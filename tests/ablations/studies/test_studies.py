@@ -409,6 +409,13 @@ def test_exactly_one_known_study_is_to_be_given(name: str | None, file: None, ax
         choose_studies(name, file, axes)
 
 
+def test_what_later_work_has_added_to_a_table_is_no_part_of_the_paper() -> None:
+    whole = {study.name: [str(cell) for cell in study.cells] for study in choose_studies("paper", None, ())}
+    assert whole["target"] == ["pixels", "normalised pixels", "PCA"]
+    (alone,) = choose_studies("target", None, ())
+    assert [str(cell) for cell in alone.cells] == [*whole["target"], "low frequencies"]
+
+
 def test_a_job_is_done_when_pretraining_and_probes_have_results(tmp_path: Path) -> None:
     job = Job("x", Config(), "f" * 12, ("knn",))
     (tmp_path / job.fingerprint / "probes" / job.probe_name("knn")).mkdir(parents=True)

@@ -54,7 +54,7 @@ def variants(key: str) -> list[Config]:
     found = []
     for value in values(TypeAdapter(dict(config_fields())[key].annotation).json_schema()):
         with suppress(UserError):
-            found.append(change(build(base), {key: value}))
+            found.append(change(build(base, refuse_inert=False), {key: value}))
     return found
 
 
@@ -154,6 +154,19 @@ def test_a_key_that_came_later_changes_no_fingerprint_at_the_value_that_means_as
     others = [config for config in variants(key) if config != earlier]
     assert all(key in pretrain_settings(config, "d") for config in others)
     assert others
+
+
+def test_how_a_denoising_loss_reads_patches_changes_nothing_where_all_pixels_are_noisy() -> None:
+    with pytest.raises(UserError, match=r"loss\.region=all has no effect: it acts with denoise\.noise=masked_pixels"):
+        build({"pretext.kind": "denoise", "loss.region": "all"})
+    build({"pretext.kind": "denoise", "denoise.noise": "masked_pixels", "loss.region": "all"})
+
+
+def test_a_key_that_does_not_act_keeps_no_other_from_acting() -> None:
+    assert "mask.ratio" in pretrain_settings(Config(), "d")
+    assert "mask.ratio" not in pretrain_settings(build({"pretext.kind": "denoise"}), "d")
+    patches = build({"pretext.kind": "denoise", "denoise.noise": "masked_patches", "mask.ratio": 0.5})
+    assert pretrain_settings(patches, "d")["mask.ratio"] == 0.5
 
 
 ROTATION = {"pretext.kind": "rotation"}

@@ -98,7 +98,13 @@ def test_import_takes_no_preset(mae_file: Path, runs_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{"target.kind": "pca"}, {"model.encoder_mask_tokens": True}, {"pretext.kind": "rotation"}]
+    "more",
+    [
+        {"target.kind": "pca"},
+        {"model.encoder_mask_tokens": True},
+        {"pretext.kind": "rotation"},
+        {"pretext.kind": "denoise", "denoise.noise": "masked_patches"},
+    ],
 )
 def test_a_run_of_ours_comes_in_with_all_of_its_task(more: dict[str, Any], runs_dir: Path, tmp_path: Path) -> None:
     run = own_run(runs_dir, **more)

@@ -27,6 +27,7 @@ from tests.helpers.checkpoints import HEADS_SET, SIZES, hugging_face, imported, 
 
 STATISTICS = {"data.mean": [0.4, 0.5, 0.6], "data.std": [0.2, 0.3, 0.1]}
 WHOLE = [name for name, form in FORMATS.items() if form.with_decoder]
+PATCHES = {"pretext.kind": "denoise", "denoise.noise": "masked_patches"}
 PATHS = {"official": "out.pth", "hf": "out", "onnx": "out.onnx"}
 
 
@@ -72,6 +73,11 @@ def test_an_encoder_comes_back_as_it_went_out(tmp_path: Path) -> None:
     back = read_model(export(made, "timm", tmp_path))
     assert (bits(back.encoder), back.rest) == (bits(made.encoder), {})
     assert back.found == "model that mae-cli exported, encoder only"
+
+
+def test_of_a_denoising_autoencoder_the_encoder_goes_out(tmp_path: Path) -> None:
+    made = model(**{"pretext.kind": "denoise"})
+    assert read_model(export(made, "official", tmp_path)).rest == {}
 
 
 def test_a_hugging_face_model_comes_back_to_hugging_face_with_the_same_bits(tmp_path: Path) -> None:
@@ -154,6 +160,7 @@ def test_onnx_computes_the_same_features_of_any_number_of_images(tmp_path: Path)
         ("timm", {}, "out.pth", "expected a name ending in .safetensors"),
         ("official", {}, "nowhere/out.pth", "there is no folder"),
         ("official", {"model.encoder_mask_tokens": True}, "out.pth", "an encoder with mask tokens has no place there"),
+        ("timm", PATCHES, "out.safetensors", "an encoder with mask tokens has no place there"),
         ("hf", {"target.kind": "pca"}, "out", "a decoder that predicts target.kind=pca has no place there"),
         ("hf", {"data.image_size": [8, 16]}, "out", r"ViTMAE needs square images and patches, not \(8, 16\)"),
     ],

@@ -1,4 +1,5 @@
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -6,16 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mae.pretext.masking import BLOCKS, SAMPLERS, Mask, _bayer
+from mae.config.tree import MaskConfig
+from mae.pretext.masking import BLOCKS, SAMPLERS, Mask, _bayer, _blurred
 from mae.runtime.rng import generator
 from tests.helpers.pretexts import mask_of
 
 GRIDS = st.tuples(st.integers(1, 17), st.integers(1, 17)).filter(lambda grid: grid[0] * grid[1] > 1)
 
 
-def hidden_map(sampling: str, grid: tuple[int, int], kept: int, count: int = 64) -> Tensor:
+def hidden_map(sampling: str, grid: tuple[int, int], kept: int, count: int = 64, **settings: str) -> Tensor:
     """1 where a patch is hidden, (count, rows, columns)."""
-    mask = mask_of(sampling, generator(0, "test"), count, grid, kept)
+    mask = mask_of(sampling, generator(0, "test"), count, grid, kept, **settings)
     hidden = torch.ones(count, grid[0] * grid[1]).scatter(1, mask.visible, 0.0)
     return hidden.view(count, *grid)
 
@@ -109,3 +111,59 @@ def test_block_masks_hang_together_more_than_random_ones() -> None:
         return float((hidden[:, 1:] != hidden[:, :-1]).float().mean())
 
     assert borders("block") < 0.5 * borders("random")
+
+
+COLORS = get_args(MaskConfig.model_fields["color"].annotation)
+
+
+@pytest.mark.parametrize("color", COLORS)
+@pytest.mark.parametrize(("grid", "kept"), [((14, 14), 49), ((3, 7), 5), ((1, 12), 11)])
+def test_colored_masks_hide_the_same_number_of_patches_in_every_image(
+    color: str, grid: tuple[int, int], kept: int
+) -> None:
+    hidden = hidden_map("colored_noise", grid, kept, color=color)
+    assert (hidden.sum(dim=(1, 2)) == grid[0] * grid[1] - kept).all()
+
+
+@pytest.mark.parametrize("color", COLORS)
+def test_colored_masks_hide_every_patch_about_equally_often(color: str) -> None:
+    shares = hidden_map("colored_noise", (4, 5), 5, count=20_000, color=color).mean(dim=0)
+    assert (shares - 0.75).abs().max() < 0.08  # the ends of a smooth slope are strongest, and they are at a border
+
+
+def spectrum(color: str) -> list[float]:
+    """Return the shares of the power of masks at low, middle and high frequencies of a grid of 32 x 32."""
+    visible = 1 - hidden_map("colored_noise", (32, 32), 256, count=200, color=color)
+    power = torch.fft.fft2(visible - visible.mean(dim=(1, 2), keepdim=True)).abs().square().mean(dim=0)
+    rows, columns = torch.meshgrid(torch.fft.fftfreq(32), torch.fft.fftfreq(32), indexing="ij")
+    radius = torch.hypot(rows, columns)
+    bands = [radius < 0.08, (radius >= 0.08) & (radius < 0.35), radius >= 0.35]
+    return [(power[band].mean() / power.mean()).item() for band in bands]
+
+
+@pytest.mark.parametrize(("color", "strongest"), [("red", 0), ("green", 1), ("blue", 2)])
+def test_colors_favour_frequencies_as_their_names_say(color: str, strongest: int) -> None:
+    found = spectrum(color)
+    assert found.index(max(found)) == strongest, found
+
+
+def test_purple_has_least_of_the_middle_frequencies() -> None:
+    low, middle, high = spectrum("purple")
+    assert middle < 0.96 * min(low, high)
+
+
+def test_noise_is_filtered_by_a_gaussian_around_each_patch() -> None:
+    noise = torch.randn(1, 3 + 12, 2 + 12, dtype=torch.float64)
+    rows, columns = torch.arange(15.0).view(15, 1), torch.arange(14.0).view(1, 14)
+    for row in range(3):
+        for column in range(2):
+            weights = (-((rows - row - 6) ** 2 + (columns - column - 6) ** 2) / (2 * 1.5**2)).exp()
+            expected = (weights * noise[0]).sum() / weights.sum()
+            assert _blurred(noise, (3, 2), 1.5)[0, row, column].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_order_of_colored_noise_is_no_matter_of_precision() -> None:
+    draws = SAMPLERS["colored_noise"].draw(generator(0, "test"), 16, (14, 14), 49)
+    order = SAMPLERS["colored_noise"].order(draws, (14, 14), MaskConfig())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(SAMPLERS["colored_noise"].order(draws, (14, 14), MaskConfig()), order)

@@ -3,8 +3,9 @@ import torch
 from torch import Tensor
 
 from mae.config.resolve import build
+from mae.models.vit import patchify, unpatchify
 from mae.pretext import masked_autoencoder
-from mae.pretext.targets import TARGETS, NormalizedPixels, fit_principal_components
+from mae.pretext.targets import TARGETS, LowPass, NormalizedPixels, fit_principal_components
 from mae.runtime.rng import generator
 from tests.conftest import DIGITS
 from tests.helpers.pretexts import autoencoder
@@ -64,6 +65,61 @@ def test_a_config_gets_the_target_that_it_names(kind: str, outputs: int) -> None
     assert target.outputs == outputs
 
 
+def low_pass(images: Tensor, cutoff: float) -> Tensor:
+    """Filter images through the target of a config of their size."""
+    size = {"data.channels": images.shape[1], "data.image_size": list(images.shape[2:]), "model.patch_size": 2}
+    target = LowPass(build(size | {"target.kind": "low_pass", "target.cutoff": cutoff}))
+    return unpatchify(target.of_images(patchify(images, (2, 2))), (2, 2), target.grid)
+
+
+def wave(rows: int, columns: int) -> Tensor:
+    """Return a wave of so many cycles per image of 8 x 12 pixels, in each of three channels."""
+    row, column = torch.arange(8).view(8, 1), torch.arange(12).view(1, 12)
+    phase = 2 * torch.pi * (rows * row / 8 + columns * column / 12)
+    return torch.stack([(phase + shift).cos() for shift in (0.3, 0.7, 1.1)])[None]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "kept"),
+    [
+        (0, 0, True),
+        (2, 0, True),
+        (0, 3, True),
+        (1, 2, True),
+        (3, 0, False),
+        (0, 4, False),
+        (2, 1, False),
+        (1, 3, False),
+    ],
+)
+def test_frequencies_up_to_a_radius_are_kept_and_others_removed(rows: int, columns: int, kept: bool) -> None:
+    image = wave(rows, columns)  # the highest ones are of 4 and 6 cycles: half of them are 2 and 3
+    assert torch.allclose(low_pass(image, 0.5), image if kept else torch.zeros_like(image), atol=1e-5)
+
+
+def test_all_frequencies_of_a_side_are_kept_at_a_cutoff_of_1() -> None:
+    image = wave(4, 0) + wave(0, 6)
+    assert torch.allclose(low_pass(image, 1.0), image, atol=1e-5)
+
+
+def test_by_default_the_radius_is_pixmims_40_cycles_of_an_image_of_224_pixels() -> None:
+    disc = LowPass(build({"data.image_size": 224, "model.patch_size": 16, "target.kind": "low_pass"})).disc
+    rows, columns = torch.meshgrid(torch.fft.fftfreq(224, 1 / 224), torch.arange(113.0), indexing="ij")
+    assert torch.equal(disc, (rows**2 + columns**2 <= 40**2).float())
+
+
+def test_the_loss_compares_with_the_filtered_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[Tensor] = []
+    monkeypatch.setattr(
+        masked_autoencoder, "reconstruction_loss", lambda prediction, target, weights: compared.append(target)
+    )
+    model, images = autoencoder(build(DIGITS | {"target.kind": "low_pass"})), torch.randn(8, 1, 8, 8)
+    mask = model.mask(model.draw(8, generator(0, "mask")))
+    model.loss(images, mask)
+    where = mask.hidden[..., None].expand(-1, -1, 4)
+    assert torch.allclose(compared[0], patchify(low_pass(images, 40 / 112), (2, 2)).gather(1, where), atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", TARGETS)
 def test_a_saved_target_is_the_one_that_was_fitted(kind: str) -> None:
     config = build({"target.kind": kind})
@@ -82,7 +138,7 @@ def test_what_is_predicted_exactly_is_drawn_exactly(kind: str) -> None:
     assert torch.allclose(target.pixels(target(patches), patches), patches, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["pixels", "normalized_pixels", "pca"])
+@pytest.mark.parametrize("kind", TARGETS)
 def test_under_mixed_precision_targets_have_the_bits_of_float32(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[Tensor] = []
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from mae.config.resolve import build, change
-from mae.config.tree import Config, PretextConfig
+from mae.config.tree import Config, DenoiseConfig, PretextConfig
 from mae.data.augmentation import centre
 from mae.data.dataset import ImageData
 from mae.errors import UserError
@@ -31,6 +31,7 @@ from tests.helpers.pretexts import batch_of, stored, surroundings
 from tests.helpers.training import StopAfter, first_images, take_step
 
 CPU = torch.device("cpu")
+NOISES = get_args(DenoiseConfig.model_fields["noise"].annotation)
 COLOUR = {"data.channels": 3, "data.image_size": 8, "data.stored_size": 10, "data.augmentation": "color_jitter"}
 each_task = pytest.mark.parametrize("kind", PRETEXTS)
 
@@ -140,11 +141,15 @@ def test_costs_are_counted_for_a_single_image_without_computing(kind: str) -> No
 
 VARIANTS = [
     ("mae", {"mask.sampling": sampling, "data.augmentation": augmentation})
-    for sampling, augmentation in zip(SAMPLERS, ("random_resized_crop", "color_jitter", "fixed_crop"), strict=True)
+    for sampling, augmentation in zip(
+        SAMPLERS, ("random_resized_crop", "color_jitter", "fixed_crop", "none"), strict=True
+    )
 ] + [
     ("mae", {"target.kind": "pca", "loss.region": "all", "model.encoder_mask_tokens": True}),
     ("mae", {"target.kind": "normalized_pixels"}),
-    *((kind, {}) for kind in PRETEXTS if kind != "mae"),
+    ("mae", {"target.kind": "low_pass"}),
+    *(("denoise", {"denoise.noise": noise}) for noise in NOISES),
+    *((kind, {}) for kind in PRETEXTS if kind not in ("mae", "denoise")),
 ]
 
 
@@ -188,7 +193,7 @@ def test_a_first_guess_of_rotations_is_no_better_than_chance() -> None:
 
 
 def test_a_setting_of_another_task_is_refused() -> None:
-    with pytest.raises(UserError, match=r"mask\.ratio=0\.5 has no effect: it acts with pretext\.kind=mae only"):
+    with pytest.raises(UserError, match=r"mask\.ratio=0\.5 has no effect: it acts with pretext\.kind=mae or denoise"):
         build({"pretext.kind": "rotation", "mask.ratio": 0.5})
 
 

@@ -1,0 +1,101 @@
+"""What tasks share that reconstruct images: the encoder, a light decoder that is thrown away, and a target.
+
+Parameters carry the official MAE release's names. Shapes in comments: B images, N patches, D encoder width, E decoder
+width, P = patch height * patch width * channels.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from mae.config.tree import Config, TransformerConfig
+from mae.data.augmentation import centre
+from mae.models.vit import (
+    Blocks,
+    Encoder,
+    Size,
+    build_encoder,
+    gather_tokens,
+    initialise,
+    patchify,
+    sincos_positions,
+    unpatchify,
+)
+from mae.pretext.base import Pretext, Surroundings, under
+from mae.pretext.masking import Mask
+from mae.pretext.targets import TARGETS, Pixels
+
+FITTED_ON = 2048
+"""Training images whose patches a target is fitted on."""
+
+
+class Decoder(nn.Module):
+    """The light decoder of pretraining (section 3, "MAE decoder")."""
+
+    decoder_pos_embed: Tensor
+
+    def __init__(
+        self, config: TransformerConfig, encoder_dim: int, grid: Size, outputs: int, recompute: bool, eps: float
+    ):
+        super().__init__()
+        self.decoder_embed = nn.Linear(encoder_dim, config.dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
+        self.register_buffer("decoder_pos_embed", sincos_positions(config.dim, grid))
+        self.decoder_blocks = Blocks(config, recompute, eps)
+        self.decoder_norm = nn.LayerNorm(config.dim, eps)
+        self.decoder_pred = nn.Linear(config.dim, outputs)
+        self.apply(initialise)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, encoded: Tensor, order: Tensor, read_from: int) -> Tensor:
+        """Return predictions (B, N - read_from, outputs) for the patches of `order` (B, N) from `read_from` on.
+
+        `encoded` is (B, 1 + n, D): the class token and the first n patches of `order`; mask tokens fill the rest.
+        Tokens stay in `order`, each with its own position: attention does not mind, and nothing is moved back.
+        """
+        tokens = self.decoder_embed(encoded)  # (B, 1 + n, E)
+        missing = order.shape[1] + 1 - tokens.shape[1]
+        tokens = torch.cat([tokens, self.mask_token.expand(len(tokens), missing, -1).to(tokens.dtype)], dim=1)
+        positions = gather_tokens(self.decoder_pos_embed[:, 1:], order)
+        first = self.decoder_pos_embed[:, :1].expand(len(tokens), -1, -1)
+        tokens = tokens + torch.cat([first, positions], dim=1)  # (B, 1 + N, E)
+        read = self.decoder_blocks(tokens, 1 + read_from)
+        return self.decoder_pred(self.decoder_norm(read))
+
+
+def build_decoder(config: Config, outputs: int) -> Decoder:
+    """Return the decoder alone, untrained, that predicts `outputs` numbers per patch."""
+    model = config.model
+    sizes = model.encoder.dim, config.grid, outputs
+    return Decoder(model.decoder, *sizes, config.train.checkpoint_blocks, model.norm_eps)
+
+
+class Autoencoder(Pretext):
+    """An encoder and a decoder that predicts the target of patches."""
+
+    encoder: Encoder
+    target: Pixels
+
+    def __init__(self, config: Config, surroundings: Surroundings):
+        super().__init__(config, surroundings)
+        self.patch = config.model.patch_size
+        target, fitted = TARGETS[config.target.kind], under(surroundings.fitted, "target.")
+        self.target = target.saved(config, fitted) if surroundings.fitted else target.fit(config, self._patches_to_fit)
+        self.encoder = build_encoder(config)
+        self.decoder = build_decoder(config, self.target.outputs)
+
+    def shown(self, patches: Tensor) -> Tensor:
+        """Return images (B, C, H, W) in 0..1 of normalised patches (B, N, P)."""
+        images = unpatchify(patches, self.patch, self.config.grid)
+        return (images * self.std + self.mean).clamp(0, 1)
+
+    def greyed(self, images: Tensor, mask: Mask) -> Tensor:
+        """Return images (B, C, H, W) in 0..1 whose hidden patches are grey."""
+        seen = torch.ones_like(mask.order, dtype=images.dtype).scatter(1, mask.hidden, 0.0)
+        numbers = images[0].numel() // self.config.patches
+        seen = unpatchify(seen[..., None].expand(-1, -1, numbers), self.patch, self.config.grid)
+        return images * seen + 0.5 * (1 - seen)
+
+    def _patches_to_fit(self) -> Tensor:
+        """Return normalised patches (n, P) of training images."""
+        images = centre(self.surroundings.sample(FITTED_ON), self.config.data)
+        return patchify(self.look(images), self.patch).flatten(0, 1)
