@@ -21,7 +21,7 @@ from mae.exchange.kept_patches import keeping_as_officially
 from mae.pretext.base import Pretext, parameter_count
 from mae.pretext.pictures import draw, shown_images
 from mae.pretext.registry import saved_pretext
-from mae.probing.knn import online_accuracy
+from mae.probing.online import evaluate_online
 from mae.probing.probe import probe_all, subjects
 from mae.probing.subject import Setup, features_in_parts
 from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory
@@ -87,7 +87,7 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
         on = f"{where.device}" if processes.count == 1 else f"{processes.count} processes, {where.device.type}"
         where.progress.say(f"{fingerprint}: {record.name}, on {on}")
         with _stage(run, record, config, where) if processes.leads else limits_explained(), processes.failures_told():
-            how = where.device, where.progress, where.stop, online_accuracy, processes, where.watch
+            how = where.device, where.progress, where.stop, evaluate_online, processes, where.watch
             result = pretrain(config, data, run, *how)
             if processes.leads:
                 run.write_json("result.json", result)

@@ -21,7 +21,7 @@ from mae.data.decode_workers import CHUNK, decode_chunk
 from mae.data.sources import open_source
 from mae.errors import UserError
 from mae.probing.features import RAW_SIDE
-from mae.probing.knn import QUERIES, REFERENCES
+from mae.probing.online import encoded
 from mae.runtime.progress import Progress
 
 SECONDS = 10.0
@@ -107,7 +107,8 @@ def job_seconds(job: Job, counts: Counts, speed: Speed, fits: FitSpeed, done: se
     steps = counts.train // train.batch_size * train.epochs
     evaluations = math.ceil(train.epochs / config.run.knn_every) if config.run.knn_every else 0
     seconds = 2 * (counts.opening + speed.build)  # to pretrain, and to probe
-    seconds += steps * train.batch_size * step + evaluations * min(QUERIES + REFERENCES, counts.train) * encode
+    images, views = encoded(counts.train)
+    seconds += steps * train.batch_size * step + evaluations * (images * encode + views * speed.features)
     if not job.kinds:
         return seconds
     linear, (height, width) = config.probe.linear, config.data.image_size

@@ -1,7 +1,7 @@
 """Losses over pretraining: one frame for all runs of a study, from their run directories or from an exported file.
 
-Columns: study_id, order, cell, seed, step, epoch, loss, and online_knn, the top-1 in % of `online_accuracy`, on
-held-out training images, NaN where it was not measured.
+Columns: study_id, order, cell, seed, step, epoch, loss, and what `evaluate_online` measured, NaN where it was not:
+online_knn, the top-1 in % on held-out training images, online_rankme and online_lidar.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from mae.runs.directory import RunDirectory
-from mae.runs.metrics import EPOCH, LOSS, ONLINE
+from mae.runs.metrics import EPOCH, LIDAR, LOSS, ONLINE, RANKME
 
 POINTS = 200
 """Most points of a run that are kept: more cannot be told apart in a figure."""
@@ -24,11 +24,14 @@ COLUMNS = {
     "epoch": "float64",
     "loss": "float64",
     "online_knn": "float64",
+    "online_rankme": "float64",
+    "online_lidar": "float64",
 }
+EVALUATED = {"online_knn": ONLINE, "online_rankme": RANKME, "online_lidar": LIDAR}
 
 
 def read_curves(frame: pd.DataFrame, runs_dir: Path) -> pd.DataFrame:
-    """Return the curves of a frame's finished runs, every n-th point of long ones and those with an online accuracy."""
+    """Return the curves of a frame's finished runs, every n-th point of long ones and those of online evaluations."""
     rows = []
     trials = frame[frame["status"] == "finished"].drop_duplicates(["study_id", "cell", "seed"])
     for trial in trials.to_dict("records"):
@@ -36,11 +39,11 @@ def read_curves(frame: pd.DataFrame, runs_dir: Path) -> pd.DataFrame:
         each = -(-len(curve) // POINTS)
         for index, point in enumerate(curve):
             metrics = point["metrics"]
-            if index % each == 0 or index == len(curve) - 1 or ONLINE in metrics:
+            if index % each == 0 or index == len(curve) - 1 or not metrics.keys().isdisjoint(EVALUATED.values()):
                 rows.append(
                     {name: trial[name] for name in ("study_id", "order", "cell", "seed")}
                     | {"step": point["step"], "epoch": metrics.get(EPOCH), "loss": metrics.get(LOSS)}
-                    | {"online_knn": metrics.get(ONLINE)}
+                    | {column: metrics.get(name) for column, name in EVALUATED.items()}
                 )
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 

@@ -481,7 +481,9 @@ class RunConfig(Section):
         description="least time between checkpoints, s, or 100 times what one costs training; 0: every step",
     )
     log_every: Positive = Field(20, description="optimiser steps between points of the curves")
-    knn_every: int = Field(10, ge=0, description="epochs between online k-NN evaluations, and one at the end; 0: none")
+    knn_every: int = Field(
+        10, ge=0, description="epochs between online evaluations (k-NN, RankMe, LiDAR), and one at the end; 0: none"
+    )
     picture_every: int = Field(
         25, ge=0, description="epochs between reconstruction pictures, and one at the end; 0: none"
     )

@@ -10,6 +10,9 @@ PEAK_MEMORY = "system/peak_memory_mb"
 ONLINE = "online/knn_top1"
 """The point of the curves that tells how good the features are so far: k-NN top-1 on held-out training images, %."""
 
+RANKME, LIDAR = "online/rankme", "online/lidar"
+"""The points that tell so without labels: RankMe and LiDAR, effective ranks, from 1 to the width of the features."""
+
 FINAL_LOSS, SECONDS, STEPS = "train/final_loss", "cost/seconds", "cost/steps"
 COST_MEMORY, GFLOPS, PARAMETERS = "cost/peak_memory_mb", "cost/gflops_per_image", "cost/parameters"
 """Of a whole pretraining: its last loss, and what it took."""

@@ -37,8 +37,8 @@ from mae.training.background_saving import Saver
 from mae.training.loader import micro_batches
 from mae.training.step import Step, Trainer, check_finite
 
-Evaluate = Callable[[Pretext, ImageData], float]
-"""Says how good an encoder's features are so far, in percent."""
+Evaluate = Callable[[Pretext, ImageData], dict[str, float]]
+"""Says how good an encoder's features are so far, by metrics of its choice; `ONLINE` among them is for `watch`."""
 
 Watch = Callable[[int, float], str]
 """Called after each online evaluation, with epochs done and k-NN top-1 in percent: why to prune the run, or ""."""
@@ -83,7 +83,7 @@ def pretrain(
                 check_finite(bad_step)
                 metrics = means | {LEARNING_RATE: step.lr, EPOCH: epoch}
                 if last_of_epoch and _due(config.run.knn_every, epoch + 1, config.train.epochs):
-                    metrics[ONLINE] = evaluate(trainer.pretext, trainer.data)
+                    metrics |= evaluate(trainer.pretext, trainer.data)
                 run.append_metrics(trainer.position.step, metrics | system_metrics(device))
                 if ONLINE in metrics:
                     pruned = watch(epoch + 1, metrics[ONLINE])

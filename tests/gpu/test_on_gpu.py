@@ -19,7 +19,8 @@ from mae.data.dataset import ImageData
 from mae.errors import SettingsError
 from mae.pipeline import Workplace, run_pretraining
 from mae.pretext.registry import PRETEXTS
-from mae.probing.knn import online_accuracy
+from mae.probing.online import evaluate_online
+from mae.runs.metrics import ONLINE
 from mae.runtime.interruption import Interrupted, StopRequest
 from mae.runtime.progress import Silent
 from mae.training import checkpoints
@@ -121,10 +122,12 @@ def test_what_is_saved_beside_training_are_the_weights_of_its_step(digits: Image
     assert all(torch.equal(saved[name], value) for name, value in then.items())
 
 
-def test_the_online_accuracy_is_that_of_the_cpu(digits: ImageData) -> None:
+def test_the_online_evaluation_is_that_of_the_cpu(digits: ImageData) -> None:
     pretext = Trainer(settings(), digits, CPU).pretext
-    expected = online_accuracy(pretext, digits)
-    assert online_accuracy(copy.deepcopy(pretext).to(DEVICE), digits) == pytest.approx(expected, abs=1.0)
+    expected = evaluate_online(pretext, digits)
+    found = evaluate_online(copy.deepcopy(pretext).to(DEVICE), digits)
+    assert found.pop(ONLINE) == pytest.approx(expected.pop(ONLINE), abs=1.0)
+    assert found == pytest.approx(expected, rel=0.02)
 
 
 def test_a_step_of_fp16_that_overflows_is_skipped_and_the_next_is_scaled_less(digits: ImageData) -> None:

@@ -121,7 +121,7 @@ def test_a_job_is_its_start_its_steps_its_evaluations_and_its_features() -> None
     config = build({"train.epochs": 25, "run.knn_every": 10, "train.batch_size": 32})
     done: set[Any] = set(forecasting.baselines(job(config)))
     seconds = job_seconds(job(config), Counts(100, 20, 10, 3.0), Speed(1.0, 0.1, 2.0), FITS, done)
-    assert seconds == pytest.approx(2 * (3 + 2) + 25 * 96 + 3 * 100 * 0.1 + 120 * 0.1)
+    assert seconds == pytest.approx(2 * (3 + 2) + 25 * 96 + 3 * (100 + 10 * 10) * 0.1 + 120 * 0.1)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,11 @@ def test_a_baseline_is_paid_for_once() -> None:
     speed, counts = Speed(0.0, 1.0, 0.0), Counts(100, 20, 10, 0.0)
     costs = [job_seconds(each, counts, speed, FitSpeed(1.0, 0.0, 0.0), done) for each in (first, second, other_seed)]
     one = 120 + forecasting.EVALUATIONS
-    assert [cost - 4 * 100 for cost in costs] == [3 * one - 120, one, 2 * one]  # pixels have no features to compute
+    assert [cost - 4 * (100 + 10 * 10) for cost in costs] == [
+        3 * one - 120,
+        one,
+        2 * one,
+    ]  # pixels have no features to compute
 
 
 def test_workers_take_the_next_job_when_they_are_free() -> None:

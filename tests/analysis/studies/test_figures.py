@@ -13,6 +13,7 @@ from analysis.results.loading import from_runs
 from analysis.studies.figures import cost_figure, loss_figure, overview_figure, reconstruction_figure, study_figure
 from analysis.studies.tables import summarise
 from mae.runs.directory import RunDirectory
+from mae.runs.metrics import LIDAR, RANKME
 from tests.helpers.study_factory import MASK_RATIO, fingerprint, study_frame_of, write_study
 
 PAPER = {cell: {"linear": value} for cell, value in (("0.5", 69.9), ("0.75", 73.5), ("0.9", 66.1))}
@@ -191,6 +192,18 @@ def test_a_long_curve_is_thinned_but_keeps_its_end(tmp_path: Path) -> None:
     steps = read_curves(from_runs(runs, print), runs)["step"].tolist()
     assert len(steps) <= POINTS + 1
     assert steps[-1] == 3 * POINTS - 1
+
+
+def test_a_long_curve_keeps_every_evaluation_whichever_numbers_it_has(tmp_path: Path) -> None:
+    write_study(tmp_path, {"0.75": [1.0]})
+    run = RunDirectory(tmp_path / fingerprint("mask-ratio", "0.75", 0))
+    for step in range(101, 5 * POINTS):
+        run.append_metrics(step, {"train/loss": 1.0} | ({RANKME: 3.0, LIDAR: 2.0} if step in (499, 502) else {}))
+    curves = read_curves(from_runs(tmp_path, print), tmp_path).set_index("step")
+    ranks = curves[["online_rankme", "online_lidar"]].dropna()
+    assert ranks.to_dict("list") == {"online_rankme": [3.0, 3.0], "online_lidar": [2.0, 2.0]}
+    assert ranks.index.tolist() == [499, 502]
+    assert curves.loc[499:502, "online_knn"].isna().all()
 
 
 def test_reconstructions_stand_under_their_cells() -> None:

@@ -18,7 +18,7 @@ from mae.data.streaming import StreamedImages
 from mae.errors import RunError, UserError
 from mae.pretext.registry import new_pretext
 from mae.probing.features import extract
-from mae.probing.knn import online_accuracy
+from mae.probing.online import evaluate_online
 from mae.runs.directory import RunDirectory
 from mae.runtime.interruption import StopRequest
 from mae.runtime.progress import Silent
@@ -62,7 +62,7 @@ def load(config: Config) -> ImageData:
 
 
 def trained(config: Config, data: ImageData, path: Path, stop: StopRequest | None = None) -> str:
-    return pretrain(config, data, RunDirectory(path), CPU, Silent(), stop or StopRequest(), online_accuracy)[
+    return pretrain(config, data, RunDirectory(path), CPU, Silent(), stop or StopRequest(), evaluate_online)[
         "weights_sha256"
     ]
 

@@ -19,7 +19,7 @@ from mae.pretext.base import Pretext
 from mae.pretext.masking import SAMPLERS
 from mae.pretext.registry import PRETEXTS
 from mae.pretext.rotation import turn
-from mae.probing.knn import online_accuracy
+from mae.probing.online import evaluate_online
 from mae.runs.directory import RunDirectory
 from mae.runtime.interruption import Interrupted, StopRequest
 from mae.runtime.progress import Silent
@@ -103,7 +103,7 @@ def test_the_loss_falls(kind: str, digits: ImageData) -> None:
 def test_a_stopped_run_ends_with_the_same_bits(kind: str, digits: ImageData, tmp_path: Path) -> None:
     def train(folder: str, stop: StopRequest) -> str:
         run = RunDirectory(tmp_path / folder)
-        return str(pretrain(config_of(kind), digits, run, CPU, Silent(), stop, online_accuracy)["weights_sha256"])
+        return str(pretrain(config_of(kind), digits, run, CPU, Silent(), stop, evaluate_online)["weights_sha256"])
 
     whole = train("whole", StopRequest())
     with pytest.raises(Interrupted):

@@ -25,7 +25,7 @@ from mae.pretext.registry import new_pretext
 from mae.probing import kinds
 from mae.probing.features import extract, pool, raw_pixels
 from mae.probing.fit_checkpoints import FitCheckpoints
-from mae.probing.knn import knn_predict, online_accuracy
+from mae.probing.knn import knn_predict
 from mae.probing.linear import (
     choose_penalty,
     fit_lars,
@@ -35,6 +35,7 @@ from mae.probing.linear import (
     lbfgs_predict,
     principal_axes,
 )
+from mae.probing.online import evaluate_online
 from mae.probing.pieces import Pieces, Rows
 from mae.probing.probe import PREDICT, baseline, probe, probe_all, subjects, wilson_interval
 from mae.probing.subject import Setup, Subject, holdout
@@ -481,16 +482,16 @@ def test_the_images_that_probes_hold_out_and_a_run_is_watched_by_are_those_of_ea
 ) -> None:
     """Others change results: `ARITHMETIC` is raised with them."""
     assert holdout(10, ProbeConfig(holdout_fraction=0.3))[0].tolist() == [0, 3, 2]
-    monkeypatch.setattr("mae.probing.knn.extract", lambda pretext, images, chosen, *others: chosen[:, None].float())
+    monkeypatch.setattr("mae.probing.online.extract", lambda pretext, images, chosen, *others: chosen[:, None].float())
     voted: list[list[float]] = []
 
     def vote(references: Pieces, labels: torch.Tensor, queries: Pieces, *others: Any) -> torch.Tensor:
         voted.append(torch.cat([*queries, *references])[:, 0].tolist())
         return torch.zeros(len(next(iter(queries))))
 
-    monkeypatch.setattr("mae.probing.knn.knn_predict", vote)
+    monkeypatch.setattr("mae.probing.online.knn_predict", vote)
     data = replace(digits, train=replace(digits.train, labels=torch.zeros(10)))
-    online_accuracy(new_pretext(build(TINY), digits), data)
+    evaluate_online(new_pretext(build(TINY), digits), data)
     assert voted == [[0, 7, 2, 3, 8, 6, 9, 4, 1, 5]]
 
 
@@ -629,7 +630,7 @@ def online(digits: ImageData, labels: torch.Tensor, shown: torch.Tensor) -> tupl
     pixels[torch.arange(len(labels)), 0, :, shown] = 250
     encoder = Watched()
     data = replace(digits, train=Split(CachedImages(pixels), labels))
-    return online_accuracy(around(encoder, build(TINY), data), data), torch.cat(encoder.seen)
+    return evaluate_online(around(encoder, build(TINY), data), data)[ONLINE], torch.cat(encoder.seen)
 
 
 def test_the_online_accuracy_is_in_percent_and_finds_what_the_encoder_tells_apart(digits: ImageData) -> None:
@@ -643,19 +644,19 @@ def test_the_online_accuracy_is_of_a_fifth_of_the_labelled_images_and_never_of_m
 ) -> None:
     labels = torch.arange(90) % 3 - 1  # a third is not labelled
     accuracy, seen = online(digits, labels, torch.randint(0, 2, (90,)))
-    assert len(seen) == 60
+    assert len(seen) == 60 + 6 * 10  # and views of a tenth of the images
     assert accuracy * 12 / 100 == pytest.approx(round(accuracy * 12 / 100), abs=1e-4)
-    monkeypatch.setattr("mae.probing.knn.REFERENCES", 30)
-    monkeypatch.setattr("mae.probing.knn.QUERIES", 7)
+    monkeypatch.setattr("mae.probing.online.REFERENCES", 30)
+    monkeypatch.setattr("mae.probing.online.QUERIES", 7)
     accuracy, seen = online(digits, labels, torch.randint(0, 2, (90,)))
-    assert len(seen) == 37
+    assert len(seen) == 37 + 4 * 10
     assert accuracy * 7 / 100 == pytest.approx(round(accuracy * 7 / 100), abs=1e-4)
 
 
 def test_the_online_accuracy_is_of_the_same_images_in_every_run(
     digits: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mae.probing.knn.REFERENCES", 20)
+    monkeypatch.setattr("mae.probing.online.REFERENCES", 20)
     labels = torch.arange(60) % 4
     seen = []
     for seed in (0, 1):
@@ -669,7 +670,7 @@ def test_the_online_accuracy_does_not_depend_on_how_a_run_is_probed(digits: Imag
     for name, probed in (("as is", {}), ("other", {"probe.features": "both", "probe.knn.k": 400})):
         run = RunDirectory(tmp_path / name)
         config = build(TINY | {"train.epochs": 1, "run.picture_every": 0} | probed)
-        pretrain(config, digits, run, CPU, Silent(), StopRequest(), online_accuracy)
+        pretrain(config, digits, run, CPU, Silent(), StopRequest(), evaluate_online)
         curves.append([point["metrics"].get(ONLINE) for point in run.read_metrics()])
     assert curves[0] == curves[1]
     assert curves[0][-1] is not None

@@ -24,7 +24,7 @@ from mae.errors import RunError, SettingsError, UserError
 from mae.pipeline import Workplace, run_pretraining
 from mae.pretext.base import Batch
 from mae.pretext.registry import new_pretext
-from mae.probing.knn import online_accuracy
+from mae.probing.online import evaluate_online
 from mae.runs.catalogue import find_runs
 from mae.runs.directory import RunDirectory
 from mae.runtime.distributed import ALONE, Processes
@@ -45,7 +45,7 @@ CPU = torch.device("cpu")
 
 
 def train(config: Config, data: ImageData, folder: Path, stop: StopRequest | None = None) -> dict[str, Any]:
-    return pretrain(config, data, RunDirectory(folder), CPU, Silent(), stop or StopRequest(), online_accuracy)
+    return pretrain(config, data, RunDirectory(folder), CPU, Silent(), stop or StopRequest(), evaluate_online)
 
 
 @pytest.mark.parametrize("target", ["pixels", "pca"])
@@ -78,7 +78,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_says_so_and_ends_with_the_same_b
     with pytest.raises(Interrupted):
         train(config, digits, run.path, StopAfter(3))
     os.truncate(run.checkpoints / "step-00000004.pt", 5000)
-    ended = pretrain(config, digits, run, CPU, noted, StopRequest(), online_accuracy)
+    ended = pretrain(config, digits, run, CPU, noted, StopRequest(), evaluate_online)
     assert ended["weights_sha256"] == whole["weights_sha256"]
     assert noted.lines[0].startswith("checkpoint step-00000004 is damaged")
     assert noted.lines[0].endswith("continuing from step 3")
