@@ -14,6 +14,7 @@ from mae.data.augmentation import draw, views
 from mae.data.dataset import ImageData, Images
 from mae.pretext.base import Pretext
 from mae.probing.effective_rank import lidar, rankme
+from mae.probing.feature_memory import gathered
 from mae.probing.features import batch_size, encode, extract
 from mae.probing.knn import knn_predict
 from mae.runs.metrics import LIDAR, ONLINE, RANKME
@@ -83,4 +84,4 @@ def _features_of_views(pretext: Pretext, images: Images, indexes: Tensor) -> Ten
             own = piece(draws, slice(start, start + len(repeated)))
             yield views(repeated, config, on_device(own, device))
 
-    return encode(pretext, batches(), len(indexes) * VIEWS, FEATURES, Silent()).unflatten(0, (-1, VIEWS))
+    return gathered(encode(pretext, batches(), FEATURES), len(indexes) * VIEWS).unflatten(0, (-1, VIEWS))

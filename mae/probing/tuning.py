@@ -18,13 +18,12 @@ from mae.data.dataset import Images
 from mae.errors import SettingsError
 from mae.probing import randaugment
 from mae.probing.feature_memory import gathered
-from mae.probing.features import batch_size
+from mae.probing.features import batch_size, told
 from mae.probing.kinds import probe_title
 from mae.probing.mixing import draw_erased, draw_mix, erase, mix
 from mae.probing.subject import Setup, holdout
 from mae.runs.metrics import EPOCH, LEARNING_RATE, LOSS
 from mae.runtime.autocast import encoding_precision, mixed
-from mae.runtime.interruption import StoppableTask
 from mae.runtime.rng import branch, generator
 from mae.runtime.system_metrics import free_memory
 from mae.training.schedule import lr_at, peak_lr, set_rates
@@ -119,13 +118,8 @@ class Examples:
             return None
         parts = self.indexes.split(batch_size(self.setup.device))
         with self.setup.task("what is frozen, of train images", len(self.indexes)) as task:
-            rows = (_told(task, each).flatten(1) for each in fronts(self.learner, self.images, parts, self.setup))
-            return gathered(rows, len(self.indexes)).unflatten(1, first.shape[1:])
-
-
-def _told(task: StoppableTask, part: Tensor) -> Tensor:
-    task.advance(len(part))
-    return part
+            rows = (each.flatten(1) for each in fronts(self.learner, self.images, parts, self.setup))
+            return gathered(told(rows, task), len(self.indexes)).unflatten(1, first.shape[1:])
 
 
 def fronts(learner: Learner, images: Images, indexes: Sequence[Tensor], setup: Setup) -> Iterator[Tensor]:
@@ -156,8 +150,7 @@ def fit_and_predict(
         fit(f"{probe_title(kind)}, {name}", learner, examples, held, rest, config)
     parts = torch.arange(len(setup.data.test.labels)).split(batch_size(setup.device))
     with setup.task(f"test images, {name}", len(setup.data.test.labels)) as task:
-        entering = (_told(task, each) for each in fronts(learner, setup.data.test.images, parts, setup))
-        predicted = predict(learner, entering)
+        predicted = predict(learner, told(fronts(learner, setup.data.test.images, parts, setup), task))
     return predicted, {"holdout_top1": held_out_top1(learner, examples, held)}
 
 
