@@ -19,6 +19,8 @@ TESTS = {
     "mae/models/vit.py": ["mae/pretext/test_masked_autoencoder.py"],
     "mae/pretext/masking.py": ["mae/pretext/test_masking.py"],
     "mae/pretext/masked_autoencoder.py": ["mae/pretext/test_masked_autoencoder.py"],
+    "mae/pretext/denoise.py": ["mae/pretext/test_denoise.py"],
+    "mae/pretext/pixel_noise.py": ["mae/pretext/test_denoise.py"],
     "mae/pretext/targets.py": ["mae/pretext/test_targets.py"],
     "mae/data/augmentation.py": ["mae/data/test_augmentation.py"],
     "mae/training/schedule.py": ["mae/training/test_schedule.py"],

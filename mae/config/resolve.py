@@ -166,8 +166,15 @@ def _refuse_inert(config: Config, overrides: Overrides) -> None:
 def told(conditions: Conditions) -> str:
     """Return conditions in words, as TOML has them: `target.kind=pca and probe.finetune.augment=true`."""
     return " and ".join(
-        f"{other}={' or '.join(str(value).lower() for value in needed)}" for other, needed in conditions.items()
+        f"{other}={' or '.join(str(value).lower() for value in needed)}{_where(other, conditions)}"
+        for other, needed in conditions.items()
     )
+
+
+def _where(key: str, conditions: Conditions) -> str:
+    """Return a restriction, in words, if a key of the conditions need not act under the others."""
+    needs = ACTS_WHEN.get(key, {}).items()
+    return "" if all({*conditions.get(other, ())} <= {*values} for other, values in needs) else " where that acts"
 
 
 def read_toml(file: Path, kind: str = "config") -> dict[str, Any]:

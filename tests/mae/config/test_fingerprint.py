@@ -13,6 +13,7 @@ from mae.config.fingerprint import (
     probe_fingerprint,
     untrained_fingerprint,
 )
+from mae.config.reference import schema
 from mae.config.resolve import ACTS_WHEN, build, change, config_fields, resolve
 from mae.config.tree import Config, ProbeKind
 from mae.errors import UserError
@@ -169,6 +170,13 @@ def test_a_key_that_does_not_act_keeps_no_other_from_acting() -> None:
     assert pretrain_settings(patches, "d")["mask.ratio"] == 0.5
 
 
+def test_a_condition_that_holds_for_one_task_only_is_told_so() -> None:
+    rows = {row["key"]: row["description"] for row in schema()}
+    patches = "acts with pretext.kind=mae or denoise and denoise.noise=masked_patches where that acts"
+    assert rows["mask.ratio"].endswith(patches)
+    assert rows["denoise.deviation"].endswith("acts with pretext.kind=denoise and denoise.noise=gaussian")
+
+
 ROTATION = {"pretext.kind": "rotation"}
 
 
@@ -177,6 +185,9 @@ ROTATION = {"pretext.kind": "rotation"}
     [
         ("pretrain", "digits", {}, "aa787b9146ca"),
         ("pretrain", "digits", ROTATION, "f658f43fee98"),
+        ("pretrain", "digits", {"pretext.kind": "denoise"}, "757e53f4d73e"),
+        ("pretrain", "digits", {"target.kind": "low_pass"}, "7a34b80193e5"),
+        ("pretrain", "digits", {"mask.sampling": "colored_noise"}, "a3009ef37f11"),
         ("pretrain", "cifar10-tiny", {}, "d4c0a7bc4ee1"),
         ("pretrain", "cifar10-tiny", ROTATION, "054ca550de2f"),
         ("pretrain", "imagenet-vit-b", {}, "8843153ac7c0"),
