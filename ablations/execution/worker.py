@@ -97,7 +97,7 @@ class PipeProgress:
 
     @contextmanager
     def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
-        self.description, self.total, self.done, self.note = description, total, done, ""
+        self.description, self.total, self.done, self.note = description, max(1, total), done, ""
         self._send()
         yield self
         self._send()

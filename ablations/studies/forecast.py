@@ -104,8 +104,8 @@ def job_seconds(job: Job, counts: Counts, speed: Speed, fits: FitSpeed, done: se
     """
     config, train = job.config, job.config.train
     step, encode = max(speed.step, counts.decoding), max(speed.features, counts.decoding)
-    steps = counts.train // train.batch_size * train.epochs
-    evaluations = math.ceil(train.epochs / config.run.knn_every) if config.run.knn_every else 0
+    steps = counts.train // train.batch_size * config.epochs
+    evaluations = math.ceil(config.epochs / config.run.knn_every) if config.run.knn_every else 0
     seconds = 2 * (counts.opening + speed.build)  # to pretrain, and to probe
     images, views = encoded(counts.train)
     seconds += steps * train.batch_size * step + evaluations * (images * encode + views * speed.features)

@@ -145,8 +145,10 @@ class ModelConfig(Section):
 class PretextConfig(Section):
     """What the encoder is pretrained on."""
 
-    kind: Literal["mae", "denoise", "rotation"] = Field(
-        "mae", description="the pretext task", json_schema_extra={"before": "mae"}
+    kind: Literal["mae", "denoise", "rotation", "random"] = Field(
+        "mae",
+        description="the pretext task; random: none, the encoder stays as it is initialised",
+        json_schema_extra={"before": "mae"},
     )
 
 
@@ -531,6 +533,11 @@ class Config(Section):
     def kept_patches(self) -> int:
         """Patches per image that stay visible: (1 - ratio) of them, rounded to the nearest whole number."""
         return round(self.patches * (1 - self.mask.ratio))
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training images: none where nothing is learned."""
+        return 0 if self.pretext.kind == "random" else self.train.epochs
 
     @property
     def encoder_mask_tokens(self) -> bool:

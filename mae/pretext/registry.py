@@ -14,12 +14,14 @@ from mae.pretext.denoise import DenoisingAutoencoder
 from mae.pretext.encoder_only import EncoderOnly
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.rotation import Rotation
+from mae.pretext.untrained import Untrained
 from mae.runtime.rng import generator
 
 PRETEXTS: dict[str, type[Pretext]] = {
     "mae": MaskedAutoencoder,
     "denoise": DenoisingAutoencoder,
     "rotation": Rotation,
+    "random": Untrained,
 }
 
 

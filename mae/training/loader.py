@@ -54,7 +54,7 @@ def batches(trainer: Trainer, epoch: int, first: int = 0) -> Iterator[Batch]:
 
 def _pieces(trainer: Trainer, first: int) -> Iterator[Piece]:
     epoch, skipped = divmod(first, trainer.steps_per_epoch)
-    for number in range(epoch, trainer.config.train.epochs):
+    for number in range(epoch, trainer.config.epochs):
         for batch in batches(trainer, number, skipped if number == epoch else 0):
             yield from trainer.pieces(batch, first)
             first += 1

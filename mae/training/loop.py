@@ -135,14 +135,14 @@ def _finish(trainer: Trainer, run: RunDirectory) -> dict[str, Any]:
     state = trainer.pretext.state_dict()
     write_weights(run.path / ENCODER, under(state, "encoder."))
     write_weights(run.path / PRETEXT, {name: value for name, value in state.items() if name[:8] != "encoder."})
-    points = [point["metrics"] for point in run.read_metrics()]
+    points = [point["metrics"] for point in run.read_metrics()]  # none where nothing is learned
+    learned = {FINAL_LOSS: points[-1][LOSS], COST_MEMORY: max(each[PEAK_MEMORY] for each in points)} if points else {}
     return {
         "weights_sha256": weights_digest(state),
         "metrics": {
-            FINAL_LOSS: points[-1][LOSS],
+            **learned,
             SECONDS: trainer.position.seconds,
             STEPS: trainer.position.step,
-            COST_MEMORY: max(point[PEAK_MEMORY] for point in points),
             **{f"cost/{name}": value for name, value in trainer.pretext.cost().items()},
         },
     }

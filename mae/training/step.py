@@ -65,7 +65,7 @@ class Trainer:
 
     @property
     def total_steps(self) -> int:
-        return self.steps_per_epoch * self.config.train.epochs
+        return self.steps_per_epoch * self.config.epochs
 
     def pieces(self, batch: Batch, index: int) -> Iterator[Piece]:
         """Yield the micro-batches of this process's share of a batch, with their part of the draws of step `index`."""

@@ -124,6 +124,11 @@ def test_a_job_is_its_start_its_steps_its_evaluations_and_its_features() -> None
     assert seconds == pytest.approx(2 * (3 + 2) + 25 * 96 + 3 * (100 + 10 * 10) * 0.1 + 120 * 0.1)
 
 
+def test_the_untrained_encoder_takes_no_steps() -> None:
+    untrained = job(build({"pretext.kind": "random", "train.epochs": 25, "run.knn_every": 10}), ())
+    assert job_seconds(untrained, Counts(100, 20, 10, 3.0), Speed(1.0, 0.1, 2.0), FITS, set()) == 2 * (3 + 2)
+
+
 @pytest.mark.parametrize(
     ("kinds", "passes"), [(("knn",), 1), (("finetune",), 1 + 3 * 7), (("partial",), 1 + 7 * 1.5), (("attentive",), 2)]
 )
