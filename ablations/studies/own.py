@@ -18,11 +18,12 @@ def _denoising(noise: str, name: str, key: str, strength: float) -> Cell:
     return Cell(overrides, name=f"{name} {strength:g}")
 
 
+_TASKS = tuple(Cell({"pretext.kind": kind}) for kind in get_args(PretextConfig.model_fields["kind"].annotation))
+
 OWN: dict[str, Study] = {
-    "pretext": Study(
-        "pretext",
-        "What should an encoder be pretrained on?",
-        tuple(Cell({"pretext.kind": kind}) for kind in get_args(PretextConfig.model_fields["kind"].annotation)),
+    "pretext": Study("pretext", "What should an encoder be pretrained on?", _TASKS),
+    "pretext-compute": Study(
+        "pretext-compute", "What should an encoder be pretrained on, at equal compute?", _TASKS, equal_compute=True
     ),
     "noise": Study(
         "noise",

@@ -63,7 +63,8 @@ class Cell:
 class Study:
     """A question and its cells; `source` is where the paper asks it, `axis` the key that a figure may put on x.
 
-    `probe` is the kind that its cells are about, which is asked for in any case.
+    `probe` is the kind that its cells are about, which is asked for in any case. At `equal_compute` a cell is trained
+    for so many epochs, one at least, that these come closest to the base config's FLOPs.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Study:
     log_axis: bool = False
     probed: bool = True
     probe: ProbeKind | None = None
+    equal_compute: bool = False
 
     def of_the_paper(self) -> "Study":
         """Return the study without the cells that later work has added."""
@@ -127,15 +129,29 @@ def _work_out(study: Study, cell: Cell, base: Config, digest_of: Digests) -> Pla
         overrides = {
             key: value.of(key, values) if isinstance(value, Times) else value for key, value in cell.overrides.items()
         }
+        if study.equal_compute:
+            overrides |= _schedule_of_equal_compute(base, change(base, overrides))
         config = change(base, overrides)
         overrides |= {key: None for key, value in overrides.items() if value == UNSET}
     except UserError as error:
         raise UserError(f"study {study.name}, cell {cell}: {error}") from None
-    told = [overrides[study.axis]] if study.axis in overrides else list(overrides.values())
+    told = [overrides[study.axis]] if study.axis in overrides else [overrides[key] for key in cell.overrides]
     name = cell.name or ", ".join(map(_text, told))
     is_default = _results_of(config, digest_of) == _results_of(base, digest_of)
     record = CellRecord(name=name, overrides=overrides, paper=dict(cell.paper), is_default=is_default)
     return PlannedCell(name, config, record, (str(cell),))
+
+
+def _schedule_of_equal_compute(base: Config, config: Config) -> dict[str, Any]:
+    """Return the epochs of a cell, and its warm-up as the same share of them, under which it takes the base's FLOPs."""
+    from ablations.studies.forecast_measuring import size_of  # with PyTorch, which most studies are planned without
+
+    flops = size_of(config).training
+    factor = size_of(base).training / flops if flops else 1.0
+    epochs = {"train.epochs": max(1, round(base.train.epochs * factor))}
+    if base.train.warmup_epochs is None:
+        return epochs
+    return epochs | {"train.warmup_epochs": base.train.warmup_epochs * epochs["train.epochs"] / base.train.epochs}
 
 
 def _results_of(config: Config, digest_of: Digests) -> tuple[str, ...]:

@@ -8,7 +8,9 @@ from rich.console import Console
 
 from ablations.execution.executor import Executor
 from ablations.execution.job import Job
-from ablations.studies import run_studies
+from ablations.studies import forecast_measuring, run_studies
+from ablations.studies.forecast_measuring import size_of
+from ablations.studies.forecast_speeds import Size
 from ablations.studies.own import OWN
 from ablations.studies.paper import STUDIES
 from ablations.studies.plan import Plan, all_jobs, make_plan
@@ -47,7 +49,10 @@ def test_a_schedule_without_a_warm_up_of_its_own_is_named_by_its_epochs() -> Non
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", STUDIES | OWN)
-def test_every_study_fits_every_preset_and_holds_its_default(name: str, preset: str) -> None:
+def test_every_study_fits_every_preset_and_holds_its_default(
+    name: str, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast_measuring, "size_of", lambda config: Size(1e9, 1e8, 0))  # seconds each, of ViT-H
     cells = plan_cells((STUDIES | OWN)[name], resolve(preset))
     defaults = [cell.record.is_default for cell in cells]
     assert sum(defaults) == 1
@@ -83,6 +88,19 @@ def test_every_seed_draws_its_own_labels_where_they_are_few() -> None:
     ]
     few = change(Config(), {"probe.labels_per_class": 10})
     assert {job.config.probe.seed for job in plan(STUDIES["mask-ratio"], few, seeds=2).jobs} == {0, 1}
+
+
+def test_at_equal_compute_every_task_takes_the_flops_of_the_base() -> None:
+    base = change(Config(), {"train.epochs": 100, "train.warmup_epochs": 10})
+    asked = base.train.epochs * size_of(base).training
+    for cell in plan_cells(OWN["pretext-compute"], base):
+        train, flops = cell.config.train, size_of(cell.config).training
+        assert train.warmup / train.epochs == pytest.approx(0.1)
+        if flops:
+            assert abs(train.epochs * flops - asked) <= flops / 2 or train.epochs == 1, cell.name
+    assert {cell.name: cell.config.train.epochs for cell in plan_cells(OWN["pretext"], base)}.keys() == {
+        cell.name for cell in plan_cells(OWN["pretext-compute"], base)
+    }
 
 
 def test_a_probe_asked_for_by_one_study_is_kept_for_a_shared_training() -> None:
