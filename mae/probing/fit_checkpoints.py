@@ -11,9 +11,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mae.training import checkpoints
+from mae.training.background_saving import seconds_apart
 
-LEAST_SECONDS, APART = 10.0, 100
-"""Time between checkpoints: at least so many seconds, and so many times what the last one took."""
+LEAST_SECONDS = 10.0
+"""Least time between checkpoints; more where one takes long."""
 
 
 class FitCheckpoints:
@@ -28,13 +29,13 @@ class FitCheckpoints:
         state = None if self.folder is None else checkpoints.latest(self.folder, self.warn)
         if state is None:
             return 0
-        module.load_state_dict(state["head"])
+        module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         return int(state["step"])
 
     def save_if_due(self, module: nn.Module, optimizer: Optimizer, done: int) -> None:
         """Save the state after so many epochs or steps, batch norm's statistics in it, if that is due."""
-        if time.monotonic() - self.saved >= max(LEAST_SECONDS, APART * self.took):
+        if time.monotonic() - self.saved >= seconds_apart(LEAST_SECONDS, self.took):
             self.save(module, optimizer, done)
 
     def save(self, module: nn.Module, optimizer: Optimizer, done: int) -> None:
@@ -42,7 +43,7 @@ class FitCheckpoints:
         if self.folder is None:
             return
         began = time.monotonic()
-        state = {"step": done, "head": module.state_dict(), "optimizer": optimizer.state_dict()}
+        state = {"step": done, "module": module.state_dict(), "optimizer": optimizer.state_dict()}
         checkpoints.save(self.folder, done, state)
         self.saved = time.monotonic()
         self.took = self.saved - began

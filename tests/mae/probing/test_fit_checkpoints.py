@@ -34,7 +34,6 @@ LARS = {"probe.linear.solver": "lars", "probe.linear.lars_epochs": 2}
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save after every epoch."""
     monkeypatch.setattr(fit_checkpoints, "LEAST_SECONDS", 0)
-    monkeypatch.setattr(fit_checkpoints, "APART", 0)
 
 
 def new_head() -> nn.Module:
@@ -63,7 +62,7 @@ def fit(folder: Path | None, stop_in: int = -1, seconds: float = 0.0) -> dict[st
 
 def fit_slowly(folder: Path) -> None:
     """Fit in a process of its own, so slowly that it can be killed on the way."""
-    fit_checkpoints.LEAST_SECONDS = fit_checkpoints.APART = 0
+    fit_checkpoints.LEAST_SECONDS = 0
     fit(folder, seconds=0.1)
 
 
@@ -93,7 +92,7 @@ def test_a_lars_probe_that_was_killed_ends_with_the_same_bits(tmp_path: Path) ->
 def test_a_probe_that_continues_takes_up_where_it_was(tmp_path: Path) -> None:
     head, config = new_head(), LinearProbeConfig(lars_epochs=3)
     optimizer = torch.optim.SGD(head.parameters(), lr=1.0)
-    state = {"step": 2, "head": head.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {"step": 2, "module": head.state_dict(), "optimizer": optimizer.state_dict()}
     checkpoints.save(tmp_path, 2, state)
     epochs: list[int] = []
     advanced: list[int] = []

@@ -52,7 +52,6 @@ TUNED: tuple[ProbeKind, ...] = ("attentive", "partial", "finetune")
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save after every step."""
     monkeypatch.setattr(fit_checkpoints, "LEAST_SECONDS", 0)
-    monkeypatch.setattr(fit_checkpoints, "APART", 0)
 
 
 def untrained(config: Config, digits: ImageData) -> Subject:
@@ -86,7 +85,7 @@ def fitted(kind: ProbeKind, folder: Path, stop: StopRequest | None = None) -> tu
 def last_weights(folder: Path) -> dict[str, torch.Tensor]:
     state = checkpoints.latest(folder / "checkpoints", lambda message: None)
     assert state is not None
-    weights: dict[str, torch.Tensor] = state["head"]
+    weights: dict[str, torch.Tensor] = state["module"]
     return weights
 
 
@@ -124,7 +123,7 @@ def test_points_of_a_curve_after_the_last_checkpoint_are_measured_again(tmp_path
 
 def fit_slowly(folder: Path) -> None:
     """Fit in a process of its own, so slowly that it can be killed on the way."""
-    fit_checkpoints.LEAST_SECONDS = fit_checkpoints.APART = 0
+    fit_checkpoints.LEAST_SECONDS = 0
     take = tuning.take_step
 
     def slowly(*arguments: Any) -> None:
