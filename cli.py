@@ -24,7 +24,8 @@ app = typer.Typer(help="Ablation studies of masked autoencoders.", no_args_is_he
 
 SHARED = "Options of every command"
 Kinds = Annotated[
-    list[str] | None, typer.Option("--kind", help="linear, knn, attentive, partial or finetune. Repeatable.")
+    list[str] | None,
+    typer.Option("--kind", help="linear, knn, attentive, partial, finetune: repeatable, or with commas."),
 ]
 Studies = Annotated[
     list[str] | None, typer.Option("--study", help="A study's name or its folder's. Repeatable; all if not given.")
@@ -214,8 +215,9 @@ def _share_cores(output: Output) -> None:
     wait_passively(_progress(output).say)
 
 
-def _kinds(kind: list[str] | None) -> list[str]:
-    return [f"probe.kinds={json.dumps(kind)}"] if kind else []
+def _kinds(given: list[str] | None) -> list[str]:
+    kinds = [kind for each in given or () for kind in each.split(",")]
+    return [f"probe.kinds={json.dumps(kinds)}"] if kinds else []
 
 
 @_command("pretrain", shared_by_processes=True)
@@ -270,8 +272,8 @@ def ablate(
     ] = None,
     max_seeds: Annotated[int, typer.Option("--max-seeds", min=2, help="With --precision: no more than these.")] = 10,
     probes: Annotated[
-        str | None,
-        typer.Option("--probe", help="linear, knn, attentive, partial, finetune: one or several with commas."),
+        list[str] | None,
+        typer.Option("--probe", help="linear, knn, attentive, partial, finetune: repeatable, or with commas."),
     ] = None,
     workers: Workers = None,
     per_gpu: PerGpu = 1,
@@ -287,7 +289,7 @@ def ablate(
     from ablations.studies.run_studies import check_comparable, choose_studies, make_plans, run_until, underway
 
     who = _executor(options, workers, per_gpu, executor, address, "analysis.studies.figures")
-    base = options.resolve(*_kinds(probes.split(",") if probes else None))
+    base = options.resolve(*_kinds(probes))
     if name == "list":
         _list_studies(options, output, base, seeds)
         return

@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from PIL import Image
 from typer.testing import CliRunner
 
+import cli
 from ablations.studies.own import OWN
 from ablations.studies.study import Cell, Study
 from cli import app
@@ -195,3 +196,8 @@ def test_stages_are_tracked_in_the_runs_folder(tiny_settings: list[str], runs_di
     assert tracked["pretrain"].info.status == tracked["probe"].info.status == "FINISHED"
     assert tracked["probe"].data.tags["mlflow.parentRunId"] == tracked["pretrain"].info.run_id
     assert tracked["probe"].data.metrics["knn/top1"] == last_json(result.stdout)["metrics"]["knn/top1"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("given", [["linear,finetune"], ["linear", "finetune"]])
+def test_probes_are_given_with_commas_or_one_by_one(given: list[str]) -> None:
+    assert cli._kinds(given) == ['probe.kinds=["linear", "finetune"]']
