@@ -1,6 +1,6 @@
 """Studies that the paper does not have, or that fine-tune: `all` leaves them out."""
 
-from typing import get_args
+from typing import Any, get_args
 
 from ablations.studies.study import Cell, Study, Times
 from mae.config.tree import PretextConfig
@@ -20,6 +20,15 @@ def _denoising(noise: str, name: str, key: str, strength: float) -> Cell:
 
 _TASKS = tuple(Cell({"pretext.kind": kind}) for kind in get_args(PretextConfig.model_fields["kind"].annotation))
 
+
+def _context(name: str, **more: Any) -> Cell:
+    """Return a decoder with the context that is asked for, and no other."""
+    settings = {"mixing": "none", "global_token": False, "fusion": []} | more
+    return Cell({f"model.decoder.{key}": value for key, value in settings.items()}, name=name)
+
+
+_CONVOLUTIONS, _GLOBAL, _FIRST = {"mixing": "convolutions"}, {"global_token": True}, {"fusion": [1]}
+
 OWN: dict[str, Study] = {
     "pretext": Study("pretext", "What should an encoder be pretrained on?", _TASKS),
     "pretext-compute": Study(
@@ -37,6 +46,17 @@ OWN: dict[str, Study] = {
             Cell(_PATCHES | {"loss.region": "all"}, name="masked patches"),
             Cell(_PATCHES | {"loss.region": "masked"}, name="masked patches, loss on them"),
             Cell({"pretext.kind": "mae"}, name="masked autoencoder"),
+        ),
+    ),
+    "context": Study(
+        "context",
+        "Does the decoder need more context?",
+        (
+            _context("plain"),
+            _context("convolutions", **_CONVOLUTIONS),
+            _context("global token", **_GLOBAL),
+            _context("first block fused with the last", **_FIRST),
+            _context("all three", **_CONVOLUTIONS, **_GLOBAL, **_FIRST),
         ),
     ),
     "partial-finetune": Study(

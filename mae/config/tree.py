@@ -23,6 +23,10 @@ def _as_size(value: Any) -> Any:
     return (value, value) if type(value) is int else _as_tuple(value)
 
 
+def _ascending(values: tuple[int, ...]) -> bool:
+    return list(values) == sorted(set(values))
+
+
 Positive = Annotated[int, Field(ge=1)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(_as_size)]
 Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple)]
@@ -119,13 +123,52 @@ class TransformerConfig(Section):
         return self
 
 
+class DecoderConfig(TransformerConfig):
+    """The light decoder, and what gives it more context than its blocks have: nothing, in the paper."""
+
+    dim: Width = Field(32, description="token width; a multiple of 4 and of heads")
+    depth: Positive = Field(2, description="number of blocks")
+    mixing: Literal["none", "convolutions"] = Field(
+        "none",
+        description="what patches pass between blocks, besides attention: depthwise convolutions over their grid",
+        json_schema_extra={"before": "none"},
+    )
+    kernels: Annotated[tuple[Annotated[int, Field(ge=1, le=31)], ...], BeforeValidator(_as_tuple)] = Field(
+        (3, 5, 7),
+        min_length=1,
+        description="their sizes in patches, side by side; odd, in ascending order",
+        json_schema_extra=_acts({"model.decoder.mixing": ("convolutions",)}),
+    )
+    global_token: bool = Field(
+        False,
+        description="add the mean of the visible patches, as they are encoded, to every mask token",
+        json_schema_extra=_acts({"pretext.kind": ("mae",), "model.encoder_mask_tokens": (False,)}) | {"before": False},
+    )
+    fusion: Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple)] = Field(
+        (),
+        description="encoder blocks, counted from 1, whose outputs are read besides the last one's (MFF); in ascending "
+        "order",
+        json_schema_extra={"before": []},
+    )
+
+    @model_validator(mode="after")
+    def _context(self) -> "DecoderConfig":
+        if any(size % 2 == 0 for size in self.kernels) or not _ascending(self.kernels):
+            raise ValueError("kernels: expected odd numbers in ascending order, each once")
+        if not _ascending(self.fusion):
+            raise ValueError("fusion: expected blocks in ascending order, each once")
+        if self.mixing != "none" and self.depth == 1:
+            raise ValueError("mixing: it is between blocks; expected a depth of at least 2")
+        return self
+
+
 class ModelConfig(Section):
     """The asymmetric autoencoder of section 3."""
 
     patch_size: Size = Field((4, 4), description="height and width of a patch, pixels; divides image_size")
     encoder: TransformerConfig = Field(TransformerConfig(), description="the ViT that is kept")
-    decoder: TransformerConfig = Field(
-        TransformerConfig(dim=32, depth=2),
+    decoder: DecoderConfig = Field(
+        DecoderConfig(),
         description="the decoder used in pretraining only (Table 1a, 1b)",
         json_schema_extra=RECONSTRUCTION,
     )
@@ -140,6 +183,15 @@ class ModelConfig(Section):
         description="added to the variance in layer norms; Hugging Face's models have 1e-12, which `import` keeps",
         json_schema_extra={"before": 1e-6},
     )
+
+    @model_validator(mode="after")
+    def _possible(self) -> "ModelConfig":
+        if any(block >= self.encoder.depth for block in self.decoder.fusion):
+            raise ValueError(
+                f"decoder.fusion: expected blocks before the last of model.encoder.depth={self.encoder.depth}, which "
+                "is read in any case"
+            )
+        return self
 
 
 class PretextConfig(Section):

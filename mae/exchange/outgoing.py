@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mae.config.resolve import flatten, inert_keys
-from mae.config.tree import Config
+from mae.config.tree import Config, DecoderConfig
 from mae.errors import UserError
 from mae.exchange.feature_encoder import FeatureEncoder
 from mae.exchange.files import SETTINGS
@@ -74,9 +74,20 @@ def _check_place(config: Config, kind: str, decoder: bool) -> None:
         raise UserError(
             f"--format {kind}: a decoder that predicts target.kind=pca has no place there; give --format timm"
         )
+    if decoder and kind in ("official", "hf") and (more := _more_than_theirs(model.decoder)):
+        raise UserError(
+            f"--format {kind}: a decoder with {more} has no place there; give --format safetensors, or timm for "
+            "the encoder alone"
+        )
     sides = config.data.image_size, model.patch_size
     if kind == "hf" and any(height != width for height, width in sides):
         raise UserError(f"--format hf: ViTMAE needs square images and patches, not {sides[0]} and {sides[1]}")
+
+
+def _more_than_theirs(decoder: DecoderConfig) -> str:
+    """Return the key of what a decoder has that the official release's lacks, or nothing."""
+    own = {"mixing": decoder.mixing != "none", "global_token": decoder.global_token, "fusion": decoder.fusion != ()}
+    return next((f"model.decoder.{name}" for name, there in own.items() if there), "")
 
 
 def carried_settings(config: Config) -> str:

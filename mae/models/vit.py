@@ -4,7 +4,7 @@ Parameters carry timm's and the official MAE release's names (`patch_embed.proj`
 comments: B images, N patches, K visible, D width, P = patch height * patch width * channels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from mae.config.tree import Config, TransformerConfig
 
 Size = tuple[int, int]
+Fuse = Callable[[Sequence[Tensor]], Tensor]
+"""Makes the outputs (B, n, D) of all blocks into one, where the last one's is not what a task reads."""
 
 
 def patchify(images: Tensor, patch: Size) -> Tensor:
@@ -86,34 +88,37 @@ class Encoder(nn.Module):
         if mask_tokens:
             nn.init.normal_(self.encoder_mask_token, std=0.02)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, fuse: Fuse | None = None) -> Tensor:
         """Return normalised tokens (B, 1 + N, D) of whole images (B, C, H, W), class token first; nothing is hidden."""
-        normed: Tensor = self.norm(self.blocks(self.tokens(images)))
-        return normed
+        return self._through_blocks(self.tokens(images), fuse)
 
     def tokens(self, images: Tensor) -> Tensor:
         """Return tokens (B, 1 + N, D) of whole images (B, C, H, W) as they enter the first block."""
         return self._with_class_token(self._embed(patchify(images, self.patch)) + self.pos_embed[:, 1:])
 
-    def forward_visible(self, patches: Tensor, visible: Tensor) -> Tensor:
+    def forward_visible(self, patches: Tensor, visible: Tensor, fuse: Fuse | None = None) -> Tensor:
         """Return tokens (B, 1 + K, D) of the patches (B, N, P) at `visible` (B, K) indexes; only those are embedded."""
         tokens = self._embed(gather_tokens(patches, visible))  # (B, K, D)
-        return self._transform(tokens + gather_tokens(self.pos_embed[:, 1:], visible))
+        return self._transform(tokens + gather_tokens(self.pos_embed[:, 1:], visible), fuse)
 
-    def forward_with_mask_tokens(self, patches: Tensor, order: Tensor, kept: int) -> Tensor:
+    def forward_with_mask_tokens(self, patches: Tensor, order: Tensor, kept: int, fuse: Fuse | None = None) -> Tensor:
         """Return tokens (B, 1 + N, D) in `order` (B, N), mask tokens past the first `kept` (Table 1c)."""
         visible = self._embed(gather_tokens(patches, order[:, :kept]))
         hidden = self.encoder_mask_token.expand(len(order), order.shape[1] - kept, -1)
         tokens = torch.cat([visible, hidden.to(visible.dtype)], dim=1)  # (B, N, D)
-        return self._transform(tokens + gather_tokens(self.pos_embed[:, 1:], order))
+        return self._transform(tokens + gather_tokens(self.pos_embed[:, 1:], order), fuse)
 
     def _embed(self, patches: Tensor) -> Tensor:
         """(B, n, P) to (B, n, D): the convolution's kernel as a matrix over (height, width, channel)."""
         weight = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(patches, weight, self.patch_embed.proj.bias)
 
-    def _transform(self, tokens: Tensor) -> Tensor:
-        return self.norm(self.blocks(self._with_class_token(tokens)))
+    def _transform(self, tokens: Tensor, fuse: Fuse | None) -> Tensor:
+        return self._through_blocks(self._with_class_token(tokens), fuse)
+
+    def _through_blocks(self, tokens: Tensor, fuse: Fuse | None) -> Tensor:
+        normed: Tensor = self.norm(fuse(self.blocks.outputs(tokens)) if fuse else self.blocks(tokens))
+        return normed
 
     def _with_class_token(self, tokens: Tensor) -> Tensor:
         first = (self.cls_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)  # len() would fix it in ONNX
@@ -136,12 +141,25 @@ class Blocks(nn.Sequential):
         super().__init__(*(make() for _ in range(config.depth)))
         self.recompute = recompute
 
-    def forward(self, tokens: Tensor, read_from: int = 0) -> Tensor:
-        """Return (B, n - read_from, D): of tokens (B, n, D), the last ones, computed in the last block as in all."""
+    def forward(self, tokens: Tensor, read_from: int = 0, between: Sequence[Callable[[Tensor], Tensor]] = ()) -> Tensor:
+        """Return (B, n - read_from, D): of tokens (B, n, D), the last ones, computed in the last block as in all.
+
+        `between` is what follows each block but the last, if anything does.
+        """
         *first, last = self
-        for block in first:
+        for number, block in enumerate(first):
             tokens = self._through(block, tokens)
+            if between:
+                tokens = self._through(between[number], tokens)
         return self._through(partial(block_from, last, read_from) if read_from else last, tokens)
+
+    def outputs(self, tokens: Tensor) -> list[Tensor]:
+        """Return what tokens (B, n, D) are after every block."""
+        found = []
+        for block in self:
+            tokens = self._through(block, tokens)
+            found.append(tokens)
+        return found
 
     def _through(self, block: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
         if self.recompute and self.training and torch.is_grad_enabled():

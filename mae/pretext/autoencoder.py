@@ -4,10 +4,13 @@ Parameters carry the official MAE release's names. Shapes in comments: B images,
 width, P = patch height * patch width * channels.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from mae.config.tree import Config, TransformerConfig
+from mae.config.tree import Config, DecoderConfig
 from mae.data.augmentation import centre
 from mae.models.vit import (
     Blocks,
@@ -21,6 +24,7 @@ from mae.models.vit import (
     unpatchify,
 )
 from mae.pretext.base import Pretext, Surroundings, under
+from mae.pretext.context import Convolutions, Fusion
 from mae.pretext.masking import Mask
 from mae.pretext.targets import TARGETS, Pixels
 
@@ -33,9 +37,7 @@ class Decoder(nn.Module):
 
     decoder_pos_embed: Tensor
 
-    def __init__(
-        self, config: TransformerConfig, encoder_dim: int, grid: Size, outputs: int, recompute: bool, eps: float
-    ):
+    def __init__(self, config: DecoderConfig, encoder_dim: int, grid: Size, outputs: int, recompute: bool, eps: float):
         super().__init__()
         self.decoder_embed = nn.Linear(encoder_dim, config.dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
@@ -45,6 +47,19 @@ class Decoder(nn.Module):
         self.decoder_pred = nn.Linear(config.dim, outputs)
         self.apply(initialise)
         nn.init.normal_(self.mask_token, std=0.02)
+        self._add_context(config, encoder_dim, grid, eps)
+
+    def _add_context(self, config: DecoderConfig, encoder_dim: int, grid: Size, eps: float) -> None:
+        """Add what the config asks for; last, so that all other parts start from the same numbers without it."""
+        between = config.depth - 1 if config.mixing == "convolutions" else 0
+        self.decoder_mixing = nn.ModuleList(Convolutions(config.dim, config.kernels, grid, eps) for _ in range(between))
+        self.decoder_fusion = Fusion(config.fusion, encoder_dim) if config.fusion else None
+        self.decoder_global = nn.Linear(encoder_dim, config.dim) if config.global_token else None
+        if self.decoder_fusion is not None:
+            self.decoder_fusion.apply(initialise)
+        if self.decoder_global is not None:  # nothing at first, so that training starts as without it
+            nn.init.zeros_(self.decoder_global.weight)
+            nn.init.zeros_(self.decoder_global.bias)
 
     def forward(self, encoded: Tensor, order: Tensor, read_from: int) -> Tensor:
         """Return predictions (B, N - read_from, outputs) for the patches of `order` (B, N) from `read_from` on.
@@ -54,12 +69,26 @@ class Decoder(nn.Module):
         """
         tokens = self.decoder_embed(encoded)  # (B, 1 + n, E)
         missing = order.shape[1] + 1 - tokens.shape[1]
-        tokens = torch.cat([tokens, self.mask_token.expand(len(tokens), missing, -1).to(tokens.dtype)], dim=1)
+        hidden = self._mask_tokens(encoded).expand(len(tokens), missing, -1)
+        tokens = torch.cat([tokens, hidden.to(tokens.dtype)], dim=1)
         positions = gather_tokens(self.decoder_pos_embed[:, 1:], order)
         first = self.decoder_pos_embed[:, :1].expand(len(tokens), -1, -1)
         tokens = tokens + torch.cat([first, positions], dim=1)  # (B, 1 + N, E)
-        read = self.decoder_blocks(tokens, 1 + read_from)
+        read = self.decoder_blocks(tokens, 1 + read_from, self._mixing(order))
         return self.decoder_pred(self.decoder_norm(read))
+
+    def _mask_tokens(self, encoded: Tensor) -> Tensor:
+        """Return the mask token of all images (1, 1, E), or of each (B, 1, E): with the mean of its visible patches."""
+        if self.decoder_global is None:
+            return self.mask_token
+        return self.mask_token + self.decoder_global(encoded[:, 1:].mean(dim=1, keepdim=True))
+
+    def _mixing(self, order: Tensor) -> list[Callable[[Tensor], Tensor]]:
+        """Return what follows each decoder block but the last."""
+        if not self.decoder_mixing:
+            return []
+        places = order.argsort(dim=1)
+        return [partial(mix, order=order, places=places) for mix in self.decoder_mixing]
 
 
 def build_decoder(config: Config, outputs: int) -> Decoder:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from mae.config.tree import Config
 from mae.data.facts import Statistics
@@ -81,8 +81,8 @@ class Pretext(nn.Module):
     def cost(self) -> dict[str, float]:
         """Return FLOPs per image of a training step without augmentation and of the encoder alone, and parameters.
 
-        Counted by PyTorch on shapes alone: matrix products and attention, a multiply-add as two; optimiser, norms and
-        activations are left out.
+        Counted by PyTorch on shapes alone: matrix products, convolutions and attention, a multiply-add as two;
+        optimiser, norms and activations are left out.
         """
         twin = self._on_meta()
         data = twin.config.data
@@ -91,7 +91,8 @@ class Pretext(nn.Module):
             one = torch.empty(1, dtype=torch.int64)
             batch = Batch(torch.empty(1, data.channels, *data.stored, dtype=torch.uint8), one, one)
             image = torch.empty(1, data.channels, *data.image_size)
-        with FlopCounterMode(display=False) as step:
+        backward = {torch.ops.aten.convolution_backward: _backward_of_convolution}
+        with FlopCounterMode(display=False, custom_mapping=backward) as step:
             twin(batch, draws)["loss"].backward()
         with FlopCounterMode(display=False) as encoding, torch.no_grad():
             twin.encoder(image)
@@ -114,6 +115,14 @@ class Pretext(nn.Module):
 def parameter_count(module: nn.Module) -> int:
     """Return the number of trained parameters."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def _backward_of_convolution(
+    gradient: list[int], images: list[int], weight: list[int], *others: Any, **more: Any
+) -> int:
+    """Return FLOPs: as many as forward for each gradient. PyTorch's own count takes a depthwise one for a full one."""
+    transposed, wanted = others[4], others[7]
+    return conv_flop_count(images, weight, gradient, transposed) * sum(wanted[:2])
 
 
 def under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

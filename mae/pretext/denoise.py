@@ -70,15 +70,16 @@ class DenoisingAutoencoder(Autoencoder):
 
     def restore(self, images: Tensor, noise: Tensor) -> Restored:
         """Corrupt normalised images (B, C, H, W) and predict the target of what they were."""
+        fuse = self.decoder.decoder_fusion
         if self.config.encoder_mask_tokens:
-            mask = masks(self.config, noise)
-            encoded = self.encoder.forward_with_mask_tokens(patchify(images, self.patch), mask.order, mask.kept)
+            mask, patches = masks(self.config, noise), patchify(images, self.patch)
+            encoded = self.encoder.forward_with_mask_tokens(patches, mask.order, mask.kept, fuse)
             place = torch.arange(mask.order.shape[1], device=images.device)
             return Restored(self.decoder(encoded, mask.order, 0), mask.order, place[:, None] >= mask.kept)
         noisy, corrupted = self._with_noise(images, noise)
         order = torch.arange(self.config.patches, device=images.device).expand(len(images), -1)
         corrupted = patchify(corrupted.expand_as(images), self.patch)
-        return Restored(self.decoder(self.encoder(noisy), order, 0), order, corrupted)
+        return Restored(self.decoder(self.encoder(noisy, fuse), order, 0), order, corrupted)
 
     @torch.inference_mode()
     def picture(self, images: Tensor, draws: Draws) -> Figure:

@@ -60,10 +60,11 @@ class MaskedAutoencoder(Autoencoder):
     def predict(self, patches: Tensor, mask: Mask, hidden_only: bool = True) -> Tensor:
         """Return predictions from patches (B, N, P), in the mask's order: (B, M, outputs) of the hidden, or all (B, N,
         outputs)."""
+        fuse = self.decoder.decoder_fusion
         if self.config.model.encoder_mask_tokens:
-            encoded = self.encoder.forward_with_mask_tokens(patches, mask.order, mask.kept)
+            encoded = self.encoder.forward_with_mask_tokens(patches, mask.order, mask.kept, fuse)
         else:
-            encoded = self.encoder.forward_visible(patches, mask.visible)
+            encoded = self.encoder.forward_visible(patches, mask.visible, fuse)
         return self.decoder(encoded, mask.order, read_from=mask.kept if hidden_only else 0)
 
     @torch.inference_mode()

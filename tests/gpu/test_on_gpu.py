@@ -49,6 +49,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "colored noise": {"mask.sampling": "colored_noise"},
     "weighted": {"loss.region": "weighted", "loss.visible_weight": 0.25},
     "flips": {"data.flip": True},
+    "context": {
+        "model.decoder.depth": 2,
+        "model.decoder.mixing": "convolutions",
+        "model.decoder.global_token": True,
+        "model.decoder.fusion": [1],
+    },
     **{kind: {"pretext.kind": kind} for kind in PRETEXTS if kind != "mae"},
     **{noise: {"pretext.kind": "denoise", "denoise.noise": noise} for noise in ("masked_patches", "salt_and_pepper")},
 }

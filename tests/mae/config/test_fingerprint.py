@@ -178,6 +178,7 @@ def test_a_condition_that_holds_for_one_task_only_is_told_so() -> None:
 
 
 ROTATION = {"pretext.kind": "rotation"}
+CONTEXT = {"model.decoder.mixing": "convolutions", "model.decoder.global_token": True, "model.decoder.fusion": [1]}
 
 
 @pytest.mark.parametrize(
@@ -188,6 +189,7 @@ ROTATION = {"pretext.kind": "rotation"}
         ("pretrain", "digits", {"pretext.kind": "denoise"}, "757e53f4d73e"),
         ("pretrain", "digits", {"target.kind": "low_pass"}, "7a34b80193e5"),
         ("pretrain", "digits", {"mask.sampling": "colored_noise"}, "a3009ef37f11"),
+        ("pretrain", "digits", CONTEXT, "282dfce7b7be"),
         ("pretrain", "cifar10-tiny", {}, "d4c0a7bc4ee1"),
         ("pretrain", "cifar10-tiny", ROTATION, "054ca550de2f"),
         ("pretrain", "imagenet-vit-b", {}, "8843153ac7c0"),

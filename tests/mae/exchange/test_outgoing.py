@@ -28,6 +28,12 @@ from tests.helpers.checkpoints import HEADS_SET, SIZES, hugging_face, imported, 
 STATISTICS = {"data.mean": [0.4, 0.5, 0.6], "data.std": [0.2, 0.3, 0.1]}
 WHOLE = [name for name, form in FORMATS.items() if form.with_decoder]
 PATCHES = {"pretext.kind": "denoise", "denoise.noise": "masked_patches"}
+CONTEXT = {
+    "model.decoder.mixing": "convolutions",
+    "model.decoder.kernels": [1, 3],
+    "model.decoder.global_token": True,
+    "model.decoder.fusion": [1],
+}
 PATHS = {"official": "out.pth", "hf": "out", "onnx": "out.onnx"}
 
 
@@ -68,6 +74,13 @@ def test_weights_and_settings_come_back_as_they_went_out(kind: str, tmp_path: Pa
     assert back.found == "model that mae-cli exported, with decoder"
 
 
+def test_a_decoder_with_more_context_comes_back_as_it_went_out(tmp_path: Path) -> None:
+    made = model(**CONTEXT)
+    back = read_model(export(made, "safetensors", tmp_path))
+    assert bits(back.state) == bits(made.state)
+    assert back.config.model == made.config.model
+
+
 def test_an_encoder_comes_back_as_it_went_out(tmp_path: Path) -> None:
     made = model()
     back = read_model(export(made, "timm", tmp_path))
@@ -76,7 +89,7 @@ def test_an_encoder_comes_back_as_it_went_out(tmp_path: Path) -> None:
 
 
 def test_of_a_denoising_autoencoder_the_encoder_goes_out(tmp_path: Path) -> None:
-    made = model(**{"pretext.kind": "denoise"})
+    made = model(**{"pretext.kind": "denoise", "model.decoder.fusion": [1]})
     assert read_model(export(made, "official", tmp_path)).rest == {}
 
 
@@ -162,6 +175,14 @@ def test_onnx_computes_the_same_features_of_any_number_of_images(tmp_path: Path)
         ("official", {"model.encoder_mask_tokens": True}, "out.pth", "an encoder with mask tokens has no place there"),
         ("timm", PATCHES, "out.safetensors", "an encoder with mask tokens has no place there"),
         ("hf", {"target.kind": "pca"}, "out", "a decoder that predicts target.kind=pca has no place there"),
+        ("official", {"model.decoder.mixing": "convolutions"}, "out.pth", r"a decoder with model\.decoder\.mixing has"),
+        (
+            "hf",
+            {"model.decoder.global_token": True},
+            "out",
+            r"a decoder with model\.decoder\.global_token has no place",
+        ),
+        ("hf", {"model.decoder.fusion": [1]}, "out", r"model\.decoder\.fusion .* give --format safetensors, or timm"),
         ("hf", {"data.image_size": [8, 16]}, "out", r"ViTMAE needs square images and patches, not \(8, 16\)"),
     ],
 )

@@ -34,12 +34,17 @@ from tests.helpers.training import StopAfter, first_images, take_step
 CPU = torch.device("cpu")
 NOISES = get_args(DenoiseConfig.model_fields["noise"].annotation)
 COLOUR = {"data.channels": 3, "data.image_size": 8, "data.stored_size": 10, "data.augmentation": "color_jitter"}
-each_task = pytest.mark.parametrize("kind", PRETEXTS)
-each_that_learns = pytest.mark.parametrize("kind", [kind for kind in PRETEXTS if kind != "random"])
+CONTEXT = {"model.decoder.depth": 2, "model.decoder.mixing": "convolutions", "model.decoder.fusion": [1]}
+WHOLE = CONTEXT | {"model.decoder.global_token": True}
+FURTHER = {"mae with context": {"pretext.kind": "mae"} | WHOLE}
+"""Variants that are held to all that tasks are, by name."""
+
+each_task = pytest.mark.parametrize("kind", [*PRETEXTS, *FURTHER])
+each_that_learns = pytest.mark.parametrize("kind", [*(kind for kind in PRETEXTS if kind != "random"), *FURTHER])
 
 
 def config_of(kind: str, **more: Any) -> Config:
-    return change(build(TINY), {"pretext.kind": kind} | more)  # what does not act is left out
+    return change(build(TINY), FURTHER.get(kind, {"pretext.kind": kind}) | more)  # what does not act is left out
 
 
 def make(config: Config) -> Pretext:
@@ -137,7 +142,7 @@ def test_a_picture_shows_every_image(kind: str, channels: int) -> None:
 @each_that_learns
 def test_costs_are_counted_for_a_single_image_without_computing(kind: str) -> None:
     costs = make(config_of(kind)).cost()
-    assert costs["gflops_per_image"] > costs["gflops_encoder"] > 0 or kind == "mae"
+    assert costs["gflops_per_image"] > costs["gflops_encoder"] > 0 or kind.startswith("mae")
     assert costs["parameters"] > costs["parameters_encoder"] > 0
 
 
@@ -150,6 +155,9 @@ VARIANTS = [
     ("mae", {"target.kind": "pca", "loss.region": "all", "model.encoder_mask_tokens": True}),
     ("mae", {"target.kind": "normalized_pixels"}),
     ("mae", {"target.kind": "low_pass"}),
+    ("mae", WHOLE),
+    ("denoise", CONTEXT),
+    ("denoise", CONTEXT | {"denoise.noise": "masked_patches"}),
     *(("denoise", {"denoise.noise": noise}) for noise in NOISES),
     *((kind, {}) for kind in PRETEXTS if kind not in ("mae", "denoise")),
 ]
