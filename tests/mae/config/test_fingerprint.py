@@ -186,6 +186,7 @@ ROTATION = {"pretext.kind": "rotation"}
         ("pretrain", "digits", {}, "aa787b9146ca"),
         ("pretrain", "digits", ROTATION, "f658f43fee98"),
         ("pretrain", "digits", {"pretext.kind": "denoise"}, "757e53f4d73e"),
+        ("pretrain", "digits", {"pretext.kind": "inpaint"}, "5772cf66667a"),
         ("pretrain", "digits", {"target.kind": "low_pass"}, "7a34b80193e5"),
         ("pretrain", "digits", {"mask.sampling": "colored_noise"}, "a3009ef37f11"),
         ("pretrain", "cifar10-tiny", {}, "d4c0a7bc4ee1"),

@@ -17,6 +17,7 @@ from mae.data.dataset import ImageData
 from mae.errors import UserError
 from mae.pretext.base import Pretext
 from mae.pretext.masking import SAMPLERS
+from mae.pretext.regions import REGIONS
 from mae.pretext.registry import PRETEXTS
 from mae.pretext.rotation import turn
 from mae.probing.online import evaluate_online
@@ -149,7 +150,8 @@ VARIANTS = [
     ("mae", {"target.kind": "normalized_pixels"}),
     ("mae", {"target.kind": "low_pass"}),
     *(("denoise", {"denoise.noise": noise}) for noise in NOISES),
-    *((kind, {}) for kind in PRETEXTS if kind not in ("mae", "denoise")),
+    *(("inpaint", {"inpaint.region": region}) for region in REGIONS),
+    *((kind, {}) for kind in PRETEXTS if kind not in ("mae", "denoise", "inpaint")),
 ]
 
 

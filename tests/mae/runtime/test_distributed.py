@@ -97,6 +97,7 @@ def assert_equal_weights(first: Path, second: Path) -> None:
         {"target.kind": "pca", "train.micro_batches": 2, "data.augmentation": "color_jitter"},
         {"target.kind": "normalized_pixels", "loss.region": "weighted", "model.encoder_mask_tokens": "true"},
         {"pretext.kind": "denoise", "denoise.noise": "masked_pixels", "train.micro_batches": 2},
+        {"pretext.kind": "inpaint", "inpaint.region": "shapes", "inpaint.overlap": 0.13, "train.micro_batches": 2},
     ],
 )
 def test_two_processes_train_the_weights_of_one(more: dict[str, Any], tmp_path: Path) -> None:
