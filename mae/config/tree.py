@@ -45,6 +45,8 @@ def _acts(when: Mapping[str, tuple[str | bool, ...]]) -> dict[str, Any]:
 
 MAE = _acts({"pretext.kind": ("mae",)})
 DENOISE = _acts({"pretext.kind": ("denoise",)})
+INPAINT = _acts({"pretext.kind": ("inpaint",)})
+DECODED = _acts({"pretext.kind": ("mae", "denoise", "inpaint")})
 RECONSTRUCTION = _acts({"pretext.kind": ("mae", "denoise")})
 PATCHES = _acts({"pretext.kind": ("mae", "denoise"), "denoise.noise": ("masked_patches",)})
 PARTS = _acts(
@@ -170,7 +172,7 @@ class ModelConfig(Section):
     decoder: DecoderConfig = Field(
         DecoderConfig(),
         description="the decoder used in pretraining only (Table 1a, 1b)",
-        json_schema_extra=RECONSTRUCTION,
+        json_schema_extra=DECODED,
     )
     encoder_mask_tokens: bool = Field(
         False,
@@ -197,7 +199,7 @@ class ModelConfig(Section):
 class PretextConfig(Section):
     """What the encoder is pretrained on."""
 
-    kind: Literal["mae", "denoise", "rotation", "random"] = Field(
+    kind: Literal["mae", "denoise", "inpaint", "rotation", "random"] = Field(
         "mae",
         description="the pretext task; random: none, the encoder stays as it is initialised",
         json_schema_extra={"before": "mae"},
@@ -223,6 +225,39 @@ class DenoiseConfig(Section):
         description="share of an image's pixels that are corrupted, all channels of one together; rounded to whole "
         "pixels",
         json_schema_extra=_acts({"denoise.noise": ("masked_pixels", "salt_and_pepper")}),
+    )
+
+
+BLOCKS = 4
+"""Blocks per image under `inpaint.region=blocks`, equally large."""
+
+
+class InpaintConfig(Section):
+    """What a context encoder has to fill in, and how that is judged (Pathak et al., 2016, sections 3.2 and 3.3)."""
+
+    region: Literal["centre", "blocks", "shapes"] = Field(
+        "centre",
+        description="pixels that are predicted: the centre, half as high and wide as the image; four blocks anywhere, "
+        "which may overlap; or random smooth shapes",
+    )
+    share: Share = Field(
+        0.25,
+        description="share of an image's pixels in its region: exactly with shapes, rounded to whole pixels; with "
+        "blocks at most, reached where none overlap",
+        json_schema_extra=_acts({"inpaint.region": ("blocks", "shapes")}),
+    )
+    overlap: float = Field(
+        7 / 128,
+        ge=0,
+        lt=0.5,
+        description="width of a band inside the region's border that the encoder sees too and whose error weighs 10 "
+        "times, as a share of the image's height and width, rounded to whole pixels; the paper: 7 of 128",
+    )
+    adversarial_weight: float = Field(
+        0.001,
+        ge=0,
+        le=1,
+        description="weight of the adversarial loss, the squared error having the rest of 1; 0: no discriminator",
     )
 
 
@@ -563,6 +598,7 @@ class Config(Section):
     model: ModelConfig = Field(ModelConfig(), description=ModelConfig.__doc__)
     pretext: PretextConfig = Field(PretextConfig(), description=PretextConfig.__doc__)
     denoise: DenoiseConfig = Field(DenoiseConfig(), description=DenoiseConfig.__doc__, json_schema_extra=DENOISE)
+    inpaint: InpaintConfig = Field(InpaintConfig(), description=InpaintConfig.__doc__, json_schema_extra=INPAINT)
     mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__, json_schema_extra=PATCHES)
     target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=RECONSTRUCTION)
     loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__, json_schema_extra=PARTS)
@@ -602,6 +638,24 @@ class Config(Section):
         """Pixels per image that `denoise.share` comes to."""
         return round(math.prod(self.data.image_size) * self.denoise.share)
 
+    @property
+    def piece_size(self) -> tuple[int, int]:
+        """Height and width, pixels, of the centre that `inpaint.region` names, or of each of its blocks."""
+        height, width = self.data.image_size
+        part = 0.5 if self.inpaint.region == "centre" else math.sqrt(self.inpaint.share / BLOCKS)
+        return math.floor(height * part), math.floor(width * part)
+
+    @property
+    def shape_pixels(self) -> int:
+        """Pixels per image that `inpaint.share` comes to with shapes."""
+        return round(math.prod(self.data.image_size) * self.inpaint.share)
+
+    @property
+    def overlap_pixels(self) -> tuple[int, int]:
+        """Height and width, pixels, that `inpaint.overlap` comes to."""
+        height, width = self.data.image_size
+        return round(height * self.inpaint.overlap), round(width * self.inpaint.overlap)
+
     @model_validator(mode="after")
     def _possible(self) -> "Config":
         for side, image, patch in zip(("height", "width"), self.data.image_size, self.model.patch_size, strict=True):
@@ -616,6 +670,8 @@ class Config(Section):
             )
         if self.pretext.kind == "denoise":
             self._check_noise()
+        if self.pretext.kind == "inpaint":
+            self._check_region()
         hides = self.pretext.kind == "mae" or self.encoder_mask_tokens
         if hides and not 1 <= self.kept_patches < self.patches:
             raise ValueError(
@@ -635,4 +691,19 @@ class Config(Section):
             raise ValueError(
                 f"target.kind: of a coefficient nobody can say whether denoise.noise={noise} has corrupted it; "
                 "expected a target of pixels"
+            )
+
+    def _check_region(self) -> None:
+        pixels, (rows, columns) = math.prod(self.data.image_size), self.overlap_pixels
+        if self.inpaint.region == "shapes":
+            if not 1 <= self.shape_pixels < pixels:
+                raise ValueError(
+                    f"inpaint.share: cuts out {self.shape_pixels} of {pixels} pixels; expected at least 1, and 1 left"
+                )
+            return
+        height, width = self.piece_size
+        if height <= 2 * rows or width <= 2 * columns:
+            raise ValueError(
+                f"inpaint.region: cuts nothing out, as pieces of {height} x {width} pixels have a border of {rows} x "
+                f"{columns} on either side that is kept; expected a smaller inpaint.overlap, or larger pieces"
             )

@@ -12,6 +12,7 @@ from mae.data.facts import DataFacts
 from mae.pretext.base import Pretext, Surroundings
 from mae.pretext.denoise import DenoisingAutoencoder
 from mae.pretext.encoder_only import EncoderOnly
+from mae.pretext.inpaint import ContextEncoder
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.rotation import Rotation
 from mae.pretext.untrained import Untrained
@@ -20,6 +21,7 @@ from mae.runtime.rng import generator
 PRETEXTS: dict[str, type[Pretext]] = {
     "mae": MaskedAutoencoder,
     "denoise": DenoisingAutoencoder,
+    "inpaint": ContextEncoder,
     "rotation": Rotation,
     "random": Untrained,
 }

@@ -57,6 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     **{kind: {"pretext.kind": kind} for kind in PRETEXTS if kind != "mae"},
     **{noise: {"pretext.kind": "denoise", "denoise.noise": noise} for noise in ("masked_patches", "salt_and_pepper")},
+    **{f"inpaint {each}": {"pretext.kind": "inpaint", "inpaint.region": each} for each in ("blocks", "shapes")},
 }
 
 

@@ -39,7 +39,7 @@ def values(schema: dict[str, Any]) -> list[Any]:
         case {"type": "integer"}:
             return [1, 2, 3, 4, 8, 16, 24, 32, 64, 100]
         case {"type": "number"}:
-            return [0.1, 0.25, 0.5, 0.75, 1.0, 7.5]
+            return [0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 7.5]
         case {"type": "boolean"}:
             return [False, True]
         case {"type": "null"}:
@@ -187,6 +187,7 @@ CONTEXT = {"model.decoder.mixing": "convolutions", "model.decoder.global_token":
         ("pretrain", "digits", {}, "aa787b9146ca"),
         ("pretrain", "digits", ROTATION, "f658f43fee98"),
         ("pretrain", "digits", {"pretext.kind": "denoise"}, "757e53f4d73e"),
+        ("pretrain", "digits", {"pretext.kind": "inpaint"}, "5772cf66667a"),
         ("pretrain", "digits", {"target.kind": "low_pass"}, "7a34b80193e5"),
         ("pretrain", "digits", {"mask.sampling": "colored_noise"}, "a3009ef37f11"),
         ("pretrain", "digits", CONTEXT, "282dfce7b7be"),

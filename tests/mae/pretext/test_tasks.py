@@ -17,6 +17,7 @@ from mae.data.dataset import ImageData
 from mae.errors import UserError
 from mae.pretext.base import Pretext
 from mae.pretext.masking import SAMPLERS
+from mae.pretext.regions import REGIONS
 from mae.pretext.registry import PRETEXTS, new_pretext
 from mae.pretext.rotation import turn
 from mae.probing.online import evaluate_online
@@ -36,7 +37,10 @@ NOISES = get_args(DenoiseConfig.model_fields["noise"].annotation)
 COLOUR = {"data.channels": 3, "data.image_size": 8, "data.stored_size": 10, "data.augmentation": "color_jitter"}
 CONTEXT = {"model.decoder.depth": 2, "model.decoder.mixing": "convolutions", "model.decoder.fusion": [1]}
 WHOLE = CONTEXT | {"model.decoder.global_token": True}
-FURTHER = {"mae with context": {"pretext.kind": "mae"} | WHOLE}
+FURTHER = {
+    "mae with context": {"pretext.kind": "mae"} | WHOLE,
+    "inpaint with context": {"pretext.kind": "inpaint"} | CONTEXT,
+}
 """Variants that are held to all that tasks are, by name."""
 
 each_task = pytest.mark.parametrize("kind", [*PRETEXTS, *FURTHER])
@@ -159,7 +163,8 @@ VARIANTS = [
     ("denoise", CONTEXT),
     ("denoise", CONTEXT | {"denoise.noise": "masked_patches"}),
     *(("denoise", {"denoise.noise": noise}) for noise in NOISES),
-    *((kind, {}) for kind in PRETEXTS if kind not in ("mae", "denoise")),
+    *(("inpaint", {"inpaint.region": region} | CONTEXT) for region in REGIONS),
+    *((kind, {}) for kind in PRETEXTS if kind not in ("mae", "denoise", "inpaint")),
 ]
 
 

@@ -99,6 +99,7 @@ def assert_equal_weights(first: Path, second: Path) -> None:
         {"pretext.kind": "denoise", "denoise.noise": "masked_pixels", "train.micro_batches": 2},
         {"model.decoder.depth": 2, "model.decoder.mixing": "convolutions", "model.decoder.global_token": "true"}
         | {"model.decoder.fusion": "[1]"},
+        {"pretext.kind": "inpaint", "inpaint.region": "shapes", "inpaint.overlap": 0.13, "train.micro_batches": 2},
     ],
 )
 def test_two_processes_train_the_weights_of_one(more: dict[str, Any], tmp_path: Path) -> None:
