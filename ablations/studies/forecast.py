@@ -115,7 +115,9 @@ def job_seconds(job: Job, counts: Counts, speed: Speed, fits: FitSpeed, done: se
     features = config.model.encoder.dim * (2 if config.probe.features == "both" else 1)
     raw = config.data.channels * min(RAW_SIDE, height) * min(RAW_SIDE, width)
     learned = counts.train * config.probe.labels  # a number per class is taken for all: it costs less than is told
-    of_encoder = (learned * (1 + views + _tuned_passes(job)) + counts.test) * encode
+    blocks = config.model.encoder.depth
+    frozen = max(speed.features * (config.probe.layer or blocks) / blocks, counts.decoding)
+    of_encoder = (learned * (1 + views) + counts.test) * frozen + learned * _tuned_passes(job) * encode
     of_encoder += _fits_seconds(job, counts, features, fits)
     of_pixels = (counts.train + counts.test) * counts.decoding + _fits_seconds(job, counts, raw, fits)
     seconds += of_encoder
@@ -149,7 +151,8 @@ def baselines(job: Job) -> tuple[Hashable, Hashable]:
     """Return what identifies a job's baselines: the untrained encoder, and raw pixels."""
     config, model = job.config, job.config.model
     pixels = config.data, config.probe, job.kinds
-    return (pixels, model.encoder, model.patch_size, model.encoder_mask_tokens, config.train.seed), pixels
+    tokens = (config.pretext, config.igpt) if config.pixel_tokens else (model.patch_size, model.encoder_mask_tokens)
+    return (pixels, model.encoder, tokens, config.train.seed), pixels
 
 
 def fit_on_a_gpu(costs: Sequence[Forecast]) -> int:

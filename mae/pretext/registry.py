@@ -12,6 +12,7 @@ from mae.data.facts import DataFacts
 from mae.pretext.base import Pretext, Surroundings
 from mae.pretext.denoise import DenoisingAutoencoder
 from mae.pretext.encoder_only import EncoderOnly
+from mae.pretext.igpt import AutoregressivePixels, MaskedPixels
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.rotation import Rotation
 from mae.runtime.rng import generator
@@ -19,6 +20,8 @@ from mae.runtime.rng import generator
 PRETEXTS: dict[str, type[Pretext]] = {
     "mae": MaskedAutoencoder,
     "denoise": DenoisingAutoencoder,
+    "igpt_ar": AutoregressivePixels,
+    "igpt_bert": MaskedPixels,
     "rotation": Rotation,
 }
 
