@@ -113,18 +113,18 @@ class PixelEncoder(ViT):
         normed: Tensor = self.norm(self.blocks(self.tokens_of(colors, seen)))
         return normed
 
-    def complete(self, colors: Tensor, known: int, scores: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return colours (B, N): the first `known` of those given, then the likeliest, one after the other.
+    def complete(self, colors: Tensor, known: int, choose: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return colours (B, N): the first `known` of those given, then chosen ones, one after the other.
 
-        `scores` makes of normalised tokens (B, D) scores (B, K). Keys and values are kept: a pixel passes the blocks
-        once.
+        `choose` makes of normalised tokens (B, D) the colours (B,) that follow. Keys and values are kept: a pixel
+        passes the blocks once.
         """
         colors, past = colors.clone(), dict.fromkeys(self.blocks)
         for place in range(known, colors.shape[1]):
             tokens = self.tokens_of(colors)[:, 1:][:, place if place > known else 0 : place + 1]
             for block in self.blocks:
                 tokens, past[block] = read_on(block, tokens, past[block])
-            colors[:, place] = scores(self.norm(tokens[:, -1])).argmax(dim=1)
+            colors[:, place] = choose(self.norm(tokens[:, -1]))
         return colors
 
 

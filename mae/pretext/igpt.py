@@ -93,13 +93,18 @@ class AutoregressivePixels(PixelModel):
 
     @torch.inference_mode()
     def picture(self, images: Tensor, draws: AutoregressiveDraws) -> Figure:
-        """Original, in the palette, upper half, and how it goes on by the likeliest colours."""
+        """Original, in the palette, upper half, and how it goes on: drawn, as the likeliest colours are a flat ground."""
         colors = self.encoder.patch_embed.colors(self.look(images))
         rows, columns = self.config.grid
-        known = rows // 2 * columns
         upper = self.shown(colors)
         upper[:, :, rows // 2 :] = 0.5
-        completed = self.encoder.complete(colors, known, self.head)
+        draws_of_colors = generator(self.config.train.seed, "completion")
+
+        def drawn(tokens: Tensor) -> Tensor:
+            chances = self.head(tokens).float().softmax(dim=1).cpu()  # where draws are the same on every device
+            return chances.multinomial(1, generator=draws_of_colors)[:, 0].to(tokens.device)
+
+        completed = self.encoder.complete(colors, rows // 2 * columns, drawn)
         return image_rows(
             {"original": images, "palette": self.shown(colors), "upper half": upper, "completed": self.shown(completed)}
         )
