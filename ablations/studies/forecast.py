@@ -116,7 +116,8 @@ def job_seconds(job: Job, counts: Counts, speed: Speed, fits: FitSpeed, done: se
     features = config.model.encoder.dim * (2 if config.probe.features == "both" else 1)
     raw = config.data.channels * min(RAW_SIDE, height) * min(RAW_SIDE, width)
     learned = counts.train * config.probe.labels  # a number per class is taken for all: it costs less than is told
-    of_encoder = (learned * (1 + views + _tuned_passes(job)) + counts.test) * encode
+    frozen = max(_read_share(config) * speed.features, counts.decoding)
+    of_encoder = (learned * (1 + views) + counts.test) * frozen + learned * _tuned_passes(job) * encode
     of_encoder += _fits_seconds(job, counts, features, fits)
     of_pixels = (counts.train + counts.test) * counts.decoding + _fits_seconds(job, counts, raw, fits)
     seconds += of_encoder
@@ -130,11 +131,17 @@ def _tuned_passes(job: Job) -> float:
     """Return how often all training images pass the encoder in probes trained by gradients: a step is three passes."""
     probe, depth = job.config.probe, job.config.model.encoder.depth
     passes = {
-        "attentive": 1.0,
+        "attentive": _read_share(job.config),
         "partial": probe.finetune.epochs * (1 + 2 * min(1.0, probe.partial.blocks / depth)),
         "finetune": 3.0 * probe.finetune.epochs,
     }
     return sum(passes.get(kind, 0.0) for kind in job.kinds)
+
+
+def _read_share(config: Config) -> float:
+    """Return the share of the encoder's blocks that probes of a frozen one read."""
+    depth = config.model.encoder.depth
+    return (config.probe.layer or depth) / depth
 
 
 def _fits_seconds(job: Job, counts: Counts, width: int, fits: FitSpeed) -> float:
@@ -150,7 +157,8 @@ def baselines(job: Job) -> tuple[Hashable, Hashable]:
     """Return what identifies a job's baselines: the untrained encoder, and raw pixels."""
     config, model = job.config, job.config.model
     pixels = config.data, config.probe, job.kinds
-    return (pixels, model.encoder, model.patch_size, model.encoder_mask_tokens, config.train.seed), pixels
+    tokens = (config.pretext, config.igpt) if config.pixel_tokens else (model.patch_size, model.encoder_mask_tokens)
+    return (pixels, model.encoder, tokens, config.train.seed), pixels
 
 
 def fit_on_a_gpu(costs: Sequence[Forecast]) -> int:

@@ -112,7 +112,8 @@ def _identity(base: Config, record: StudyRecord) -> str:
     # Kinds may be added to a study. Those that came after the first two named no folder before.
     read = {section for kind in base.probe.kinds for section in probe_sections(kind)} | {"linear", "knn"}
     unread = set(get_args(ProbeKind)) - read
-    before = {name for name in ("labels", "labels_per_class") if getattr(base.probe, name) == BEFORE[f"probe.{name}"]}
+    later = ("labels", "labels_per_class", "layer")
+    before = {name for name in later if getattr(base.probe, name) == BEFORE[f"probe.{name}"]}
     probes = base.probe.model_dump(mode="json", exclude={"kinds"} | unread | before)
     text = json.dumps([pretrain_fingerprint(base, record.data["digest"]), probes, cells], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from mae.config.resolve import config_fields, flatten, inert_keys
-from mae.config.tree import Config, ProbeConfig, ProbeKind
+from mae.config.tree import FROZEN, Config, ProbeConfig, ProbeKind
 
 ARITHMETIC = 4
 """Raised when a change of the code changes results, so that old results are not taken for new ones."""
@@ -13,7 +13,7 @@ ARITHMETIC = 4
 IN_DIGEST = {"data.source", "data.test_fraction", "data.split_seed"}
 """Keys that say which images: the digest of the data has what they come to. The last two act on some sources only."""
 
-PRETRAIN_SECTIONS = ("data", "model", "pretext", "denoise", "inpaint", "mask", "target", "loss", "train")
+PRETRAIN_SECTIONS = ("data", "model", "pretext", "denoise", "inpaint", "igpt", "mask", "target", "loss", "train")
 
 BEFORE = {
     key: field.json_schema_extra["before"]
@@ -36,8 +36,9 @@ def pretrain_settings(config: Config, data_digest: str) -> dict[str, Any]:
 
 def untrained_fingerprint(config: Config, data_digest: str) -> str:
     """Return the fingerprint of the encoder before training: of data, encoder and seed only."""
-    settings = _settings(config, ("data", "model"))
-    kept = {key: value for key, value in settings.items() if not key.startswith("model.decoder")}
+    settings = _settings(config, ("data", "model", "pretext", "igpt") if config.pixel_tokens else ("data", "model"))
+    other = ("model.decoder", "igpt.mask_ratio")
+    kept = {key: value for key, value in settings.items() if not key.startswith(other)}
     return _digest(kept | {"data_digest": data_digest, "seed": config.train.seed, "untrained": True})
 
 
@@ -57,7 +58,9 @@ def probe_fingerprint(config: Config, kind: ProbeKind, subject: str) -> str:
         kept["probe.holdout_fraction"] = config.probe.holdout_fraction
     kept |= {key: value for key, value in _worked_out(config.probe, config.model.encoder.depth).items() if key in kept}
     features = {} if kind == "attentive" else {"features": config.probe.features}  # it reads patches
-    return _digest(kept | features | {"kind": kind, "subject": subject})
+    before_last = kind in FROZEN and config.probe.layer not in (None, config.model.encoder.depth)
+    layer = {"layer": config.probe.layer} if before_last else {}
+    return _digest(kept | features | layer | {"kind": kind, "subject": subject})
 
 
 def probe_sections(kind: str) -> tuple[str, ...]:

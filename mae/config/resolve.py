@@ -146,7 +146,13 @@ def acts(key: str, values: Mapping[str, Any]) -> bool:
 def _missing(key: str, values: Mapping[str, Any]) -> Conditions:
     """Return the conditions that a key lacks in order to act; a key that does not act itself sets none."""
     conditions = ACTS_WHEN.get(key, {}).items()
-    return {other: needed for other, needed in conditions if values.get(other) not in needed and acts(other, values)}
+    return {
+        other: needed for other, needed in conditions if not _holds(values.get(other), needed) and acts(other, values)
+    }
+
+
+def _holds(value: Any, needed: tuple[Any, ...]) -> bool:
+    return not set(value).isdisjoint(needed) if isinstance(value, list | tuple) else value in needed
 
 
 def inert_keys(config: Config) -> set[str]:

@@ -7,11 +7,17 @@ identifies a run in `mae.config.fingerprint`.
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+PretextKind = Literal["mae", "denoise", "inpaint", "igpt_ar", "igpt_bert", "rotation", "random"]
+PIXEL_KINDS: tuple[PretextKind, ...] = ("igpt_ar", "igpt_bert")
+"""Tasks whose encoder reads pixels of a palette in place of patches."""
+
 ProbeKind = Literal["linear", "knn", "attentive", "partial", "finetune"]
+FROZEN: tuple[ProbeKind, ...] = ("linear", "knn", "attentive")
+"""Probes that read a frozen encoder, at any of its blocks."""
 
 
 def _as_tuple(value: Any) -> Any:
@@ -38,7 +44,8 @@ Width = Annotated[int, Field(ge=4, multiple_of=4)]  # the 2-D sin-cos code split
 def _acts(when: Mapping[str, tuple[str | bool, ...]]) -> dict[str, Any]:
     """Say under which values of other keys a key, or a section's keys, act: under others they change nothing.
 
-    A key that does not act itself sets no condition: `denoise.noise` has no say in masked autoencoding.
+    A key that does not act itself sets no condition: `denoise.noise` has no say in masked autoencoding. Of a key whose
+    value is a list, one of its members is enough.
     """
     return {"acts": when}
 
@@ -47,6 +54,8 @@ MAE = _acts({"pretext.kind": ("mae",)})
 DENOISE = _acts({"pretext.kind": ("denoise",)})
 INPAINT = _acts({"pretext.kind": ("inpaint",)})
 DECODED = _acts({"pretext.kind": ("mae", "denoise", "inpaint")})
+IGPT = _acts({"pretext.kind": PIXEL_KINDS})
+OF_PATCHES = _acts({"pretext.kind": tuple(kind for kind in get_args(PretextKind) if kind not in PIXEL_KINDS)})
 RECONSTRUCTION = _acts({"pretext.kind": ("mae", "denoise")})
 PATCHES = _acts({"pretext.kind": ("mae", "denoise"), "denoise.noise": ("masked_patches",)})
 PARTS = _acts(
@@ -167,7 +176,11 @@ class DecoderConfig(TransformerConfig):
 class ModelConfig(Section):
     """The asymmetric autoencoder of section 3."""
 
-    patch_size: Size = Field((4, 4), description="height and width of a patch, pixels; divides image_size")
+    patch_size: Size = Field(
+        (4, 4),
+        description="height and width of a patch, pixels; divides image_size",
+        json_schema_extra=OF_PATCHES,
+    )
     encoder: TransformerConfig = Field(TransformerConfig(), description="the ViT that is kept")
     decoder: DecoderConfig = Field(
         DecoderConfig(),
@@ -199,7 +212,7 @@ class ModelConfig(Section):
 class PretextConfig(Section):
     """What the encoder is pretrained on."""
 
-    kind: Literal["mae", "denoise", "inpaint", "rotation", "random"] = Field(
+    kind: PretextKind = Field(
         "mae",
         description="the pretext task; random: none, the encoder stays as it is initialised",
         json_schema_extra={"before": "mae"},
@@ -258,6 +271,25 @@ class InpaintConfig(Section):
         ge=0,
         le=1,
         description="weight of the adversarial loss, the squared error having the rest of 1; 0: no discriminator",
+    )
+
+
+class IgptConfig(Section):
+    """What pixels are tokens of (Generative Pretraining from Pixels, section 3)."""
+
+    side: Positive = Field(
+        32,
+        description="longest side of the images whose pixels are tokens, pixels; larger ones are averaged down to it",
+    )
+    colors: int = Field(
+        512,
+        ge=2,
+        description="colours of the palette, found by k-means on training images; of grey images at most 256",
+    )
+    mask_ratio: Share = Field(
+        0.15,
+        description="share of pixels that are hidden, the same number of each image",
+        json_schema_extra=_acts({"pretext.kind": ("igpt_bert",)}),
     )
 
 
@@ -533,6 +565,12 @@ class ProbeConfig(Section):
     features: Literal["class_token", "patch_mean", "both"] = Field(
         "patch_mean", description="what is read off the encoder's last norm; the paper's linear probe: class_token"
     )
+    layer: Positive | None = Field(
+        None,
+        description="block after which a frozen encoder is read, as the next block reads it: after its norm; the last "
+        "one if unset",
+        json_schema_extra=_acts({"probe.kinds": FROZEN}) | {"before": None},
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="of which labels are learned from, what is held out, and draws")
     labels: float = Field(
         1.0,
@@ -599,6 +637,7 @@ class Config(Section):
     pretext: PretextConfig = Field(PretextConfig(), description=PretextConfig.__doc__)
     denoise: DenoiseConfig = Field(DenoiseConfig(), description=DenoiseConfig.__doc__, json_schema_extra=DENOISE)
     inpaint: InpaintConfig = Field(InpaintConfig(), description=InpaintConfig.__doc__, json_schema_extra=INPAINT)
+    igpt: IgptConfig = Field(IgptConfig(), description=IgptConfig.__doc__, json_schema_extra=IGPT)
     mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__, json_schema_extra=PATCHES)
     target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=RECONSTRUCTION)
     loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__, json_schema_extra=PARTS)
@@ -608,13 +647,16 @@ class Config(Section):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
+        """Rows and columns of patches, or of the pixels that are tokens in their place."""
         (height, width), (patch_height, patch_width) = self.data.image_size, self.model.patch_size
+        if self.pixel_tokens:
+            scale = min(1.0, self.igpt.side / max(height, width))
+            return max(1, round(height * scale)), max(1, round(width * scale))
         return height // patch_height, width // patch_width
 
     @property
     def patches(self) -> int:
-        """Patches per image."""
+        """Patches per image, or pixels that are tokens in their place."""
         return math.prod(self.grid)
 
     @property
@@ -626,6 +668,21 @@ class Config(Section):
     def epochs(self) -> int:
         """Passes over the training images: none where nothing is learned."""
         return 0 if self.pretext.kind == "random" else self.train.epochs
+
+    @property
+    def pixel_tokens(self) -> bool:
+        """Whether the encoder reads pixels of a palette in place of patches."""
+        return self.pretext.kind in PIXEL_KINDS
+
+    @property
+    def colors(self) -> int:
+        """Colours of the palette."""
+        return min(self.igpt.colors, 256) if self.data.channels == 1 else self.igpt.colors
+
+    @property
+    def masked_pixels(self) -> int:
+        """Pixels per image that `igpt.mask_ratio` comes to."""
+        return round(self.patches * self.igpt.mask_ratio)
 
     @property
     def encoder_mask_tokens(self) -> bool:
@@ -659,7 +716,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _possible(self) -> "Config":
         for side, image, patch in zip(("height", "width"), self.data.image_size, self.model.patch_size, strict=True):
-            if image % patch:
+            if image % patch and not self.pixel_tokens:
                 raise ValueError(f"model.patch_size: expected a divisor of data.image_size ({side} {image})")
         height, width = self.data.image_size
         if self.pretext.kind == "rotation" and height != width:
@@ -667,6 +724,12 @@ class Config(Section):
         if "attentive" in self.probe.kinds and self.model.encoder.dim % self.probe.attentive.queries:
             raise ValueError(
                 f"probe.attentive.queries: expected a divisor of model.encoder.dim={self.model.encoder.dim}"
+            )
+        if self.probe.layer is not None and self.probe.layer > self.model.encoder.depth:
+            raise ValueError(f"probe.layer: expected at most model.encoder.depth={self.model.encoder.depth}")
+        if self.pretext.kind == "igpt_bert" and not 1 <= self.masked_pixels < self.patches:
+            raise ValueError(
+                f"igpt.mask_ratio: hides {self.masked_pixels} of {self.patches} pixels; expected at least 1, and 1 seen"
             )
         if self.pretext.kind == "denoise":
             self._check_noise()

@@ -13,7 +13,7 @@ from mae.errors import UserError
 from mae.exchange.incoming import Model, read_model
 from mae.models.vit import Size
 from mae.pretext.registry import saved_pretext
-from mae.probing.features import pool
+from mae.probing.features import pool, read_at
 
 POOLINGS = get_args(ProbeConfig.model_fields["features"].annotation)
 
@@ -47,9 +47,11 @@ class FeatureEncoder(nn.Module):
             images = images.float() / 255
         elif not images.is_floating_point() or images.amin() < 0 or images.amax() > 1:
             raise ValueError(f"expected uint8, or floats in 0..1; found {images.dtype} up to {images.max().item():g}")
-        pixels = _cut(_covering(images, data.stored), data.image_size)
-        tokens: Tensor = self.task.encoder(self.task.look(pixels))
-        return tokens
+        return self.encoded(_cut(_covering(images, data.stored), data.image_size))
+
+    def encoded(self, images: Tensor) -> Tensor:
+        """Return the tokens of images (B, C, H, W) in 0..1 of the model's size, at the layer that probes read."""
+        return read_at(self.config.probe.layer, self.task.encoder, self.task.look(images))
 
 
 def load(source: str | Path, pooling: str | None = None, settings: Sequence[str] = ()) -> FeatureEncoder:

@@ -30,7 +30,8 @@ from mae.exchange.naming import (
     is_ours,
     split,
 )
-from mae.models.vit import Size, build_encoder, sincos_positions
+from mae.models.encoders import encoder_of
+from mae.models.vit import Size, sincos_positions
 from mae.pretext.autoencoder import build_decoder
 from mae.pretext.base import Pretext
 from mae.pretext.registry import saved_pretext
@@ -88,8 +89,11 @@ def size_in_words(config: Config) -> str:
     """Return what people call an encoder: `ViT-B/16, 224 px`."""
     encoder, patch, image = config.model.encoder, config.model.patch_size, config.data.image_size
     sides = [str(size[0]) if size[0] == size[1] else f"{size[0]} x {size[1]}" for size in (patch, image)]
-    name = SIZES.get((encoder.dim, encoder.depth))
-    return f"{f'ViT-{name}' if name else f'ViT {encoder.dim} x {encoder.depth}'}/{sides[0]}, {sides[1]} px"
+    size = SIZES.get((encoder.dim, encoder.depth))
+    name = f"ViT-{size}" if size else f"ViT {encoder.dim} x {encoder.depth}"
+    if config.pixel_tokens:
+        return f"{name} of {config.grid[0]} x {config.grid[1]} pixels in {config.colors} colours, {sides[1]} px"
+    return f"{name}/{sides[0]}, {sides[1]} px"
 
 
 def read_model(path: Path, settings: Sequence[str] = ()) -> Model:
@@ -257,7 +261,7 @@ def _fitted(
             f"its positions, of {grid[0]} x {grid[1]} patches, are interpolated to {config.grid[0]} x {config.grid[1]}"
         )
     with torch.device("meta"):
-        _check(path, build_encoder(config).state_dict(), encoder, config)
+        _check(path, encoder_of(config).state_dict(), encoder, config)
         if config.pretext.kind == "mae" and rest:
             outputs = prod(config.model.patch_size) * config.data.channels
             if config.target.kind == "pca":

@@ -66,6 +66,10 @@ def export_model(model: Model, kind: str, to: Path) -> list[str]:
 
 def _check_place(config: Config, kind: str, decoder: bool) -> None:
     model = config.model
+    if config.pixel_tokens and kind != "onnx":
+        raise UserError(
+            f"--format {kind}: an encoder of pixels in a palette's colours has no place there; --format onnx has one"
+        )
     if config.encoder_mask_tokens and kind in ("official", "timm", "hf"):
         raise UserError(
             f"--format {kind}: an encoder with mask tokens has no place there; --format safetensors has one"
@@ -133,10 +137,10 @@ class _OnnxOutputs(nn.Module):
 
     def __init__(self, encoder: FeatureEncoder):
         super().__init__()
-        self.task = encoder.task
+        self.encoder = encoder
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = self.task.encoder(self.task.look(images))
+        tokens = self.encoder.encoded(images)
         return tokens[:, 0], tokens[:, 1:].mean(dim=1)
 
 

@@ -6,6 +6,7 @@ comments: B images, N patches, K visible, D width, P = patch height * patch widt
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -58,10 +59,39 @@ def sincos_positions(dim: int, grid: Size) -> Tensor:
     return torch.cat([torch.zeros(1, dim), positions])[None]
 
 
-class Encoder(nn.Module):
-    """A ViT that reads visible patches only, or all of them (section 3, "MAE encoder")."""
+class ViT(nn.Module):
+    """What every encoder is: tokens, a class token first, blocks, and a norm after the last."""
 
+    cls_token: nn.Parameter
     pos_embed: Tensor
+    blocks: "Blocks"
+    norm: nn.LayerNorm
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Return tokens (B, 1 + N, D) of whole images (B, C, H, W) as they enter the first block."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, fuse: Fuse | None = None) -> Tensor:
+        """Return normalised tokens (B, 1 + N, D) of whole images (B, C, H, W), class token first; nothing is hidden."""
+        return self._through_blocks(self.tokens(images), fuse)
+
+    def after(self, images: Tensor, layer: int) -> Tensor:
+        """Return the tokens after block `layer`, counted from 1, as the next block reads them: after its norm."""
+        if layer == len(self.blocks):
+            return self(images)
+        tokens = self.tokens(images)
+        for block in islice(self.blocks, layer):
+            tokens = block(tokens)
+        normed: Tensor = self.blocks[layer].norm1(tokens)
+        return normed
+
+    def _through_blocks(self, tokens: Tensor, fuse: Fuse | None) -> Tensor:
+        normed: Tensor = self.norm(fuse(self.blocks.outputs(tokens)) if fuse else self.blocks(tokens))
+        return normed
+
+
+class Encoder(ViT):
+    """A ViT that reads visible patches only, or all of them (section 3, "MAE encoder")."""
 
     def __init__(
         self,
@@ -88,12 +118,7 @@ class Encoder(nn.Module):
         if mask_tokens:
             nn.init.normal_(self.encoder_mask_token, std=0.02)
 
-    def forward(self, images: Tensor, fuse: Fuse | None = None) -> Tensor:
-        """Return normalised tokens (B, 1 + N, D) of whole images (B, C, H, W), class token first; nothing is hidden."""
-        return self._through_blocks(self.tokens(images), fuse)
-
     def tokens(self, images: Tensor) -> Tensor:
-        """Return tokens (B, 1 + N, D) of whole images (B, C, H, W) as they enter the first block."""
         return self._with_class_token(self._embed(patchify(images, self.patch)) + self.pos_embed[:, 1:])
 
     def forward_visible(self, patches: Tensor, visible: Tensor, fuse: Fuse | None = None) -> Tensor:
@@ -116,17 +141,13 @@ class Encoder(nn.Module):
     def _transform(self, tokens: Tensor, fuse: Fuse | None) -> Tensor:
         return self._through_blocks(self._with_class_token(tokens), fuse)
 
-    def _through_blocks(self, tokens: Tensor, fuse: Fuse | None) -> Tensor:
-        normed: Tensor = self.norm(fuse(self.blocks.outputs(tokens)) if fuse else self.blocks(tokens))
-        return normed
-
     def _with_class_token(self, tokens: Tensor) -> Tensor:
         first = (self.cls_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)  # len() would fix it in ONNX
         return torch.cat([first.to(tokens.dtype), tokens], dim=1)
 
 
 def build_encoder(config: Config) -> Encoder:
-    """Return the encoder alone, untrained."""
+    """Return the encoder of patches alone, untrained."""
     data, model, recompute = config.data, config.model, config.train.checkpoint_blocks
     sizes = data.image_size, model.patch_size, data.channels
     return Encoder(model.encoder, *sizes, config.encoder_mask_tokens, recompute, model.norm_eps)

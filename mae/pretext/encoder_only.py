@@ -1,7 +1,7 @@
 """An encoder that came without the rest of its task: it is probed, and can neither be trained nor reconstruct."""
 
 from mae.config.tree import Config
-from mae.models.vit import build_encoder
+from mae.models.encoders import encoder_of
 from mae.pretext.base import Pretext, Surroundings
 
 
@@ -10,4 +10,4 @@ class EncoderOnly(Pretext):
 
     def __init__(self, config: Config, surroundings: Surroundings):
         super().__init__(config, surroundings)
-        self.encoder = build_encoder(config)
+        self.encoder = encoder_of(config)

@@ -12,6 +12,7 @@ from mae.data.facts import DataFacts
 from mae.pretext.base import Pretext, Surroundings
 from mae.pretext.denoise import DenoisingAutoencoder
 from mae.pretext.encoder_only import EncoderOnly
+from mae.pretext.igpt import AutoregressivePixels, MaskedPixels
 from mae.pretext.inpaint import ContextEncoder
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.rotation import Rotation
@@ -22,6 +23,8 @@ PRETEXTS: dict[str, type[Pretext]] = {
     "mae": MaskedAutoencoder,
     "denoise": DenoisingAutoencoder,
     "inpaint": ContextEncoder,
+    "igpt_ar": AutoregressivePixels,
+    "igpt_bert": MaskedPixels,
     "rotation": Rotation,
     "random": Untrained,
 }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mae.config.tree import AttentiveProbeConfig
 from mae.pretext.base import Pretext
+from mae.probing.features import read_at
 from mae.probing.subject import Setup, Subject
 from mae.probing.tuning import Learner, fit_and_predict
 
@@ -18,9 +19,12 @@ from mae.probing.tuning import Learner, fit_and_predict
 class Attentive(Learner):
     """Queries, values and a classifier on the patches of a frozen encoder; D is the encoder's width."""
 
-    def __init__(self, pretext: Pretext, width: int, classes: int, config: AttentiveProbeConfig) -> None:
+    def __init__(
+        self, pretext: Pretext, layer: int | None, width: int, classes: int, config: AttentiveProbeConfig
+    ) -> None:
         super().__init__(pretext.look)
-        self.encoders, self.config = [pretext.encoder], config  # in a list: its weights are no state of this fit
+        self.layer, self.config = layer, config
+        self.encoders = [pretext.encoder]  # in a list: its weights are no state of this fit
         self.queries = nn.Parameter(torch.empty(config.queries, width))
         nn.init.trunc_normal_(self.queries, std=0.02)
         self.value = nn.Linear(width, width)
@@ -31,8 +35,7 @@ class Attentive(Learner):
 
     def front(self, seen: Tensor) -> Tensor:
         """Return patches (B, N, D)."""
-        patches: Tensor = self.encoders[0](seen)[:, 1:]
-        return patches
+        return read_at(self.layer, self.encoders[0], seen)[:, 1:]
 
     def forward(self, entering: Tensor) -> Tensor:
         attention = (self.queries @ entering.transpose(1, 2) * entering.shape[2] ** -0.5).softmax(dim=2)  # (B, M, N)
@@ -51,5 +54,6 @@ def attentive_predict(subject: Subject, setup: Setup) -> tuple[Tensor, dict[str,
     config, width = setup.config.probe, setup.config.model.encoder.dim
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        learner = Attentive(subject.pretext.to(setup.device), width, len(setup.data.classes), config.attentive)
+        pretext, classes = subject.pretext.to(setup.device), len(setup.data.classes)
+        learner = Attentive(pretext, config.layer, width, classes, config.attentive)
     return fit_and_predict("attentive", subject.name, learner, config.attentive, setup)

@@ -1,14 +1,16 @@
 """Frozen features: what probes see of an encoder, computed once, nothing hidden, nothing augmented."""
 
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mae.config.tree import DataConfig
 from mae.data.augmentation import centre, normalise
 from mae.data.dataset import ImageData, Images
+from mae.models.vit import ViT
 from mae.pretext.base import Pretext
 from mae.probing.feature_memory import gathered
 from mae.runtime.autocast import encoding_precision, mixed
@@ -30,6 +32,12 @@ def pool(tokens: Tensor, kind: str) -> Tensor:
     return {"class_token": class_token, "patch_mean": patch_mean, "both": torch.cat([class_token, patch_mean], 1)}[kind]
 
 
+def read_at(layer: int | None, encoder: nn.Module, seen: Tensor) -> Tensor:
+    """Return tokens (B, 1 + N, D) of what an encoder takes, (B, C, H, W): of its block `layer`, or its last norm."""
+    tokens: Tensor = encoder(seen) if layer is None else cast(ViT, encoder).after(seen, layer)
+    return tokens
+
+
 def batch_size(device: torch.device) -> int:
     """Return how many images are encoded at a time without gradients."""
     return GPU_BATCH if device.type == "cuda" else BATCH
@@ -48,16 +56,17 @@ def centred(pretext: Pretext, batches: Iterable[Tensor], device: torch.device) -
 
 
 @torch.inference_mode()
-def encode(pretext: Pretext, batches: Iterable[Tensor], kind: str) -> Iterator[Tensor]:
+def encode(pretext: Pretext, batches: Iterable[Tensor], kind: str, layer: int | None = None) -> Iterator[Tensor]:
     """Yield float32 features (b, D) of each batch of images (b, C, H, W) in 0..1, on its device.
 
+    They are pooled from the encoder's last norm, or from what its block `layer` gives.
     A GPU computes them in bf16 where it can; pooling and all that follows is float32.
     """
     was_training = pretext.training
     pretext.eval()
     for images in batches:
         with mixed(encoding_precision(images.device), images.device):
-            tokens = pretext.encoder(pretext.look(images))
+            tokens = read_at(layer, pretext.encoder, pretext.look(images))
         yield pool(tokens.float(), kind)
     pretext.train(was_training)
 

@@ -11,7 +11,7 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from mae.config.tree import FinetuneProbeConfig
-from mae.models.vit import Encoder
+from mae.models.vit import ViT
 from mae.probing.features import pool
 from mae.probing.subject import Setup, Subject
 from mae.probing.tuning import Learner, Look, fit_and_predict
@@ -39,7 +39,7 @@ class Tuned(Learner):
     """
 
     def __init__(
-        self, encoder: Encoder, look: Look, blocks: float, features: str, classes: int, recipe: FinetuneProbeConfig
+        self, encoder: ViT, look: Look, blocks: float, features: str, classes: int, recipe: FinetuneProbeConfig
     ) -> None:
         super().__init__(look)
         self.encoder, self.features, self.recipe = deepcopy(encoder), features, recipe
@@ -81,7 +81,7 @@ class Tuned(Learner):
         )
 
 
-def _cut(encoder: Encoder, blocks: float) -> tuple[list[Stage], list[Stage]]:
+def _cut(encoder: ViT, blocks: float) -> tuple[list[Stage], list[Stage]]:
     """Return what an encoder does before the trained part and in it, one after the other."""
     *first, last = encoder.blocks
     stages: list[Stage] = [encoder.tokens, *first, partial(attend, last), partial(transform, last), encoder.norm]
@@ -90,7 +90,7 @@ def _cut(encoder: Encoder, blocks: float) -> tuple[list[Stage], list[Stage]]:
     return stages[:start], stages[start:]
 
 
-def _trained(encoder: Encoder, blocks: float) -> list[nn.Module]:
+def _trained(encoder: ViT, blocks: float) -> list[nn.Module]:
     """Return the modules that are trained."""
     if blocks >= len(encoder.blocks):
         return [encoder]
@@ -107,7 +107,7 @@ def tuned(subject: Subject, setup: Setup, blocks: float) -> Tuned:
     config = setup.config.probe
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        encoder, look = cast(Encoder, subject.pretext.encoder), subject.pretext.to(setup.device).look
+        encoder, look = cast(ViT, subject.pretext.encoder), subject.pretext.to(setup.device).look
         return Tuned(encoder, look, blocks, config.features, len(setup.data.classes), config.finetune)
 
 

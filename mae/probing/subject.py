@@ -147,7 +147,7 @@ def features_in_parts(subject: Subject, view: View, setup: Setup) -> Iterator[Te
         return
     pretext = subject.pretext.to(device)
     seen = centred(pretext, stored, device) if view.epoch is None else _augmented(stored, numbers, view.epoch, setup)
-    yield from encode(pretext, seen, config.probe.features)
+    yield from encode(pretext, seen, config.probe.features, config.probe.layer)
 
 
 def _augmented(stored: Iterator[Tensor], numbers: range, epoch: int, setup: Setup) -> Iterator[Tensor]:

@@ -15,6 +15,7 @@ from ablations.execution.job import Job
 from ablations.execution.worker_pool import Slot
 from ablations.studies import forecast as forecasting
 from ablations.studies.forecast import Counts, Forecast, ends, fit_line, fit_on_a_gpu, forecast, job_seconds, makespan
+from ablations.studies.forecast_measuring import size_of
 from ablations.studies.forecast_speeds import FitSpeed, Size, Speed, seconds_per_image
 from ablations.studies.paper import STUDIES
 from ablations.studies.plan import make_plan
@@ -138,6 +139,31 @@ def test_a_step_of_fine_tuning_is_three_passes_through_what_is_tuned(kinds: Any,
     done: set[Any] = set(forecasting.baselines(tuned))
     seconds = job_seconds(tuned, Counts(100, 20, 10, 0.0), Speed(0.0, 0.1, 0.0), FITS, done)
     assert seconds == pytest.approx(50 * passes * 0.1 + 20 * 0.1)
+
+
+@pytest.mark.parametrize(("kinds", "passes"), [(("knn",), 1 / 4), (("attentive",), 2 / 4), (("finetune",), 4)])
+def test_features_of_a_layer_take_its_share_of_the_blocks(kinds: Any, passes: float) -> None:
+    layer = {"probe.layer": 1} if kinds != ("finetune",) else {}
+    settings = {"train.epochs": 1, "run.knn_every": 0, "probe.finetune.epochs": 1, "model.encoder.depth": 4}
+    probed = job(build(settings | layer), kinds)
+    done: set[Any] = set(forecasting.baselines(probed))
+    seconds = job_seconds(probed, Counts(100, 0, 10, 0.0), Speed(0.0, 0.1, 0.0), FITS, done)
+    assert seconds == pytest.approx(100 * passes * 0.1)
+
+
+def test_encoders_of_pixels_are_baselines_of_their_own() -> None:
+    kinds = [build({"pretext.kind": kind}) for kind in ("mae", "rotation", "igpt_ar", "igpt_bert")]
+    small = build({"pretext.kind": "igpt_ar", "igpt.side": 8})
+    encoders = [forecasting.baselines(job(config))[0] for config in [*kinds, small]]
+    assert len(set(encoders)) == 4
+    assert encoders[0] == encoders[1]
+
+
+@pytest.mark.parametrize("kind", ["igpt_ar", "igpt_bert"])
+def test_the_size_of_a_training_on_pixels_is_known_without_an_image(kind: str) -> None:
+    large, small = (size_of(build({"pretext.kind": kind, "igpt.side": side})) for side in (32, 16))
+    assert large.training > 4 * small.training  # attention grows faster than the pixels do
+    assert large.training > 2 * large.encoder
 
 
 def test_images_that_are_decoded_at_each_use_come_no_faster() -> None:

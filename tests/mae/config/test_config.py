@@ -156,6 +156,7 @@ def test_toml_is_valid_and_complete() -> None:
         "train.warmup_epochs",
         "probe.linear.lars_warmup_epochs",
         "probe.labels_per_class",
+        "probe.layer",
         "probe.attentive.warmup_epochs",
         "probe.finetune.warmup_epochs",
         "run.loader_workers",

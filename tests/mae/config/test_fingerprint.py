@@ -137,6 +137,12 @@ LARS = {"probe.linear.solver": "lars"}
         ("partial", {}, {"probe.finetune.mixup": 0.8}, False),
         ("partial", {}, {"probe.partial.blocks": 0.5}, False),
         ("partial", {"probe.partial.blocks": 4.0}, {"probe.partial.blocks": 24.0}, True),  # all there are
+        ("knn", {}, {"probe.layer": 2}, False),
+        ("linear", {}, {"probe.layer": 1}, False),
+        ("linear", {}, {"probe.layer": 4}, True),  # the last block
+        ("attentive", {}, {"probe.layer": 2}, False),
+        ("finetune", {}, {"probe.layer": 2}, True),
+        ("partial", {}, {"probe.layer": 2}, True),
         ("attentive", {}, {"probe.attentive.queries": 4}, False),
         ("attentive", {}, {"probe.features": "both"}, True),  # it reads patches
     ],
@@ -155,6 +161,27 @@ def test_a_key_that_came_later_changes_no_fingerprint_at_the_value_that_means_as
     others = [config for config in variants(key) if config != earlier]
     assert all(key in pretrain_settings(config, "d") for config in others)
     assert others
+
+
+PIXELS = {"pretext.kind": "igpt_bert"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({"igpt.side": 16}, False),
+        ({"igpt.colors": 64}, False),
+        ({"pretext.kind": "igpt_ar"}, False),
+        ({"model.encoder.depth": 3}, False),
+        ({"pretext.kind": "mae"}, False),
+        ({"igpt.mask_ratio": 0.5, "train.epochs": 7}, True),
+    ],
+)
+def test_an_untrained_encoder_of_pixels_is_known_by_what_makes_its_tokens_too(
+    settings: dict[str, Any], same: bool
+) -> None:
+    found = untrained_fingerprint(change(build(PIXELS), settings), "d")
+    assert (found == untrained_fingerprint(build(PIXELS), "d")) == same
 
 
 def test_how_a_denoising_loss_reads_patches_changes_nothing_where_all_pixels_are_noisy() -> None:

@@ -29,7 +29,8 @@ def encoder_file(tmp_path: Path) -> Path:
 
 
 def own_run(runs_dir: Path, **more: Any) -> Path:
-    chosen = {key: value for key, value in TINY.items() if "decoder" not in key or "pretext.kind" not in more} | more
+    unused = ("model.decoder", "model.patch_size") if "pretext.kind" in more else ()
+    chosen = {key: value for key, value in TINY.items() if not key.startswith(unused)} | more
     settings = [part for key, value in chosen.items() for part in ("--set", f"{key}={str(value).lower()}")]
     result = invoke("pretrain", *settings, "--runs-dir", str(runs_dir), "--json")
     assert result.exit_code == 0, result.output
@@ -103,6 +104,8 @@ def test_import_takes_no_preset(mae_file: Path, runs_dir: Path) -> None:
         {"target.kind": "pca"},
         {"model.encoder_mask_tokens": True},
         {"pretext.kind": "rotation"},
+        {"pretext.kind": "igpt_ar"},
+        {"pretext.kind": "igpt_bert", "igpt.side": 4},
         {"pretext.kind": "denoise", "denoise.noise": "masked_patches"},
     ],
 )

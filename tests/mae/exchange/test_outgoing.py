@@ -14,7 +14,7 @@ from torch import nn
 from transformers import ViTMAEForPreTraining, ViTMAEModel
 
 from cli import export_results
-from mae.config.resolve import build
+from mae.config.resolve import build, change
 from mae.config.tree import Config
 from mae.data.facts import DataFacts
 from mae.errors import UserError
@@ -23,7 +23,9 @@ from mae.exchange.outgoing import FORMATS, export_model
 from mae.pretext.base import under
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.masking import Mask
+from mae.pretext.registry import PRETEXTS
 from tests.helpers.checkpoints import HEADS_SET, SIZES, hugging_face, imported, invoke, official, ours, saved
+from tests.helpers.pretexts import surroundings
 
 STATISTICS = {"data.mean": [0.4, 0.5, 0.6], "data.std": [0.2, 0.3, 0.1]}
 WHOLE = [name for name, form in FORMATS.items() if form.with_decoder]
@@ -39,14 +41,15 @@ PATHS = {"official": "out.pth", "hf": "out", "onnx": "out.onnx"}
 
 def model_of(config: Config) -> Model:
     """Return a model of random weights as it is read from a run."""
-    state = ours(config).state_dict()
+    pixels = config.pixel_tokens
+    state = (PRETEXTS[config.pretext.kind](config, surroundings(config)) if pixels else ours(config)).state_dict()
     rest = {name: value for name, value in state.items() if not name.startswith("encoder.")}
     facts = DataFacts(mean=config.data.mean or (), std=config.data.std or (), class_names=(), train_images=0)
     return Model(config, facts, under(state, "encoder."), rest, "", (), cuts_off=False)
 
 
 def model(**more: Any) -> Model:
-    return model_of(build(SIZES | STATISTICS | more))
+    return model_of(change(build(SIZES | STATISTICS), more))
 
 
 def export(made: Model, kind: str, folder: Path) -> Path:
@@ -167,6 +170,18 @@ def test_onnx_computes_the_same_features_of_any_number_of_images(tmp_path: Path)
         assert differs(patch_mean, tokens[:, 1:].mean(dim=1)) < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["igpt_ar", "igpt_bert"])
+def test_onnx_has_a_place_for_an_encoder_of_pixels(kind: str, tmp_path: Path) -> None:
+    made = model(**{"pretext.kind": kind, "igpt.side": 8, "igpt.colors": 16, "probe.layer": 1})
+    session = onnxruntime.InferenceSession(export(made, "onnx", tmp_path), providers=["CPUExecutionProvider"])
+    images, pretext = torch.rand(3, 3, 16, 16), made.pretext()
+    with torch.no_grad():
+        tokens = pretext.encoder.after(pretext.look(images), 1)  # type: ignore[operator]
+    class_token, patch_mean = map(torch.from_numpy, session.run(None, {"images": images.numpy()}))
+    assert differs(class_token, tokens[:, 0]) < 1e-5
+    assert differs(patch_mean, tokens[:, 1:].mean(dim=1)) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("kind", "more", "to", "said"),
     [
@@ -174,6 +189,12 @@ def test_onnx_computes_the_same_features_of_any_number_of_images(tmp_path: Path)
         ("official", {}, "nowhere/out.pth", "there is no folder"),
         ("official", {"model.encoder_mask_tokens": True}, "out.pth", "an encoder with mask tokens has no place there"),
         ("timm", PATCHES, "out.safetensors", "an encoder with mask tokens has no place there"),
+        (
+            "safetensors",
+            {"pretext.kind": "igpt_ar"},
+            "out.safetensors",
+            "pixels in a palette's colours has no place there",
+        ),
         ("hf", {"target.kind": "pca"}, "out", "a decoder that predicts target.kind=pca has no place there"),
         ("official", {"model.decoder.mixing": "convolutions"}, "out.pth", r"a decoder with model\.decoder\.mixing has"),
         (
