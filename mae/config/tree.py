@@ -42,6 +42,10 @@ def _acts(when: Mapping[str, tuple[str | bool, ...]]) -> dict[str, Any]:
 MAE = _acts({"pretext.kind": ("mae",)})
 DENOISE = _acts({"pretext.kind": ("denoise",)})
 RECONSTRUCTION = _acts({"pretext.kind": ("mae", "denoise")})
+DECODER = _acts({"pretext.kind": ("mae", "denoise", "vqvae", "dvae")})
+TOKENIZER = _acts({"pretext.kind": ("vqvae", "dvae")})
+VQVAE = _acts({"pretext.kind": ("vqvae",)})
+DVAE = _acts({"pretext.kind": ("dvae",)})
 PATCHES = _acts({"pretext.kind": ("mae", "denoise"), "denoise.noise": ("masked_patches",)})
 PARTS = _acts(
     {"pretext.kind": ("mae", "denoise"), "denoise.noise": ("masked_pixels", "masked_patches", "salt_and_pepper")}
@@ -127,7 +131,7 @@ class ModelConfig(Section):
     decoder: TransformerConfig = Field(
         TransformerConfig(dim=32, depth=2),
         description="the decoder used in pretraining only (Table 1a, 1b)",
-        json_schema_extra=RECONSTRUCTION,
+        json_schema_extra=DECODER,
     )
     encoder_mask_tokens: bool = Field(
         False,
@@ -145,7 +149,7 @@ class ModelConfig(Section):
 class PretextConfig(Section):
     """What the encoder is pretrained on."""
 
-    kind: Literal["mae", "denoise", "rotation"] = Field(
+    kind: Literal["mae", "denoise", "vqvae", "dvae", "rotation"] = Field(
         "mae", description="the pretext task", json_schema_extra={"before": "mae"}
     )
 
@@ -170,6 +174,45 @@ class DenoiseConfig(Section):
         "pixels",
         json_schema_extra=_acts({"denoise.noise": ("masked_pixels", "salt_and_pepper")}),
     )
+
+
+class TokenizerConfig(Section):
+    """How a tokenizer makes codes of patches (VQ-VAE; DALL-E's dVAE)."""
+
+    codes: int = Field(512, ge=2, description="codes there are; VQ-VAE: 512, DALL-E: 8192")
+    width: Positive = Field(32, description="numbers that a code stands for in front of the decoder")
+    commitment: float = Field(
+        0.25,
+        ge=0,
+        description="weight of the squared distance from codes, which draws the encoder to them",
+        json_schema_extra=VQVAE,
+    )
+    decay: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="of the moving averages that the codebook is, per step",
+        json_schema_extra=VQVAE,
+    )
+    temperature: Range = Field(
+        (1.0, 0.0625),
+        description="of Gumbel-softmax at the start and at the end of training; half a cosine leads from one to the "
+        "other",
+        json_schema_extra=DVAE,
+    )
+    kl_weight: float = Field(
+        0.05,
+        ge=0,
+        description="weight at the end of training of the codes' divergence from the uniform distribution, in nats per "
+        "patch; it rises from 0 as the temperature falls",
+        json_schema_extra=DVAE,
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> "TokenizerConfig":
+        if min(self.temperature) <= 0:
+            raise ValueError("temperature: expected two values above 0")
+        return self
 
 
 class MaskConfig(Section):
@@ -507,6 +550,9 @@ class Config(Section):
     model: ModelConfig = Field(ModelConfig(), description=ModelConfig.__doc__)
     pretext: PretextConfig = Field(PretextConfig(), description=PretextConfig.__doc__)
     denoise: DenoiseConfig = Field(DenoiseConfig(), description=DenoiseConfig.__doc__, json_schema_extra=DENOISE)
+    tokenizer: TokenizerConfig = Field(
+        TokenizerConfig(), description=TokenizerConfig.__doc__, json_schema_extra=TOKENIZER
+    )
     mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__, json_schema_extra=PATCHES)
     target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=RECONSTRUCTION)
     loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__, json_schema_extra=PARTS)

@@ -64,15 +64,21 @@ class Pretext(nn.Module):
         raise NotImplementedError
 
     def forward(self, batch: Batch, draws: Any) -> dict[str, Tensor]:
-        """Return `loss`, the mean over the batch as a scalar, and further numbers to track by name."""
+        """Return `loss`, the mean over the batch as a scalar, and other means: numbers to track by name, and tensors
+        for `after_step`."""
         raise NotImplementedError
 
     def look(self, images: Tensor) -> Tensor:
         """Return what the encoder takes when it is probed, of images (B, C, H, W) in 0..1: here, normalised pixels."""
         return (images - self.mean) / self.std
 
-    def after_step(self, step: int, total: int) -> None:
-        """Do what follows an optimiser step: nothing, here."""
+    def after_step(self, step: int, total: int, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Do what follows an optimiser step, here nothing; return the numbers to track.
+
+        `found` is what `forward` returned, as means over micro-batches and processes: what is made of it and of the
+        state is the same in all processes.
+        """
+        return found
 
     def picture(self, images: Tensor, draws: Any) -> Figure | None:
         """Return a picture of the task on images (n, C, H, W) in 0..1, for people, or None where there is none."""

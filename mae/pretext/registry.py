@@ -11,14 +11,18 @@ from mae.data.dataset import ImageData
 from mae.data.facts import DataFacts
 from mae.pretext.base import Pretext, Surroundings
 from mae.pretext.denoise import DenoisingAutoencoder
+from mae.pretext.dvae import DiscreteVAE
 from mae.pretext.encoder_only import EncoderOnly
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.rotation import Rotation
+from mae.pretext.vqvae import VectorQuantiser
 from mae.runtime.rng import generator
 
 PRETEXTS: dict[str, type[Pretext]] = {
     "mae": MaskedAutoencoder,
     "denoise": DenoisingAutoencoder,
+    "vqvae": VectorQuantiser,
+    "dvae": DiscreteVAE,
     "rotation": Rotation,
 }
 

@@ -101,9 +101,9 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=not self.replayed)
-        self.pretext.after_step(index + 1, self.total_steps)
+        tracked = self.pretext.after_step(index + 1, self.total_steps, losses)
         self.position.step = index + 1
-        return Step(losses, norm, lr)
+        return Step(tracked, norm, lr)
 
     def _forward(self, micro_batch: Piece) -> dict[str, Tensor]:
         if self.replayed:
