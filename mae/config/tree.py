@@ -43,7 +43,9 @@ MAE = _acts({"pretext.kind": ("mae",)})
 DENOISE = _acts({"pretext.kind": ("denoise",)})
 RECONSTRUCTION = _acts({"pretext.kind": ("mae", "denoise")})
 DECODER = _acts({"pretext.kind": ("mae", "denoise", "vqvae", "dvae")})
-TOKENIZER = _acts({"pretext.kind": ("vqvae", "dvae")})
+TOKENIZERS = ("vqvae", "dvae")
+"""Pretext tasks whose codes other runs may predict."""
+TOKENIZER = _acts({"pretext.kind": TOKENIZERS})
 VQVAE = _acts({"pretext.kind": ("vqvae",)})
 DVAE = _acts({"pretext.kind": ("dvae",)})
 PATCHES = _acts({"pretext.kind": ("mae", "denoise"), "denoise.noise": ("masked_patches",)})
@@ -236,9 +238,17 @@ class MaskConfig(Section):
 class TargetConfig(Section):
     """What the decoder reconstructs (Table 1d)."""
 
-    kind: Literal["pixels", "normalized_pixels", "pca", "low_pass"] = Field(
+    kind: Literal["pixels", "normalized_pixels", "pca", "low_pass", "tokens"] = Field(
         "pixels",
-        description="the reconstruction target; low_pass: the image's low frequencies (PixMIM, not in Table 1d)",
+        description="the reconstruction target; low_pass: the image's low frequencies (PixMIM, not in Table 1d); "
+        "tokens: codes of target.tokenizer, by cross-entropy",
+    )
+    tokenizer: str | None = Field(
+        None,
+        min_length=1,
+        description="the finished run that makes the codes, of pretext.kind=vqvae or dvae, in the same runs folder: "
+        "its fingerprint, the start of it, or its folder",
+        json_schema_extra=_acts({"target.kind": ("tokens",)}),
     )
     pca_variance: float = Field(
         0.99,
@@ -583,6 +593,11 @@ class Config(Section):
         return self.model.encoder_mask_tokens or denoised
 
     @property
+    def predicts_codes(self) -> bool:
+        """Whether the codes of another run's tokenizer are what is predicted."""
+        return self.pretext.kind == "mae" and self.target.kind == "tokens"
+
+    @property
     def corrupted_pixels(self) -> int:
         """Pixels per image that `denoise.share` comes to."""
         return round(math.prod(self.data.image_size) * self.denoise.share)
@@ -601,6 +616,10 @@ class Config(Section):
             )
         if self.pretext.kind == "denoise":
             self._check_noise()
+        if self.predicts_codes and self.target.tokenizer is None:
+            raise ValueError(
+                "target.tokenizer: expected a finished run of pretext.kind=vqvae or dvae, whose codes are predicted"
+            )
         hides = self.pretext.kind == "mae" or self.encoder_mask_tokens
         if hides and not 1 <= self.kept_patches < self.patches:
             raise ValueError(
@@ -609,6 +628,8 @@ class Config(Section):
         return self
 
     def _check_noise(self) -> None:
+        if self.target.kind == "tokens":
+            raise ValueError("target.kind: expected pixels of some kind; codes are predicted with pretext.kind=mae")
         noise, pixels = self.denoise.noise, math.prod(self.data.image_size)
         if noise not in ("masked_pixels", "salt_and_pepper"):
             return

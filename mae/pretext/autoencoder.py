@@ -79,7 +79,10 @@ class Autoencoder(Pretext):
         super().__init__(config, surroundings)
         self.patch = config.model.patch_size
         target, fitted = TARGETS[config.target.kind], under(surroundings.fitted, "target.")
-        self.target = target.saved(config, fitted) if surroundings.fitted else target.fit(config, self._patches_to_fit)
+        if surroundings.fitted:
+            self.target = target.saved(config, fitted, surroundings)
+        else:
+            self.target = target.fit(config, self._patches_to_fit, surroundings)
         self.encoder = build_encoder(config)
         self.decoder = build_decoder(config, self.target.outputs)
 

@@ -149,6 +149,7 @@ VARIANTS = [
     ("mae", {"target.kind": "pca", "loss.region": "all", "model.encoder_mask_tokens": True}),
     ("mae", {"target.kind": "normalized_pixels"}),
     ("mae", {"target.kind": "low_pass"}),
+    ("mae", {"target.kind": "tokens", "target.tokenizer": "0123"}),
     *(("denoise", {"denoise.noise": noise}) for noise in NOISES),
     *((kind, {}) for kind in PRETEXTS if kind not in ("mae", "denoise")),
 ]
