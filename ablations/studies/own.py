@@ -22,7 +22,10 @@ OWN: dict[str, Study] = {
     "pretext": Study(
         "pretext",
         "What should an encoder be pretrained on?",
-        tuple(Cell({"pretext.kind": kind}) for kind in get_args(PretextConfig.model_fields["kind"].annotation)),
+        tuple(
+            Cell({"pretext.kind": kind}, needs="target.tokenizer" if kind == "beit" else "")
+            for kind in get_args(PretextConfig.model_fields["kind"].annotation)
+        ),
     ),
     "noise": Study(
         "noise",

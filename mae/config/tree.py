@@ -42,6 +42,8 @@ def _acts(when: Mapping[str, tuple[str | bool, ...]]) -> dict[str, Any]:
 MAE = _acts({"pretext.kind": ("mae",)})
 DENOISE = _acts({"pretext.kind": ("denoise",)})
 RECONSTRUCTION = _acts({"pretext.kind": ("mae", "denoise")})
+TARGET = _acts({"pretext.kind": ("mae", "denoise", "beit")})
+BEIT = _acts({"pretext.kind": ("beit",)})
 DECODER = _acts({"pretext.kind": ("mae", "denoise", "vqvae", "dvae")})
 TOKENIZERS = ("vqvae", "dvae")
 """Pretext tasks whose codes other runs may predict."""
@@ -151,7 +153,7 @@ class ModelConfig(Section):
 class PretextConfig(Section):
     """What the encoder is pretrained on."""
 
-    kind: Literal["mae", "denoise", "vqvae", "dvae", "rotation"] = Field(
+    kind: Literal["mae", "denoise", "vqvae", "dvae", "beit", "rotation"] = Field(
         "mae", description="the pretext task", json_schema_extra={"before": "mae"}
     )
 
@@ -235,13 +237,20 @@ class MaskConfig(Section):
     )
 
 
+class BeitConfig(Section):
+    """Which patches BEiT hides (Bao et al., 2021, section 2.3)."""
+
+    ratio: Share = Field(0.4, description="share of patches hidden, in blocks; the patches kept are rounded")
+
+
 class TargetConfig(Section):
-    """What the decoder reconstructs (Table 1d)."""
+    """What is predicted (Table 1d)."""
 
     kind: Literal["pixels", "normalized_pixels", "pca", "low_pass", "tokens"] = Field(
         "pixels",
         description="the reconstruction target; low_pass: the image's low frequencies (PixMIM, not in Table 1d); "
         "tokens: codes of target.tokenizer, by cross-entropy",
+        json_schema_extra=RECONSTRUCTION,
     )
     tokenizer: str | None = Field(
         None,
@@ -255,7 +264,7 @@ class TargetConfig(Section):
         gt=0,
         le=1,
         description="share of the patches' variance the PCA target keeps",
-        json_schema_extra=_acts({"target.kind": ("pca",)}),
+        json_schema_extra=_acts({"pretext.kind": ("mae", "denoise"), "target.kind": ("pca",)}),
     )
     cutoff: float = Field(
         40 / 112,
@@ -263,7 +272,7 @@ class TargetConfig(Section):
         le=1,
         description="highest frequency the low_pass target keeps, as a share of the highest along a side (half a cycle "
         "per pixel); PixMIM: 40 of 112 cycles per image of 224 pixels",
-        json_schema_extra=_acts({"target.kind": ("low_pass",)}),
+        json_schema_extra=_acts({"pretext.kind": ("mae", "denoise"), "target.kind": ("low_pass",)}),
     )
 
 
@@ -563,8 +572,9 @@ class Config(Section):
     tokenizer: TokenizerConfig = Field(
         TokenizerConfig(), description=TokenizerConfig.__doc__, json_schema_extra=TOKENIZER
     )
+    beit: BeitConfig = Field(BeitConfig(), description=BeitConfig.__doc__, json_schema_extra=BEIT)
     mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__, json_schema_extra=PATCHES)
-    target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=RECONSTRUCTION)
+    target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=TARGET)
     loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__, json_schema_extra=PARTS)
     train: TrainConfig = Field(TrainConfig(), description=TrainConfig.__doc__)
     probe: ProbeConfig = Field(ProbeConfig(), description=ProbeConfig.__doc__)
@@ -584,18 +594,19 @@ class Config(Section):
     @property
     def kept_patches(self) -> int:
         """Patches per image that stay visible: (1 - ratio) of them, rounded to the nearest whole number."""
-        return round(self.patches * (1 - self.mask.ratio))
+        ratio = self.beit.ratio if self.pretext.kind == "beit" else self.mask.ratio
+        return round(self.patches * (1 - ratio))
 
     @property
     def encoder_mask_tokens(self) -> bool:
         """Whether the encoder has mask tokens, for hidden patches."""
         denoised = self.pretext.kind == "denoise" and self.denoise.noise == "masked_patches"
-        return self.model.encoder_mask_tokens or denoised
+        return self.model.encoder_mask_tokens or denoised or self.pretext.kind == "beit"
 
     @property
     def predicts_codes(self) -> bool:
         """Whether the codes of another run's tokenizer are what is predicted."""
-        return self.pretext.kind == "mae" and self.target.kind == "tokens"
+        return self.pretext.kind == "beit" or (self.pretext.kind == "mae" and self.target.kind == "tokens")
 
     @property
     def corrupted_pixels(self) -> int:
@@ -622,14 +633,17 @@ class Config(Section):
             )
         hides = self.pretext.kind == "mae" or self.encoder_mask_tokens
         if hides and not 1 <= self.kept_patches < self.patches:
+            key = "beit.ratio" if self.pretext.kind == "beit" else "mask.ratio"
             raise ValueError(
-                f"mask.ratio: keeps {self.kept_patches} of {self.patches} patches; expected at least 1, and 1 hidden"
+                f"{key}: keeps {self.kept_patches} of {self.patches} patches; expected at least 1, and 1 hidden"
             )
         return self
 
     def _check_noise(self) -> None:
         if self.target.kind == "tokens":
-            raise ValueError("target.kind: expected pixels of some kind; codes are predicted with pretext.kind=mae")
+            raise ValueError(
+                "target.kind: expected pixels of some kind; codes are predicted with pretext.kind=mae or beit"
+            )
         noise, pixels = self.denoise.noise, math.prod(self.data.image_size)
         if noise not in ("masked_pixels", "salt_and_pepper"):
             return

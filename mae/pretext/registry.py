@@ -11,6 +11,7 @@ from mae.config.tree import Config
 from mae.data.dataset import ImageData
 from mae.data.facts import DataFacts, Statistics
 from mae.pretext.base import KnownTokenizer, Pretext, Surroundings
+from mae.pretext.beit import Beit
 from mae.pretext.denoise import DenoisingAutoencoder
 from mae.pretext.dvae import DiscreteVAE
 from mae.pretext.encoder_only import EncoderOnly
@@ -25,6 +26,7 @@ PRETEXTS: dict[str, type[Pretext]] = {
     "denoise": DenoisingAutoencoder,
     "vqvae": VectorQuantiser,
     "dvae": DiscreteVAE,
+    "beit": Beit,
     "rotation": Rotation,
 }
 

@@ -53,6 +53,8 @@ def variants(key: str) -> list[Config]:
     grey: dict[str, Any] = {"data.channels": 1, "data.std": [0.2], "data.mean": [0.3]}
     base = grey if key == "data.mean" else {}
     base |= {other: needed[0] for other, needed in ACTS_WHEN.get(key, {}).items()}
+    if base.get("pretext.kind") == "beit":
+        base["target.tokenizer"] = "0123"
     found = []
     for value in values(TypeAdapter(dict(config_fields())[key].annotation).json_schema()):
         with suppress(UserError):

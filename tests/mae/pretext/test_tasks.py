@@ -17,7 +17,7 @@ from mae.data.dataset import ImageData
 from mae.errors import UserError
 from mae.pretext.base import Pretext
 from mae.pretext.masking import SAMPLERS
-from mae.pretext.registry import PRETEXTS
+from mae.pretext.registry import PRETEXTS, made_up_tokenizer
 from mae.pretext.rotation import turn
 from mae.probing.knn import online_accuracy
 from mae.runs.directory import RunDirectory
@@ -37,6 +37,7 @@ each_task = pytest.mark.parametrize("kind", PRETEXTS)
 
 
 def config_of(kind: str, **more: Any) -> Config:
+    more = {"target.tokenizer": "0123"} | more if kind == "beit" else more
     return change(build(TINY), {"pretext.kind": kind} | more)  # what does not act is left out
 
 
@@ -94,7 +95,8 @@ def test_parts_of_a_batch_have_the_whole_batchs_loss_as_their_mean(kind: str) ->
 
 @each_task
 def test_the_loss_falls(kind: str, digits: ImageData) -> None:
-    work = Trainer(config_of(kind, **{"train.epochs": 12, "train.base_lr": 4e-3}), digits, CPU)
+    config = config_of(kind, **{"train.epochs": 12, "train.base_lr": 4e-3})
+    work = Trainer(config, digits, CPU, tokenizer=made_up_tokenizer(config))
     images = first_images(digits)
     losses = [take_step(work, images, step).losses["loss"].item() for step in range(40)]
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
@@ -104,7 +106,9 @@ def test_the_loss_falls(kind: str, digits: ImageData) -> None:
 def test_a_stopped_run_ends_with_the_same_bits(kind: str, digits: ImageData, tmp_path: Path) -> None:
     def train(folder: str, stop: StopRequest) -> str:
         run = RunDirectory(tmp_path / folder)
-        return str(pretrain(config_of(kind), digits, run, CPU, Silent(), stop, online_accuracy)["weights_sha256"])
+        config = config_of(kind)
+        how = config, digits, run, CPU, Silent(), stop, online_accuracy
+        return str(pretrain(*how, tokenizer=made_up_tokenizer(config))["weights_sha256"])
 
     whole = train("whole", StopRequest())
     with pytest.raises(Interrupted):
