@@ -18,15 +18,16 @@ from mae.data.sources import identify
 from mae.errors import RunError, UserError
 from mae.exchange.incoming import NO_IMAGES, Model, read_model, size_in_words
 from mae.exchange.kept_patches import keeping_as_officially
-from mae.pretext.base import Pretext, parameter_count
+from mae.pretext.base import KnownTokenizer, Pretext, parameter_count
 from mae.pretext.pictures import draw, shown_images
-from mae.pretext.registry import saved_pretext
+from mae.pretext.registry import known_tokenizer, saved_pretext
 from mae.probing.online import evaluate_online
 from mae.probing.probe import probe_all, subjects
 from mae.probing.subject import Setup, features_in_parts
 from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory
 from mae.runs.metrics import SECONDS
 from mae.runs.stage import worked_on
+from mae.runs.tokenizer_run import tokenizer_run
 from mae.runs.weights import read_weights, write_weights
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import StopRequest
@@ -82,17 +83,29 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
         with processes.together():
             steps_per_epoch(config, data)  # refuses an impossible batch size before anything is written,
             check_device(config.train.compile, where.device)  # and what this device cannot do
+        tokenizer = _tokenizer(config, where)
         use_deterministic_kernels(config.train.deterministic)
         record = Record(stage="pretrain", name=name_run(config), fingerprint=fingerprint, data=data.describe())
         on = f"{where.device}" if processes.count == 1 else f"{processes.count} processes, {where.device.type}"
         where.progress.say(f"{fingerprint}: {record.name}, on {on}")
         with _stage(run, record, config, where) if processes.leads else limits_explained(), processes.failures_told():
-            how = where.device, where.progress, where.stop, evaluate_online, processes, where.watch
+            how = where.device, where.progress, where.stop, evaluate_online, processes, where.watch, tokenizer
             result = pretrain(config, data, run, *how)
             if processes.leads:
                 run.write_json("result.json", result)
                 checkpoints.remove(run.checkpoints)
     return run
+
+
+def _tokenizer(config: Config, where: Workplace) -> KnownTokenizer | None:
+    """Return the tokenizer that a config names, which process 0 alone reads; `UserError` if it is not fit for it."""
+    processes, read = where.processes, []
+    with processes.together():
+        if processes.leads and (run := tokenizer_run(config, where.runs_dir)):
+            facts, state = _facts_and_state(run)
+            read = [resolve(file=run.path / "config.toml"), facts, state]
+    found = processes.from_first(read)
+    return known_tokenizer(*found) if found else None
 
 
 def run_import(model: Model, where: Workplace) -> RunDirectory:

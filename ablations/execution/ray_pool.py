@@ -113,11 +113,18 @@ class RayWorker:
         """Say whether this node works in the driver's runs folder."""
         return self.shares
 
-    def start(self, job: Job, parcel: Parcel | None) -> tuple[list[Report], None]:
-        """Start a job; `parcel` is its pretraining, if the driver has it finished and the node may not."""
+    def start(self, job: Job, parcels: dict[str, Parcel]) -> tuple[list[Report], None]:
+        """Start a job; `parcels` are finished runs that it needs and the node may not have, by fingerprint."""
         self.run = RunDirectory(self.slot.runs_dir / job.fingerprint)
-        if parcel is not None and self.run.result() is None:
-            unpack(parcel, self.run)
+        for fingerprint, parcel in parcels.items():
+            run = RunDirectory(self.slot.runs_dir / fingerprint)
+            while run.result() is None:
+                try:
+                    unpack(parcel, run)
+                except Busy:
+                    if fingerprint == job.fingerprint:
+                        raise
+                    time.sleep(0.1)  # another worker of the node unpacks the same tokenizer
         self.pool.start(0, job)
         return [], None
 
@@ -137,6 +144,15 @@ class RayWorker:
 
     def _parcel(self) -> Parcel | None:
         return None if self.shares or not self.run.path.exists() else pack(self.run)
+
+
+def needed_runs(job: Job, runs_dir: Path) -> dict[str, Parcel]:
+    """Return the first finished run in `runs_dir`, by fingerprint, that a job goes on from: its own pretraining, or the
+    tokenizer that this one needs."""
+    for name in (job.fingerprint, job.config.target.tokenizer):
+        if name is not None and (run := RunDirectory(runs_dir / name)).result() is not None:
+            return {name: pack(run)}
+    return {}
 
 
 @dataclass
@@ -223,9 +239,8 @@ class RayPool:
 
     def _hand_over(self, worker: _RemoteWorker) -> None:
         assert worker.job is not None
-        run = RunDirectory(self.runs_dir / worker.job.fingerprint)
-        parcel = None if worker.shares or run.result() is None else pack(run)
-        worker.call = worker.actor.start.remote(worker.job, parcel)
+        parcels = {} if worker.shares else needed_runs(worker.job, self.runs_dir)
+        worker.call = worker.actor.start.remote(worker.job, parcels)
 
     def _unpack(self, worker: _RemoteWorker, parcel: Parcel | None) -> None:
         if parcel is not None and worker.job is not None:

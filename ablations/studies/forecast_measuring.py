@@ -10,7 +10,7 @@ from ablations.studies.forecast_speeds import FitSpeed, Size, Speed, seconds_per
 from mae.config.tree import Config
 from mae.data.dataset import CachedImages, ImageData, Split
 from mae.pretext.base import Batch
-from mae.pretext.registry import new_pretext
+from mae.pretext.registry import made_up_tokenizer, new_pretext
 from mae.probing.features import BATCH, extract
 from mae.probing.linear import fit_logistic, principal_axes
 from mae.runtime.progress import Silent
@@ -24,7 +24,7 @@ CONTEXT = 600e6
 def size_of(config: Config) -> Size:
     """Return what a training takes on any machine."""
     with torch.device("meta"):
-        costs = new_pretext(config, _made_up(config)).cost()
+        costs = new_pretext(config, _made_up(config), tokenizer=made_up_tokenizer(config)).cost()
     kept = 4 * int(costs["parameters"])  # float32; checkpoints are gone by then
     return Size(1e9 * costs["gflops_per_image"], 1e9 * costs["gflops_encoder"], kept)
 
@@ -34,7 +34,7 @@ def speed_of(config: Config, device: torch.device, seconds: float) -> Speed:
     images = _made_up(config)
     train = config.train.model_copy(update={"compile": "off"})  # compiling alone takes longer than all this
     began = time.monotonic()
-    work = Trainer(config.model_copy(update={"train": train}), images, device)
+    work = Trainer(config.model_copy(update={"train": train}), images, device, tokenizer=made_up_tokenizer(config))
     build = time.monotonic() - began
 
     def step(count: int) -> None:

@@ -18,7 +18,10 @@ def _denoising(noise: str, name: str, key: str, strength: float) -> Cell:
     return Cell(overrides, name=f"{name} {strength:g}")
 
 
-_TASKS = tuple(Cell({"pretext.kind": kind}) for kind in get_args(PretextConfig.model_fields["kind"].annotation))
+_TASKS = tuple(
+    Cell({"pretext.kind": kind}, needs="target.tokenizer" if kind == "beit" else "")
+    for kind in get_args(PretextConfig.model_fields["kind"].annotation)
+)
 
 
 def _context(name: str, **more: Any) -> Cell:

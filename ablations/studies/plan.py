@@ -15,6 +15,7 @@ from mae.config.tree import Config, ProbeKind
 from mae.errors import UserError
 from mae.runs.directory import RunDirectory
 from mae.runs.study_record import StudyRecord, TrialRecord
+from mae.runs.tokenizer_run import tokenizer_run, with_whole_fingerprint
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ def make_plan(
     if unknown := sorted(set(only or ()) - set(names)):
         raise UserError(f"--only {unknown[0]}: no such cell in {study.name}; its cells: {'; '.join(names)}")
     kinds = base.probe.kinds if study.probed else ()
+    cells = [replace(cell, config=with_whole_fingerprint(cell.config, runs_dir)) for cell in cells]
+    for cell in cells:
+        tokenizer_run(cell.config, runs_dir)  # refuses one that is not finished, or does not fit
     jobs, trials = [], []
     for seed in range(base.train.seed, base.train.seed + seeds):
         for cell in cells:

@@ -47,13 +47,15 @@ class Cell:
 
     `overrides` are dotted keys with a value or `Times`; `paper` holds the paper's figures for this row, such as
     {"linear": 73.5, "finetune": 84.9} in % top-1. Without a name, the values make it. A row that `later` work has added
-    to one of the paper's tables is no part of `ablate paper`.
+    to one of the paper's tables is no part of `ablate paper`. One that `needs` a key is left out where the base config
+    has it unset.
     """
 
     overrides: Mapping[str, Any]
     paper: Mapping[str, float] = field(default_factory=dict)
     name: str = ""
     later: bool = False
+    needs: str = ""
 
     def __str__(self) -> str:
         return self.name or ", ".join(f"{key}={_text(value)}" for key, value in self.overrides.items())
@@ -109,8 +111,11 @@ def plan_cells(study: Study, base: Config, digest_of: Digests = _images_asked_fo
     different results have one name.
     """
     base = study.base(base)
+    values = flatten(base.model_dump(mode="json"))
     planned: dict[tuple[str, ...], PlannedCell] = {}
     for cell in study.cells:
+        if cell.needs and values[cell.needs] is None:
+            continue
         made = _work_out(study, cell, base, digest_of)
         results = _results_of(made.config, digest_of)
         first = planned.setdefault(results, made)

@@ -13,7 +13,10 @@ ARITHMETIC = 4
 IN_DIGEST = {"data.source", "data.test_fraction", "data.split_seed"}
 """Keys that say which images: the digest of the data has what they come to. The last two act on some sources only."""
 
-PRETRAIN_SECTIONS = ("data", "model", "pretext", "denoise", "inpaint", "igpt", "mask", "target", "loss", "train")
+PRETRAIN_SECTIONS = (
+    *("data", "model", "pretext", "denoise", "inpaint", "igpt", "tokenizer", "beit"),
+    *("mask", "target", "loss", "train"),
+)
 
 BEFORE = {
     key: field.json_schema_extra["before"]

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-PretextKind = Literal["mae", "denoise", "inpaint", "igpt_ar", "igpt_bert", "rotation", "random"]
+PretextKind = Literal[
+    "mae", "denoise", "inpaint", "igpt_ar", "igpt_bert", "vqvae", "dvae", "beit", "rotation", "random"
+]
 PIXEL_KINDS: tuple[PretextKind, ...] = ("igpt_ar", "igpt_bert")
 """Tasks whose encoder reads pixels of a palette in place of patches."""
 
@@ -53,10 +55,17 @@ def _acts(when: Mapping[str, tuple[str | bool, ...]]) -> dict[str, Any]:
 MAE = _acts({"pretext.kind": ("mae",)})
 DENOISE = _acts({"pretext.kind": ("denoise",)})
 INPAINT = _acts({"pretext.kind": ("inpaint",)})
-DECODED = _acts({"pretext.kind": ("mae", "denoise", "inpaint")})
+DECODED = _acts({"pretext.kind": ("mae", "denoise", "inpaint", "vqvae", "dvae")})
 IGPT = _acts({"pretext.kind": PIXEL_KINDS})
 OF_PATCHES = _acts({"pretext.kind": tuple(kind for kind in get_args(PretextKind) if kind not in PIXEL_KINDS)})
 RECONSTRUCTION = _acts({"pretext.kind": ("mae", "denoise")})
+TARGET = _acts({"pretext.kind": ("mae", "denoise", "beit")})
+BEIT = _acts({"pretext.kind": ("beit",)})
+TOKENIZERS = ("vqvae", "dvae")
+"""Pretext tasks whose codes other runs may predict."""
+TOKENIZER = _acts({"pretext.kind": TOKENIZERS})
+VQVAE = _acts({"pretext.kind": ("vqvae",)})
+DVAE = _acts({"pretext.kind": ("dvae",)})
 PATCHES = _acts({"pretext.kind": ("mae", "denoise"), "denoise.noise": ("masked_patches",)})
 PARTS = _acts(
     {"pretext.kind": ("mae", "denoise"), "denoise.noise": ("masked_pixels", "masked_patches", "salt_and_pepper")}
@@ -159,7 +168,7 @@ class DecoderConfig(TransformerConfig):
         (),
         description="encoder blocks, counted from 1, whose outputs are read besides the last one's (MFF); in ascending "
         "order",
-        json_schema_extra={"before": []},
+        json_schema_extra=_acts({"pretext.kind": ("mae", "denoise", "inpaint")}) | {"before": []},
     )
 
     @model_validator(mode="after")
@@ -293,6 +302,45 @@ class IgptConfig(Section):
     )
 
 
+class TokenizerConfig(Section):
+    """How a tokenizer makes codes of patches (VQ-VAE; DALL-E's dVAE)."""
+
+    codes: int = Field(512, ge=2, description="codes there are; VQ-VAE: 512, DALL-E: 8192")
+    width: Positive = Field(32, description="numbers that a code stands for in front of the decoder")
+    commitment: float = Field(
+        0.25,
+        ge=0,
+        description="weight of the squared distance from codes, which draws the encoder to them",
+        json_schema_extra=VQVAE,
+    )
+    decay: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="of the moving averages that the codebook is, per step",
+        json_schema_extra=VQVAE,
+    )
+    temperature: Range = Field(
+        (1.0, 0.0625),
+        description="of Gumbel-softmax at the start and at the end of training; half a cosine leads from one to the "
+        "other",
+        json_schema_extra=DVAE,
+    )
+    kl_weight: float = Field(
+        0.05,
+        ge=0,
+        description="weight at the end of training of the codes' divergence from the uniform distribution, in nats per "
+        "patch; it rises from 0 as the temperature falls",
+        json_schema_extra=DVAE,
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> "TokenizerConfig":
+        if min(self.temperature) <= 0:
+            raise ValueError("temperature: expected two values above 0")
+        return self
+
+
 class MaskConfig(Section):
     """Which patches are hidden."""
 
@@ -311,19 +359,34 @@ class MaskConfig(Section):
     )
 
 
-class TargetConfig(Section):
-    """What the decoder reconstructs (Table 1d)."""
+class BeitConfig(Section):
+    """Which patches BEiT hides (Bao et al., 2021, section 2.3)."""
 
-    kind: Literal["pixels", "normalized_pixels", "pca", "low_pass"] = Field(
+    ratio: Share = Field(0.4, description="share of patches hidden, in blocks; the patches kept are rounded")
+
+
+class TargetConfig(Section):
+    """What is predicted (Table 1d)."""
+
+    kind: Literal["pixels", "normalized_pixels", "pca", "low_pass", "tokens"] = Field(
         "pixels",
-        description="the reconstruction target; low_pass: the image's low frequencies (PixMIM, not in Table 1d)",
+        description="the reconstruction target; low_pass: the image's low frequencies (PixMIM, not in Table 1d); "
+        "tokens: codes of target.tokenizer, by cross-entropy",
+        json_schema_extra=RECONSTRUCTION,
+    )
+    tokenizer: str | None = Field(
+        None,
+        min_length=1,
+        description="the finished run that makes the codes, of pretext.kind=vqvae or dvae, in the same runs folder: "
+        "its fingerprint, the start of it, or its folder",
+        json_schema_extra=_acts({"target.kind": ("tokens",)}),
     )
     pca_variance: float = Field(
         0.99,
         gt=0,
         le=1,
         description="share of the patches' variance the PCA target keeps",
-        json_schema_extra=_acts({"target.kind": ("pca",)}),
+        json_schema_extra=_acts({"pretext.kind": ("mae", "denoise"), "target.kind": ("pca",)}),
     )
     cutoff: float = Field(
         40 / 112,
@@ -331,7 +394,7 @@ class TargetConfig(Section):
         le=1,
         description="highest frequency the low_pass target keeps, as a share of the highest along a side (half a cycle "
         "per pixel); PixMIM: 40 of 112 cycles per image of 224 pixels",
-        json_schema_extra=_acts({"target.kind": ("low_pass",)}),
+        json_schema_extra=_acts({"pretext.kind": ("mae", "denoise"), "target.kind": ("low_pass",)}),
     )
 
 
@@ -638,8 +701,12 @@ class Config(Section):
     denoise: DenoiseConfig = Field(DenoiseConfig(), description=DenoiseConfig.__doc__, json_schema_extra=DENOISE)
     inpaint: InpaintConfig = Field(InpaintConfig(), description=InpaintConfig.__doc__, json_schema_extra=INPAINT)
     igpt: IgptConfig = Field(IgptConfig(), description=IgptConfig.__doc__, json_schema_extra=IGPT)
+    tokenizer: TokenizerConfig = Field(
+        TokenizerConfig(), description=TokenizerConfig.__doc__, json_schema_extra=TOKENIZER
+    )
+    beit: BeitConfig = Field(BeitConfig(), description=BeitConfig.__doc__, json_schema_extra=BEIT)
     mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__, json_schema_extra=PATCHES)
-    target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=RECONSTRUCTION)
+    target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=TARGET)
     loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__, json_schema_extra=PARTS)
     train: TrainConfig = Field(TrainConfig(), description=TrainConfig.__doc__)
     probe: ProbeConfig = Field(ProbeConfig(), description=ProbeConfig.__doc__)
@@ -662,7 +729,8 @@ class Config(Section):
     @property
     def kept_patches(self) -> int:
         """Patches per image that stay visible: (1 - ratio) of them, rounded to the nearest whole number."""
-        return round(self.patches * (1 - self.mask.ratio))
+        ratio = self.beit.ratio if self.pretext.kind == "beit" else self.mask.ratio
+        return round(self.patches * (1 - ratio))
 
     @property
     def epochs(self) -> int:
@@ -688,7 +756,12 @@ class Config(Section):
     def encoder_mask_tokens(self) -> bool:
         """Whether the encoder has mask tokens, for hidden patches."""
         denoised = self.pretext.kind == "denoise" and self.denoise.noise == "masked_patches"
-        return self.model.encoder_mask_tokens or denoised
+        return self.model.encoder_mask_tokens or denoised or self.pretext.kind == "beit"
+
+    @property
+    def predicts_codes(self) -> bool:
+        """Whether the codes of another run's tokenizer are what is predicted."""
+        return self.pretext.kind == "beit" or (self.pretext.kind == "mae" and self.target.kind == "tokens")
 
     @property
     def corrupted_pixels(self) -> int:
@@ -735,14 +808,23 @@ class Config(Section):
             self._check_noise()
         if self.pretext.kind == "inpaint":
             self._check_region()
+        if self.predicts_codes and self.target.tokenizer is None:
+            raise ValueError(
+                "target.tokenizer: expected a finished run of pretext.kind=vqvae or dvae, whose codes are predicted"
+            )
         hides = self.pretext.kind == "mae" or self.encoder_mask_tokens
         if hides and not 1 <= self.kept_patches < self.patches:
+            key = "beit.ratio" if self.pretext.kind == "beit" else "mask.ratio"
             raise ValueError(
-                f"mask.ratio: keeps {self.kept_patches} of {self.patches} patches; expected at least 1, and 1 hidden"
+                f"{key}: keeps {self.kept_patches} of {self.patches} patches; expected at least 1, and 1 hidden"
             )
         return self
 
     def _check_noise(self) -> None:
+        if self.target.kind == "tokens":
+            raise ValueError(
+                "target.kind: expected pixels of some kind; codes are predicted with pretext.kind=mae or beit"
+            )
         noise, pixels = self.denoise.noise, math.prod(self.data.image_size)
         if noise not in ("masked_pixels", "salt_and_pepper"):
             return

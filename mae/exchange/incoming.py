@@ -264,7 +264,7 @@ def _fitted(
         _check(path, encoder_of(config).state_dict(), encoder, config)
         if config.pretext.kind == "mae" and rest:
             outputs = prod(config.model.patch_size) * config.data.channels
-            if config.target.kind == "pca":
+            if config.target.kind in ("pca", "tokens"):
                 outputs = len(rest["decoder.decoder_pred.weight"])
             expected = {f"decoder.{name}": value for name, value in build_decoder(config, outputs).state_dict().items()}
             _check(path, expected, {name: value for name, value in rest.items() if name.startswith("decoder.")}, config)

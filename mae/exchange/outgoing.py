@@ -74,9 +74,10 @@ def _check_place(config: Config, kind: str, decoder: bool) -> None:
         raise UserError(
             f"--format {kind}: an encoder with mask tokens has no place there; --format safetensors has one"
         )
-    if decoder and config.target.kind == "pca":
+    if decoder and config.target.kind in ("pca", "tokens"):
         raise UserError(
-            f"--format {kind}: a decoder that predicts target.kind=pca has no place there; give --format timm"
+            f"--format {kind}: a decoder that predicts target.kind={config.target.kind} has no place there; "
+            "give --format timm"
         )
     if decoder and kind in ("official", "hf") and (more := _more_than_theirs(model.decoder)):
         raise UserError(

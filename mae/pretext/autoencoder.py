@@ -108,7 +108,10 @@ class Autoencoder(Pretext):
         super().__init__(config, surroundings)
         self.patch = config.model.patch_size
         target, fitted = TARGETS[config.target.kind], under(surroundings.fitted, "target.")
-        self.target = target.saved(config, fitted) if surroundings.fitted else target.fit(config, self._patches_to_fit)
+        if surroundings.fitted:
+            self.target = target.saved(config, fitted, surroundings)
+        else:
+            self.target = target.fit(config, self._patches_to_fit, surroundings)
         self.encoder = build_encoder(config)
         self.decoder = build_decoder(config, self.target.outputs)
 
@@ -119,12 +122,17 @@ class Autoencoder(Pretext):
 
     def greyed(self, images: Tensor, mask: Mask) -> Tensor:
         """Return images (B, C, H, W) in 0..1 whose hidden patches are grey."""
-        seen = torch.ones_like(mask.order, dtype=images.dtype).scatter(1, mask.hidden, 0.0)
-        numbers = images[0].numel() // self.config.patches
-        seen = unpatchify(seen[..., None].expand(-1, -1, numbers), self.patch, self.config.grid)
-        return images * seen + 0.5 * (1 - seen)
+        return greyed(images, mask, self.patch)
 
     def _patches_to_fit(self) -> Tensor:
         """Return normalised patches (n, P) of training images."""
         images = centre(self.surroundings.sample(FITTED_ON), self.config.data)
         return patchify(self.look(images), self.patch).flatten(0, 1)
+
+
+def greyed(images: Tensor, mask: Mask, patch: Size) -> Tensor:
+    """Return images (B, C, H, W) in 0..1 whose hidden patches are grey."""
+    patches = patchify(images, patch)
+    where = mask.hidden[..., None].expand(-1, -1, patches.shape[2])
+    grid = images.shape[2] // patch[0], images.shape[3] // patch[1]
+    return unpatchify(patches.scatter(1, where, 0.5), patch, grid)

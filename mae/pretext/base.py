@@ -31,11 +31,22 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
+class KnownTokenizer:
+    """Another run's tokenizer: its config, with the mean and standard deviation of its images, what makes the task of a
+    config, and the task's state, empty where one without training will do."""
+
+    config: Config
+    make: Callable[[Config], "Pretext"]
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Surroundings:
     """What a task may know of the training images when it is built, and what a finished run has fitted.
 
     `sample(n)` returns at most n of them as they are stored, uint8 (n, C, h, w), the same ones for one seed. `fitted`
-    is the state of a finished run's task: with it, nothing is fitted again, and no image is needed.
+    is the state of a finished run's task: with it, nothing is fitted again, and no image is needed. `tokenizer` is
+    there if the config names one.
     """
 
     images: int
@@ -43,6 +54,12 @@ class Surroundings:
     statistics: Statistics
     sample: Callable[[int], Tensor]
     fitted: Mapping[str, Tensor] = field(default_factory=dict)
+    tokenizer: KnownTokenizer | None = None
+
+    @property
+    def without_weights(self) -> "Surroundings":
+        """The same without states, which a task that was built has taken over."""
+        return replace(self, fitted={}, tokenizer=self.tokenizer and replace(self.tokenizer, state={}))
 
 
 class Pretext(nn.Module):
@@ -54,7 +71,7 @@ class Pretext(nn.Module):
 
     def __init__(self, config: Config, surroundings: Surroundings):
         super().__init__()
-        self.config, self.surroundings = config, replace(surroundings, fitted={})  # whose weights are held once
+        self.config, self.surroundings = config, surroundings.without_weights
         for name in ("mean", "std"):  # of a run's data, which its record keeps
             values = torch.tensor(getattr(surroundings.statistics, name)).view(-1, 1, 1)
             self.register_buffer(name, values, persistent=False)
@@ -64,15 +81,21 @@ class Pretext(nn.Module):
         raise NotImplementedError
 
     def forward(self, batch: Batch, draws: Any) -> dict[str, Tensor]:
-        """Return `loss`, the mean over the batch as a scalar, and further numbers to track by name."""
+        """Return `loss`, the mean over the batch as a scalar, and other means: numbers to track by name, and tensors
+        for `after_step`."""
         raise NotImplementedError
 
     def look(self, images: Tensor) -> Tensor:
         """Return what the encoder takes when it is probed, of images (B, C, H, W) in 0..1: here, normalised pixels."""
         return (images - self.mean) / self.std
 
-    def after_step(self, step: int, total: int) -> None:
-        """Do what follows an optimiser step: nothing, here."""
+    def after_step(self, step: int, total: int, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Do what follows an optimiser step, here nothing; return the numbers to track.
+
+        `found` is what `forward` returned, as means over micro-batches and processes: what is made of it and of the
+        state is the same in all processes.
+        """
+        return found
 
     def picture(self, images: Tensor, draws: Any) -> Figure | None:
         """Return a picture of the task on images (n, C, H, W) in 0..1, for people, or None where there is none."""

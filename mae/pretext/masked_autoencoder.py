@@ -9,12 +9,14 @@ from typing import NamedTuple
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn import functional as F
 
 from mae.data import augmentation
 from mae.data.augmentation import views
 from mae.models.vit import gather_tokens, patchify
 from mae.pretext.autoencoder import Autoencoder
 from mae.pretext.base import Batch
+from mae.pretext.frozen_tokenizer import accuracy
 from mae.pretext.masking import Mask, draw_masks, masks
 from mae.pretext.pictures import image_rows
 from mae.runtime.autocast import full
@@ -38,7 +40,9 @@ class MaskedAutoencoder(Autoencoder):
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         images = views(batch.images, self.config.data, draws.crops)
-        return {"loss": self.loss(self.look(images), self.mask(draws))}
+        prediction, target, weights = self.compared(self.look(images), self.mask(draws))
+        losses = {"loss": reconstruction_loss(prediction, target, weights)}
+        return losses | ({"accuracy": accuracy(prediction, target[..., 0])} if self.config.predicts_codes else {})
 
     def mask(self, draws: Draws) -> Mask:
         """Return the masks of a batch (B, N)."""
@@ -46,6 +50,10 @@ class MaskedAutoencoder(Autoencoder):
 
     def loss(self, images: Tensor, mask: Mask) -> Tensor:
         """Return the loss, a scalar, of normalised images (B, C, H, W)."""
+        return reconstruction_loss(*self.compared(images, mask))
+
+    def compared(self, images: Tensor, mask: Mask) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the loss reads of normalised images (B, C, H, W): predictions of n patches, targets, weights."""
         patches = patchify(images, self.patch)
         visible_weight = self.config.loss.weight_of_visible
         prediction = self.predict(patches, mask, hidden_only=visible_weight == 0)
@@ -55,7 +63,7 @@ class MaskedAutoencoder(Autoencoder):
             weights[: mask.kept] = visible_weight
         with full(images.device):  # a target may multiply matrices, and is no less exact
             target = self.target(gather_tokens(self.target.of_images(patches), read))
-        return reconstruction_loss(prediction, target, weights)
+        return prediction, target, weights
 
     def predict(self, patches: Tensor, mask: Mask, hidden_only: bool = True) -> Tensor:
         """Return predictions from patches (B, N, P), in the mask's order: (B, M, outputs) of the hidden, or all (B, N,
@@ -74,9 +82,8 @@ class MaskedAutoencoder(Autoencoder):
         Hidden patches are grey in `masked`; in the reconstruction they hold the prediction, beside the visible patches.
         """
         patches = patchify(self.look(images), self.patch)
-        predicted = self.target.pixels(self.predict(patches, mask).float(), gather_tokens(patches, mask.hidden))
-        where = mask.hidden[..., None].expand(-1, -1, patches.shape[2])
-        return self.greyed(images, mask), self.shown(patches.scatter(1, where, predicted))
+        completed = self.target.completed(self.predict(patches, mask).float(), patches, mask.hidden)
+        return self.greyed(images, mask), self.shown(completed)
 
     def picture(self, images: Tensor, draws: Draws) -> Figure:
         """Original, masked, reconstruction, one above the other (Fig. 2)."""
@@ -85,6 +92,12 @@ class MaskedAutoencoder(Autoencoder):
 
 
 def reconstruction_loss(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Return the mean squared error over patches: prediction and target (B, n, outputs), weights (n,) per patch."""
-    per_patch = (prediction.float() - target.float()).square().mean(dim=-1)  # (B, n)
+    """Return the mean squared error over patches: prediction and target (B, n, outputs), weights (n,) per patch.
+
+    Of codes, int64 (B, n, 1), it is the mean cross-entropy.
+    """
+    if target.dtype == torch.int64:
+        per_patch = F.cross_entropy(prediction.float().movedim(2, 1), target[..., 0], reduction="none")
+    else:
+        per_patch = (prediction.float() - target.float()).square().mean(dim=-1)  # (B, n)
     return (per_patch * weights).sum() / (weights.sum() * len(per_patch))

@@ -6,17 +6,22 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from mae.config.resolve import build, change, flatten
 from mae.config.tree import Config
 from mae.data.dataset import ImageData
-from mae.data.facts import DataFacts
-from mae.pretext.base import Pretext, Surroundings
+from mae.data.facts import DataFacts, Statistics
+from mae.pretext.base import KnownTokenizer, Pretext, Surroundings
+from mae.pretext.beit import Beit
 from mae.pretext.denoise import DenoisingAutoencoder
+from mae.pretext.dvae import DiscreteVAE
 from mae.pretext.encoder_only import EncoderOnly
+from mae.pretext.frozen_tokenizer import settings_in
 from mae.pretext.igpt import AutoregressivePixels, MaskedPixels
 from mae.pretext.inpaint import ContextEncoder
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.rotation import Rotation
 from mae.pretext.untrained import Untrained
+from mae.pretext.vqvae import VectorQuantiser
 from mae.runtime.rng import generator
 
 PRETEXTS: dict[str, type[Pretext]] = {
@@ -25,12 +30,20 @@ PRETEXTS: dict[str, type[Pretext]] = {
     "inpaint": ContextEncoder,
     "igpt_ar": AutoregressivePixels,
     "igpt_bert": MaskedPixels,
+    "vqvae": VectorQuantiser,
+    "dvae": DiscreteVAE,
+    "beit": Beit,
     "rotation": Rotation,
     "random": Untrained,
 }
 
 
-def new_pretext(config: Config, data: ImageData, fitted: Mapping[str, Tensor] = MappingProxyType({})) -> Pretext:
+def new_pretext(
+    config: Config,
+    data: ImageData,
+    fitted: Mapping[str, Tensor] = MappingProxyType({}),
+    tokenizer: KnownTokenizer | None = None,
+) -> Pretext:
     """Return the task of a config with its first weights, which follow from `train.seed`, fitted on the images.
 
     Where another task of the config is there, its state is what this one is `fitted` to: no image is read.
@@ -41,7 +54,8 @@ def new_pretext(config: Config, data: ImageData, fitted: Mapping[str, Tensor] = 
         return next(iter(data.train.images.batches([order[:count].sort().values]))).cpu()
 
     torch.manual_seed(config.train.seed)
-    surroundings = Surroundings(len(data.train.labels), len(data.classes), data, sample, fitted)
+    tokenizer = tokenizer or _tokenizer_in(fitted)
+    surroundings = Surroundings(len(data.train.labels), len(data.classes), data, sample, fitted, tokenizer)
     return PRETEXTS[config.pretext.kind](config, surroundings)
 
 
@@ -51,11 +65,44 @@ def saved_pretext(config: Config, facts: DataFacts, state: Mapping[str, Tensor])
     Of a state with an encoder only, it is one that can be neither trained nor shown.
     """
 
-    def sample(count: int) -> Tensor:
-        raise AssertionError("a finished run has fitted all that it needs")
-
-    surroundings = Surroundings(facts.train_images, len(facts.class_names), facts, sample, state)
+    sizes = facts.train_images, len(facts.class_names)
+    surroundings = Surroundings(*sizes, facts, _no_images, state, _tokenizer_in(state))
     whole = any(not name.startswith("encoder.") for name in state)
     pretext = (PRETEXTS[config.pretext.kind] if whole else EncoderOnly)(config, surroundings)
     pretext.load_state_dict(dict(state))
     return pretext
+
+
+def known_tokenizer(config: Config, statistics: Statistics, state: Mapping[str, Tensor]) -> KnownTokenizer:
+    """Return the tokenizer of a run's config, its images' `statistics` and its state, as another run's task needs it.
+
+    Of the config is left what its codes depend on: where its images were, and how it was trained, is no part of a task.
+    """
+    values = flatten(config.model_dump(mode="json"))
+    kept = {key: value for key, value in values.items() if key.startswith(("model.", "pretext.", "tokenizer."))}
+    kept |= {key: values[key] for key in ("data.image_size", "data.channels")}
+    known = build(kept | {"data.mean": statistics.mean, "data.std": statistics.std})
+    return KnownTokenizer(known, _untrained_tokenizer, state)
+
+
+def made_up_tokenizer(config: Config) -> KnownTokenizer | None:
+    """Return one without training for a config that needs one, of the sizes of its own model; None if it needs none."""
+    if not config.predicts_codes:
+        return None
+    numbers = (0.5,) * config.data.channels
+    its = change(config, {"pretext.kind": "vqvae"})
+    return known_tokenizer(its, DataFacts(mean=numbers, std=numbers, class_names=(), train_images=0), {})
+
+
+def _tokenizer_in(state: Mapping[str, Tensor]) -> KnownTokenizer | None:
+    config = settings_in(state)
+    return KnownTokenizer(config, _untrained_tokenizer) if config else None
+
+
+def _untrained_tokenizer(config: Config) -> Pretext:
+    facts = DataFacts(mean=config.data.mean or (), std=config.data.std or (), class_names=(), train_images=0)
+    return PRETEXTS[config.pretext.kind](config, Surroundings(0, 0, facts, _no_images))
+
+
+def _no_images(count: int) -> Tensor:
+    raise AssertionError("a finished run has fitted all that it needs")

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mae.config.tree import Config
-from mae.models.vit import patchify, unpatchify
+from mae.models.vit import gather_tokens, patchify, unpatchify
+from mae.pretext.base import Surroundings, under
+from mae.pretext.frozen_tokenizer import FrozenTokenizer
 
 
 class Pixels(nn.Module):
@@ -22,12 +24,12 @@ class Pixels(nn.Module):
         self.outputs = outputs
 
     @classmethod
-    def fit(cls, config: Config, patches: Callable[[], Tensor]) -> "Pixels":
+    def fit(cls, config: Config, patches: Callable[[], Tensor], surroundings: Surroundings) -> "Pixels":
         """Return the target of a config; `patches()` are training patches (n, P), normalised, if any are needed."""
         return cls(math.prod(config.model.patch_size) * config.data.channels)
 
     @classmethod
-    def saved(cls, config: Config, state: Mapping[str, Tensor]) -> "Pixels":
+    def saved(cls, config: Config, state: Mapping[str, Tensor], surroundings: Surroundings) -> "Pixels":
         """Return the target of a finished run, whose `state_dict` it is."""
         return cls(math.prod(config.model.patch_size) * config.data.channels)
 
@@ -41,6 +43,11 @@ class Pixels(nn.Module):
     def pixels(self, predicted: Tensor, original: Tensor) -> Tensor:
         """Return the patches (..., P) that predictions (..., outputs) of `original` patches (..., P) stand for."""
         return predicted
+
+    def completed(self, predicted: Tensor, patches: Tensor, hidden: Tensor) -> Tensor:
+        """Return patches (B, N, P), those at indexes `hidden` (B, M) as predictions (B, M, outputs) have them."""
+        shown = self.pixels(predicted, gather_tokens(patches, hidden))
+        return patches.scatter(1, hidden[..., None].expand_as(shown), shown)
 
 
 class NormalizedPixels(Pixels):
@@ -72,11 +79,11 @@ class PrincipalComponents(Pixels):
         self.register_buffer("components", components)  # (outputs, P), orthonormal rows
 
     @classmethod
-    def fit(cls, config: Config, patches: Callable[[], Tensor]) -> "PrincipalComponents":
+    def fit(cls, config: Config, patches: Callable[[], Tensor], surroundings: Surroundings) -> "PrincipalComponents":
         return fit_principal_components(patches(), config.target.pca_variance)
 
     @classmethod
-    def saved(cls, config: Config, state: Mapping[str, Tensor]) -> "PrincipalComponents":
+    def saved(cls, config: Config, state: Mapping[str, Tensor], surroundings: Surroundings) -> "PrincipalComponents":
         return cls(**state)
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -116,11 +123,11 @@ class LowPass(Pixels):
         self.register_buffer("disc", (radius <= config.target.cutoff + 1e-6).float(), persistent=False)
 
     @classmethod
-    def fit(cls, config: Config, patches: Callable[[], Tensor]) -> "LowPass":
+    def fit(cls, config: Config, patches: Callable[[], Tensor], surroundings: Surroundings) -> "LowPass":
         return cls(config)
 
     @classmethod
-    def saved(cls, config: Config, state: Mapping[str, Tensor]) -> "LowPass":
+    def saved(cls, config: Config, state: Mapping[str, Tensor], surroundings: Surroundings) -> "LowPass":
         return cls(config)
 
     def of_images(self, patches: Tensor) -> Tensor:
@@ -129,9 +136,47 @@ class LowPass(Pixels):
         return patchify(low, self.patch)
 
 
+class Tokens(Pixels):
+    """Codes of another run's tokenizer (Table 1d, "dVAE token"; BEiT, Bao et al., 2021): a decoder says how likely each
+    is. The paper's tokenizer is DALL-E's; here it is any run of `vqvae` or `dvae`, and sees the same view."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: Config, surroundings: Surroundings, state: Mapping[str, Tensor]):
+        tokenizer = FrozenTokenizer(surroundings, under(state, "tokenizer."))
+        super().__init__(tokenizer.count)
+        self.tokenizer = tokenizer
+        self.patch, self.grid = config.model.patch_size, config.grid
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(surroundings.statistics, name)).view(-1, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+
+    @classmethod
+    def fit(cls, config: Config, patches: Callable[[], Tensor], surroundings: Surroundings) -> "Tokens":
+        return cls(config, surroundings, {})
+
+    @classmethod
+    def saved(cls, config: Config, state: Mapping[str, Tensor], surroundings: Surroundings) -> "Tokens":
+        return cls(config, surroundings, state)
+
+    def of_images(self, patches: Tensor) -> Tensor:
+        """Return codes, int64 (B, N, 1)."""
+        images = unpatchify(patches, self.patch, self.grid) * self.std + self.mean
+        return self.tokenizer.codes(images)[..., None]
+
+    def completed(self, predicted: Tensor, patches: Tensor, hidden: Tensor) -> Tensor:
+        """The likeliest codes become pixels among the codes of the visible patches, which keep their own pixels."""
+        codes = self.of_images(patches)[..., 0].scatter(1, hidden, predicted.argmax(dim=-1))
+        shown = patchify((self.tokenizer.images(codes) - self.mean) / self.std, self.patch)
+        where = hidden[..., None].expand(-1, -1, patches.shape[2])
+        return patches.scatter(1, where, shown.gather(1, where))
+
+
 TARGETS: dict[str, type[Pixels]] = {
     "pixels": Pixels,
     "normalized_pixels": NormalizedPixels,
     "pca": PrincipalComponents,
     "low_pass": LowPass,
+    "tokens": Tokens,
 }

@@ -190,7 +190,7 @@ class Processes:
         from torch import distributed
         from torch.nn.parallel import DistributedDataParallel
 
-        for buffer in module.buffers():  # none changes in training, but a target fitted on another machine may differ
+        for buffer in module.buffers():  # fitted on another machine they may differ; all change them alike then
             distributed.broadcast(buffer, src=0)
         # A dimension of one channel has any stride; for DDP that is a mismatch.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mae.config.tree import Config
 from mae.data.dataset import ImageData
 from mae.errors import ImpossibleSettings, SettingsError
-from mae.pretext.base import Batch
+from mae.pretext.base import Batch, KnownTokenizer
 from mae.pretext.registry import new_pretext
 from mae.runtime.autocast import mixed
 from mae.runtime.distributed import ALONE, Processes
@@ -46,10 +46,17 @@ class Step(NamedTuple):
 class Trainer:
     """A pretext task with its optimiser, and the step, which `processes` take together."""
 
-    def __init__(self, config: Config, data: ImageData, device: torch.device, processes: Processes = ALONE):
+    def __init__(
+        self,
+        config: Config,
+        data: ImageData,
+        device: torch.device,
+        processes: Processes = ALONE,
+        tokenizer: KnownTokenizer | None = None,
+    ):
         self.config, self.data, self.device, self.processes = config, data.on(device), device, processes
         self.steps_per_epoch = steps_per_epoch(config, data)
-        self.pretext = new_pretext(config, data).to(device)
+        self.pretext = new_pretext(config, data, tokenizer=tokenizer).to(device)
         self.parallel = processes.parallel(compiled(self.pretext, config.train.compile), device)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.pretext, config.train.weight_decay), lr=0.0, betas=(0.9, 0.95), fused=True
@@ -101,9 +108,9 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=not self.replayed)
-        self.pretext.after_step(index + 1, self.total_steps)
+        tracked = self.pretext.after_step(index + 1, self.total_steps, losses)
         self.position.step = index + 1
-        return Step(losses, norm, lr)
+        return Step(tracked, norm, lr)
 
     def _forward(self, micro_batch: Piece) -> dict[str, Tensor]:
         if self.replayed:

@@ -11,7 +11,7 @@ from mae.data.dataset import ImageData
 from mae.pretext.base import Batch, Pretext, Surroundings
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.masking import SAMPLERS, Mask
-from mae.pretext.registry import PRETEXTS, new_pretext
+from mae.pretext.registry import PRETEXTS, made_up_tokenizer, new_pretext
 from mae.runtime.rng import generator
 
 
@@ -19,7 +19,8 @@ def surroundings(config: Config) -> Surroundings:
     """Ten classes of a hundred images of noise, mean 0 and standard deviation 1."""
     channels = config.data.channels
     statistics = SimpleNamespace(mean=(0.0,) * channels, std=(1.0,) * channels)
-    return Surroundings(100, 10, statistics, lambda count: stored(config, min(count, 100)))
+    tokenizer = made_up_tokenizer(config)
+    return Surroundings(100, 10, statistics, lambda count: stored(config, min(count, 100)), tokenizer=tokenizer)
 
 
 def stored(config: Config, count: int) -> Tensor:

@@ -7,15 +7,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import PIPE
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.cluster_utils import Cluster
 from typer.testing import CliRunner
 
-from ablations.execution.ray_pool import NODE_RUNS_DIR, Demand, demand
+from ablations.execution.job import Job
+from ablations.execution.ray_pool import NODE_RUNS_DIR, Demand, RayWorker, demand, needed_runs
 from ablations.execution.run_parcel import pack, unpack
+from ablations.execution.worker_pool import Slot
 from cli import app
+from mae.config.resolve import build
 from mae.errors import UserError
 from mae.runs.catalogue import find_runs
 from mae.runs.directory import Busy, RunDirectory, status_of
@@ -154,3 +158,23 @@ def test_a_parcel_leaves_receipts_of_what_its_sender_has_tracked_behind(run: Run
 def test_a_parcel_waits_for_whoever_works_on_the_run(run: RunDirectory) -> None:
     with run.locked(), pytest.raises(Busy):
         unpack(pack(run), run)
+
+
+def test_a_tokenizer_travels_to_a_node_with_a_folder_of_its_own_before_the_job_starts(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    job = Job("x", build({"target.kind": "tokens", "target.tokenizer": "abc"}), "f" * 12, ())
+    found: list[Any] = []
+    worker = object.__new__(RayWorker)
+    worker.slot = Slot(tmp_path / "node", "cpu", 1)
+    there = RunDirectory(tmp_path / "node" / "abc")
+    worker.pool = SimpleNamespace(start=lambda number, job: found.append(there.result()))  # type: ignore[assignment]
+    worker.start(job, needed_runs(job, run.path.parent))
+    assert found == ["result.json"]
+
+
+def test_a_finished_pretraining_travels_without_its_tokenizer(run: RunDirectory) -> None:
+    own = RunDirectory(run.path.parent / ("f" * 12))
+    own.write_json("result.json", {})
+    job = Job("x", build({"target.kind": "tokens", "target.tokenizer": "abc"}), "f" * 12, ())
+    assert list(needed_runs(job, run.path.parent)) == ["f" * 12]

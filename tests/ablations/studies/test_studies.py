@@ -429,9 +429,18 @@ def test_exactly_one_known_study_is_to_be_given(name: str | None, file: None, ax
 
 def test_what_later_work_has_added_to_a_table_is_no_part_of_the_paper() -> None:
     whole = {study.name: [str(cell) for cell in study.cells] for study in choose_studies("paper", None, ())}
-    assert whole["target"] == ["pixels", "normalised pixels", "PCA"]
+    assert whole["target"] == ["pixels", "normalised pixels", "PCA", "tokens"]
     (alone,) = choose_studies("target", None, ())
     assert [str(cell) for cell in alone.cells] == [*whole["target"], "low frequencies"]
+
+
+def test_a_row_that_needs_a_tokenizer_is_there_where_the_base_config_names_one() -> None:
+    rows = []
+    for settings in ([], ["target.kind=tokens", "target.tokenizer=4feb090f83a7"]):
+        cells = plan_cells(STUDIES["target"], resolve(settings=settings))
+        rows.append([cell.name for cell in cells])
+    assert rows == [["pixels", "normalised pixels", "PCA", "low frequencies"], [*rows[0][:3], "tokens", *rows[0][3:]]]
+    assert [cell.config.target.tokenizer for cell in cells] == [None, None, None, "4feb090f83a7", None]
 
 
 def test_a_job_is_done_when_pretraining_and_probes_have_results(tmp_path: Path) -> None:

@@ -152,6 +152,7 @@ def test_toml_is_valid_and_complete() -> None:
         "data.stored_size",
         "data.mean",
         "data.std",
+        "target.tokenizer",
         "train.clip_norm",
         "train.warmup_epochs",
         "probe.linear.lars_warmup_epochs",

@@ -42,6 +42,8 @@ def values(schema: dict[str, Any]) -> list[Any]:
             return [0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 7.5]
         case {"type": "boolean"}:
             return [False, True]
+        case {"type": "string"}:
+            return ["3fa9c1", "4fa9c1"]
         case {"type": "null"}:
             return [None]
     raise AssertionError(f"no values known for {schema}")
@@ -52,10 +54,12 @@ def variants(key: str) -> list[Config]:
     grey: dict[str, Any] = {"data.channels": 1, "data.std": [0.2], "data.mean": [0.3]}
     base = grey if key == "data.mean" else {}
     base |= {other: needed[0] for other, needed in ACTS_WHEN.get(key, {}).items()}
+    if base.get("pretext.kind") == "beit":
+        base["target.tokenizer"] = "0123"
     found = []
     for value in values(TypeAdapter(dict(config_fields())[key].annotation).json_schema()):
         with suppress(UserError):
-            found.append(change(build(base, refuse_inert=False), {key: value}))
+            found.append(build(base | {key: value}, refuse_inert=False))
     return found
 
 

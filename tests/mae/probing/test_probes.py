@@ -633,13 +633,13 @@ def online(digits: ImageData, labels: torch.Tensor, shown: torch.Tensor) -> tupl
     return evaluate_online(around(encoder, build(TINY), data), data)[ONLINE], torch.cat(encoder.seen)
 
 
-def test_the_online_accuracy_is_in_percent_and_finds_what_the_encoder_tells_apart(digits: ImageData) -> None:
+def test_the_evaluate_online_is_in_percent_and_finds_what_the_encoder_tells_apart(digits: ImageData) -> None:
     labels = torch.arange(60) % 4
     assert online(digits, labels, labels)[0] == 100
     assert online(digits, labels, labels * 0)[0] < 70  # images tell nothing; as references, all would know themselves
 
 
-def test_the_online_accuracy_is_of_a_fifth_of_the_labelled_images_and_never_of_more_than_its_limits(
+def test_the_evaluate_online_is_of_a_fifth_of_the_labelled_images_and_never_of_more_than_its_limits(
     digits: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels = torch.arange(90) % 3 - 1  # a third is not labelled
@@ -653,7 +653,7 @@ def test_the_online_accuracy_is_of_a_fifth_of_the_labelled_images_and_never_of_m
     assert accuracy * 7 / 100 == pytest.approx(round(accuracy * 7 / 100), abs=1e-4)
 
 
-def test_the_online_accuracy_is_of_the_same_images_in_every_run(
+def test_the_evaluate_online_is_of_the_same_images_in_every_run(
     digits: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mae.probing.online.REFERENCES", 20)
@@ -665,7 +665,7 @@ def test_the_online_accuracy_is_of_the_same_images_in_every_run(
     assert torch.equal(*seen)
 
 
-def test_the_online_accuracy_does_not_depend_on_how_a_run_is_probed(digits: ImageData, tmp_path: Path) -> None:
+def test_the_evaluate_online_does_not_depend_on_how_a_run_is_probed(digits: ImageData, tmp_path: Path) -> None:
     curves = []
     for name, probed in (("as is", {}), ("other", {"probe.features": "both", "probe.knn.k": 400})):
         run = RunDirectory(tmp_path / name)

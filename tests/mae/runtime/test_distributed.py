@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,10 +114,25 @@ def test_two_processes_train_the_weights_of_one(more: dict[str, Any], tmp_path: 
         assert [point[name] for point in curves[0]] == pytest.approx([point[name] for point in curves[1]], rel=1e-5)
 
 
-def test_pieces_of_equal_size_give_equal_bits(tmp_path: Path) -> None:
-    assert CliRunner().invoke(app, command(tmp_path / "one", SMALL | {"train.micro_batches": 2})).exit_code == 0
-    finish(2, tmp_path / "two", SMALL)
+@pytest.mark.parametrize("kind", ["mae", "vqvae"])  # whose codebook is no matter of gradients
+def test_pieces_of_equal_size_give_equal_bits(kind: str, tmp_path: Path) -> None:
+    settings = SMALL | {"pretext.kind": kind}
+    assert CliRunner().invoke(app, command(tmp_path / "one", settings | {"train.micro_batches": 2})).exit_code == 0
+    finish(2, tmp_path / "two", settings)
     assert digest(tmp_path / "one") == digest(tmp_path / "two")
+
+
+def test_two_processes_predict_the_codes_of_a_tokenizer_that_the_first_has_read(tmp_path: Path) -> None:
+    one, two, tokens = tmp_path / "one", tmp_path / "two", SMALL | {"target.kind": "tokens"}
+    assert CliRunner().invoke(app, command(one, SMALL | {"pretext.kind": "dvae", "train.epochs": 1})).exit_code == 0
+    tokenizer = the_run(one).path.name
+    shutil.copytree(one, two)
+    settings = tokens | {"target.tokenizer": tokenizer, "train.micro_batches": 2}
+    assert CliRunner().invoke(app, command(one, settings)).exit_code == 0
+    finish(2, two, settings | {"train.micro_batches": 1})
+    for folder in (one, two):
+        shutil.rmtree(folder / tokenizer)
+    assert digest(one) == digest(two)
 
 
 def test_all_stop_at_a_signal_to_any_and_continue_to_the_same_bits(tmp_path: Path) -> None:
