@@ -53,12 +53,12 @@ class ColorEmbed(nn.Module):
 class CausalAttention(Attention):
     """Attention in which a token reads itself and those before it; the first one, the class token, reads all."""
 
-    def forward(self, tokens: Tensor, *_: Any, **__: Any) -> Tensor:
-        heads = (each.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for each in self.qkv(tokens).chunk(3, dim=2))
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = True) -> Tensor:
+        heads = (each.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for each in self.qkv(x).chunk(3, dim=2))
         queries, keys, values = heads  # (B, heads, 1 + N, D / heads)
         first = F.scaled_dot_product_attention(queries[:, :, :1], keys, values)
-        others = (each[:, :, 1:] for each in (queries, keys, values))
-        read = torch.cat([first, F.scaled_dot_product_attention(*others, is_causal=True)], dim=2)
+        own, before, told = (each[:, :, 1:] for each in (queries, keys, values))
+        read = torch.cat([first, F.scaled_dot_product_attention(own, before, told, is_causal=True)], dim=2)
         result: Tensor = self.proj(read.transpose(1, 2).flatten(2))
         return result
 
@@ -136,7 +136,7 @@ def read_on(block: Any, tokens: Tensor, past: Tensor | None) -> tuple[Tensor, Te
     attention = block.attn
     heads = attention.qkv(block.norm1(tokens)).unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     seen = heads[1:] if past is None else torch.cat([past, heads[1:]], dim=3)
-    attended = F.scaled_dot_product_attention(heads[0], *seen, is_causal=past is None)
+    attended = F.scaled_dot_product_attention(heads[0], seen[0], seen[1], is_causal=past is None)
     tokens = tokens + attention.proj(attended.transpose(1, 2).flatten(2))
     return tokens + block.mlp(block.norm2(tokens)), seen
 

@@ -82,7 +82,8 @@ class ViT(nn.Module):
         tokens = self.tokens(images)
         for block in islice(self.blocks, layer):
             tokens = block(tokens)
-        normed: Tensor = self.blocks[layer].norm1(tokens)
+        following: Any = self.blocks[layer]
+        normed: Tensor = following.norm1(tokens)
         return normed
 
     def _through_blocks(self, tokens: Tensor, fuse: Fuse | None) -> Tensor:

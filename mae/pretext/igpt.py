@@ -93,7 +93,7 @@ class AutoregressivePixels(PixelModel):
 
     @torch.inference_mode()
     def picture(self, images: Tensor, draws: AutoregressiveDraws) -> Figure:
-        """Original, in the palette, upper half, and how it goes on: drawn, as the likeliest colours are a flat ground."""
+        """Original, in the palette, upper half, and how it goes on: drawn, as the likeliest colours are all alike."""
         colors = self.encoder.patch_embed.colors(self.look(images))
         rows, columns = self.config.grid
         upper = self.shown(colors)

@@ -92,18 +92,15 @@ def test_colours_are_tuned_at_the_rate_of_the_first_layer(digits: ImageData) -> 
     assert rates[id(encoder.patch_embed.color.weight)] == rates[id(encoder.cls_token)] == pytest.approx(0.75**4)
 
 
-@pytest.mark.parametrize("kind", KINDS[1:])
-def test_all_probes_run_on_an_encoder_of_pixels(kind: str, tmp_path: Path) -> None:
-    config = change(build(TINY), {"pretext.kind": kind})
+def test_probes_that_are_trained_run_on_an_encoder_of_pixels(tmp_path: Path) -> None:
     used = {key: value for key, value in TINY.items() if not key.startswith(("model.decoder", "model.patch_size"))}
-    few = {"probe.finetune.epochs": 1, "probe.attentive.epochs": 1, "probe.layer": 1, "probe.features": "class_token"}
-    chosen = used | few | {"pretext.kind": kind, "train.epochs": 1, "probe.labels_per_class": 8}
+    few = {"probe.finetune.epochs": 1, "probe.attentive.epochs": 1, "probe.layer": 1, "igpt.side": 4}
+    chosen = used | few | {"pretext.kind": "igpt_ar", "train.epochs": 1, "probe.labels_per_class": 2}
     settings = [part for key, value in chosen.items() for part in ("--set", f"{key}={value}")]
-    probes = [part for each in ("linear", "knn", "attentive", "partial", "finetune") for part in ("--kind", each)]
+    probes = [part for each in ("attentive", "finetune") for part in ("--kind", each)]
     command = ["run", *settings, *probes, "--runs-dir", str(tmp_path), "--tracking-uri", "none", "--json"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert config.pixel_tokens
 
 
 def test_a_layer_that_is_not_there_is_refused() -> None:
