@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from ablations.studies.forecast_speeds import FitSpeed, Size, Speed, seconds_per_image
-from mae.config.tree import Config
+from mae.config.tree import Config, TargetConfig
 from mae.data.dataset import CachedImages, ImageData, Split
 from mae.pretext.base import Batch
 from mae.pretext.registry import made_up_tokenizer, new_pretext
@@ -22,7 +22,9 @@ CONTEXT = 600e6
 
 
 def size_of(config: Config) -> Size:
-    """Return what a training takes on any machine."""
+    """Return what a training takes on any machine; with PCA's coefficients at most, as many as a patch has numbers."""
+    if config.target.kind == "pca":  # how many they are hangs on images
+        config = config.model_copy(update={"target": TargetConfig()})
     with torch.device("meta"):
         costs = new_pretext(config, _made_up(config), tokenizer=made_up_tokenizer(config)).cost()
     kept = 4 * int(costs["parameters"])  # float32; checkpoints are gone by then

@@ -159,6 +159,10 @@ def test_encoders_of_pixels_are_baselines_of_their_own() -> None:
     assert encoders[0] == encoders[1]
 
 
+def test_the_size_of_a_training_on_principal_components_is_that_on_pixels_at_most() -> None:
+    assert size_of(build({"target.kind": "pca"})) == size_of(build({"target.kind": "pixels"}))
+
+
 @pytest.mark.parametrize("kind", ["igpt_ar", "igpt_bert"])
 def test_the_size_of_a_training_on_pixels_is_known_without_an_image(kind: str) -> None:
     large, small = (size_of(build({"pretext.kind": kind, "igpt.side": side})) for side in (32, 16))
