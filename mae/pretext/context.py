@@ -45,8 +45,8 @@ class Fusion(nn.Module):
     """What the decoder reads of several encoder blocks (MFF: Liu et al., ICCV 2023, arXiv 2308.00261).
 
     Kept: a linear projection of each block but the last, and a mean under learned weights, equal ones at first, before
-    the encoder's last norm. Adapted: nothing; which blocks is a setting, where the paper takes every second one. Probes
-    read the last block alone, as the paper's do.
+    the encoder's last norm; probes read the last block alone. Adapted: which blocks is a setting, where the paper's
+    code takes every second one, from the first on.
     """
 
     def __init__(self, blocks: tuple[int, ...], dim: int):
