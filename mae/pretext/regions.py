@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from mae.config.tree import BLOCKS, Config
 
-CELLS, SPREAD, MARGIN = 4, 0.7, 2
-"""Cells of noise along a side of the image, the deviation of the Gaussian that smooths them, in cells, and how many lie
-beyond either end."""
+CELLS, SPREAD = 4, 0.7
+"""Cells of noise along a side of the image, and the deviation of the Gaussian that smooths them, in cells."""
 
 
 class Region(NamedTuple):
@@ -62,9 +61,8 @@ def _blocks(draws: Tensor | None, config: Config, device: torch.device) -> Tenso
 
 
 def _draw_shapes(generator: torch.Generator, count: int, config: Config) -> Tensor:
-    """Return white noise, float32 (count, CELLS + 2 * MARGIN, CELLS + 2 * MARGIN)."""
-    side = CELLS + 2 * MARGIN
-    return torch.randn(count, side, side, generator=generator)
+    """Return white noise, float32 (count, CELLS, CELLS)."""
+    return torch.randn(count, CELLS, CELLS, generator=generator)
 
 
 def _shapes(draws: Tensor | None, config: Config, device: torch.device) -> Tensor:
@@ -80,12 +78,10 @@ def _shapes(draws: Tensor | None, config: Config, device: torch.device) -> Tenso
 
 
 def _smoothing(side: int, device: torch.device) -> Tensor:
-    """Return the weights (side, CELLS + 2 * MARGIN) of cells at each pixel; a sum of noise under them is as strong at
-    every pixel."""
-    pixel = (torch.arange(side, dtype=torch.float64, device=device) + 0.5) * (CELLS / side) + MARGIN
-    cell = torch.arange(CELLS + 2 * MARGIN, device=device) + 0.5
-    weights = torch.exp(-0.5 * ((cell - pixel[:, None]) / SPREAD).square())
-    return F.normalize(weights, dim=1)
+    """Return the weights (side, CELLS) of cells at each pixel along a side."""
+    pixel = (torch.arange(side, dtype=torch.float64, device=device) + 0.5) * (CELLS / side)
+    cell = torch.arange(CELLS, device=device) + 0.5
+    return torch.exp(-0.5 * ((cell - pixel[:, None]) / SPREAD).square())
 
 
 REGIONS = {

@@ -159,7 +159,9 @@ def test_the_decoder_reads_the_fused_blocks_through_the_encoders_last_norm() -> 
     assert not torch.allclose(read[0], encoder.forward_visible(patches, mask.visible), atol=1e-2)
 
 
-@pytest.mark.parametrize("more", [{}, {"pretext.kind": "denoise"}, {"pretext.kind": "inpaint"}, {"model.encoder_mask_tokens": True}])
+@pytest.mark.parametrize(
+    "more", [{}, {"pretext.kind": "denoise"}, {"pretext.kind": "inpaint"}, {"model.encoder_mask_tokens": True}]
+)
 def test_fused_blocks_are_read_wherever_a_decoder_is(more: dict[str, Any], digits: ImageData) -> None:
     config = change(build(TINY), FUSION | more)
     gradients = gradients_of_a_step(Trainer(config, digits, torch.device("cpu")), first_images(digits))
