@@ -234,7 +234,7 @@ def _explain(item: Any, tree: dict[str, Any]) -> str:
     """One line for one pydantic error: key, value given, rule."""
     location = ".".join(part for part in item["loc"] if isinstance(part, str))
     message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "value_error":  # rules across fields name their key themselves
+    if item["type"] == "value_error" and ": " in message:  # rules across fields name their key themselves
         leaf, _, message = message.partition(": ")
         location = f"{location}.{leaf}" if location else leaf
     given = spelled(flatten(tree).get(location, ""))

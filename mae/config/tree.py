@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 PretextKind = Literal[
     "mae", "denoise", "inpaint", "igpt_ar", "igpt_bert", "vqvae", "dvae", "beit", "rotation", "random"
@@ -31,6 +31,13 @@ def _as_size(value: Any) -> Any:
     return (value, value) if type(value) is int else _as_tuple(value)
 
 
+def _shares(bounds: tuple[float, float]) -> tuple[float, float]:
+    low, high = bounds
+    if not 0 < low <= high <= 1:
+        raise ValueError("expected 0 < low <= high <= 1")
+    return bounds
+
+
 def _ascending(values: tuple[int, ...]) -> bool:
     return list(values) == sorted(set(values))
 
@@ -38,6 +45,7 @@ def _ascending(values: tuple[int, ...]) -> bool:
 Positive = Annotated[int, Field(ge=1)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(_as_size)]
 Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple)]
+CropScale = Annotated[Range, AfterValidator(_shares)]
 PerChannel = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Width = Annotated[int, Field(ge=4, multiple_of=4)]  # the 2-D sin-cos code splits a width into four equal parts
@@ -94,7 +102,7 @@ class DataConfig(Section):
     augmentation: Literal["none", "fixed_crop", "random_resized_crop", "color_jitter"] = Field(
         "random_resized_crop", description="Table 1e; color_jitter is random_resized_crop plus colour jitter"
     )
-    crop_scale: Range = Field(
+    crop_scale: CropScale = Field(
         (0.5, 1.0),
         description="share of the image's area a crop covers, low and high, 0 to 1",
         json_schema_extra=_acts({"data.augmentation": ("random_resized_crop", "color_jitter")}),
@@ -113,9 +121,6 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> "DataConfig":
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise ValueError("crop_scale: expected 0 < low <= high <= 1")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is not None and len(values) != self.channels:
@@ -493,7 +498,7 @@ class LinearProbeConfig(Section):
     lars_augment: bool = Field(
         True, description="random resized crops, features anew each epoch; else features once", json_schema_extra=LARS
     )
-    lars_crop_scale: Range = Field(
+    lars_crop_scale: CropScale = Field(
         (0.08, 1.0),
         description="share of the image's area a crop covers, low and high, 0 to 1; with lars_augment",
         json_schema_extra=LARS,
@@ -511,9 +516,6 @@ class LinearProbeConfig(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> "LinearProbeConfig":
-        low, high = self.lars_crop_scale
-        if not 0 < low <= high <= 1:
-            raise ValueError("lars_crop_scale: expected 0 < low <= high <= 1")
         if self.lars_warmup > self.lars_epochs:
             raise ValueError(f"lars_warmup_epochs: expected at most lars_epochs={self.lars_epochs}")
         return self
@@ -563,7 +565,7 @@ class FinetuneProbeConfig(FitConfig):
     augment: bool = Field(
         True, description="crops, flips, RandAugment, erasing, mixup and CutMix; else images as they are"
     )
-    crop_scale: Range = Field(
+    crop_scale: CropScale = Field(
         (0.8, 1.0), description="share of the image's area a crop covers, low and high", json_schema_extra=AUGMENTED
     )
     flip: bool = Field(False, description="mirror left-right with probability one half", json_schema_extra=AUGMENTED)
@@ -586,13 +588,6 @@ class FinetuneProbeConfig(FitConfig):
         description="strength of CutMix; 0: none; each in half of the batches if there is mixup too",
         json_schema_extra=AUGMENTED,
     )
-
-    @model_validator(mode="after")
-    def _crops(self) -> "FinetuneProbeConfig":
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise ValueError("crop_scale: expected 0 < low <= high <= 1")
-        return self
 
 
 class PartialProbeConfig(Section):
