@@ -240,7 +240,7 @@ def test_more_patches_than_queries_tell_the_attentive_probe_what_their_mean_does
     patches[torch.arange(400), place, 0] += 4.0 * labels
     patches -= patches.mean(1, keepdim=True)
     config = build(TINY).probe.attentive
-    learner = Attentive(new_pretext(build(TINY), digits), 16, 2, config)
+    learner = Attentive(new_pretext(build(TINY), digits), None, 16, 2, config)
     optimizer = torch.optim.AdamW(learner.groups(), lr=1e-2)
     targets = torch.eye(2)[labels]
     for step in range(60):
