@@ -39,7 +39,7 @@ def values(schema: dict[str, Any]) -> list[Any]:
         case {"type": "integer"}:
             return [1, 2, 3, 4, 8, 16, 24, 32, 64, 100]
         case {"type": "number"}:
-            return [0.1, 0.25, 0.5, 0.75, 1.0, 7.5]
+            return [0.1, 0.2, 0.25, 0.5, 0.75, 1.0, 7.5]
         case {"type": "boolean"}:
             return [False, True]
         case {"type": "null"}:
