@@ -87,12 +87,12 @@ class Options:
         """The keys that --set fixes."""
         return tuple(setting.partition("=")[0].strip() for setting in self.settings or ())
 
-    def resolve(self, *more: str) -> "Config":
+    def resolve(self, *more: str, refuse_inert: bool = True) -> "Config":
         """Return the config that preset, file, settings and `more` settings give."""
         from mae.config.resolve import resolve
         from mae.runs.tokenizer_run import with_whole_fingerprint
 
-        config = resolve(self.preset, self.config, [*(self.settings or ()), *more])
+        config = resolve(self.preset, self.config, [*(self.settings or ()), *more], refuse_inert)
         return with_whole_fingerprint(config, self.runs_dir)
 
     def resolve_for(self, run: Any, changeable: tuple[str, ...], *more: str) -> "Config":
@@ -291,7 +291,7 @@ def ablate(
     from ablations.studies.run_studies import check_comparable, choose_studies, make_plans, run_until, underway
 
     who = _executor(options, workers, per_gpu, executor, address, "analysis.studies.figures")
-    base = options.resolve(*_kinds(probes))
+    base = options.resolve(*_kinds(probes), refuse_inert=False)  # what a cell uses need not act in the base
     if name == "list":
         _list_studies(options, output, base, seeds)
         return

@@ -12,7 +12,7 @@ from ablations.studies.own import OWN
 from ablations.studies.paper import STUDIES
 from ablations.studies.plan import Plan, all_jobs, make_plan
 from ablations.studies.study import Digests, Study, product, read_study
-from mae.config.resolve import nearest
+from mae.config.resolve import inert_keys, nearest, refuse_without_effect
 from mae.config.tree import Config, DataConfig
 from mae.data.sources import Identity, identify
 from mae.errors import UserError
@@ -55,9 +55,14 @@ def digests(progress: Progress) -> Digests:
 def make_plans(
     studies: Sequence[Study], base: Config, seeds: int, runs_dir: Path, only: Sequence[str], progress: Progress
 ) -> list[Plan]:
-    """Return a plan per study, and say what is worth saying of it; nothing is written or trained."""
+    """Return a plan per study, and say what is worth saying of it; nothing is written or trained.
+
+    What is set in `base` has to act there or in a cell; `UserError` if it does in none.
+    """
     digest_of = digests(progress)
     plans = [make_plan(study, base, seeds, digest_of, runs_dir, only) for study in studies]
+    cells = [job.config for plan in plans for job in plan.jobs]
+    refuse_without_effect(base, set.intersection(*map(inert_keys, cells)) if cells else ())
     for note in [note for plan in plans for note in plan.notes]:
         progress.say(note)
     return plans

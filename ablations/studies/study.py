@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mae.config.fingerprint import pretrain_fingerprint, probe_name
-from mae.config.resolve import UNSET, change, flatten, parse_value, read_toml, spelled
+from mae.config.resolve import UNSET, change, differences, flatten, inert_keys, parse_value, read_toml, spelled
 from mae.config.tree import Config, DataConfig, ProbeKind
 from mae.errors import UserError
 from mae.runs.study_record import CellRecord
@@ -137,6 +137,7 @@ def _work_out(study: Study, cell: Cell, base: Config, digest_of: Digests) -> Pla
         if study.equal_compute:
             overrides |= _schedule_of_equal_compute(base, change(base, overrides))
         config = change(base, overrides)
+        overrides |= _acting_here_only(base, config)
         overrides |= {key: None for key, value in overrides.items() if value == UNSET}
     except UserError as error:
         raise UserError(f"study {study.name}, cell {cell}: {error}") from None
@@ -145,6 +146,12 @@ def _work_out(study: Study, cell: Cell, base: Config, digest_of: Digests) -> Pla
     is_default = _results_of(config, digest_of) == _results_of(base, digest_of)
     record = CellRecord(name=name, overrides=overrides, paper=dict(cell.paper), is_default=is_default)
     return PlannedCell(name, config, record, (str(cell),))
+
+
+def _acting_here_only(base: Config, config: Config) -> dict[str, Any]:
+    """Return what is set in the base config, has no effect there, and has one in a cell."""
+    here = inert_keys(base) - inert_keys(config)
+    return {key: value for key, value in differences(base, Config()).items() if key in here}
 
 
 def _schedule_of_equal_compute(base: Config, config: Config) -> dict[str, Any]:

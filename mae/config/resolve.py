@@ -2,7 +2,7 @@
 
 import difflib
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast, get_args
@@ -19,7 +19,9 @@ UNSET = "unset"
 """How people write that a key has no value; in a config that is None."""
 
 
-def resolve(preset: str | None = None, file: Path | None = None, settings: Sequence[str] = ()) -> Config:
+def resolve(
+    preset: str | None = None, file: Path | None = None, settings: Sequence[str] = (), refuse_inert: bool = True
+) -> Config:
     """Return the config that `preset`, then the TOML `file`, then each `dotted.key=value` of `settings` give.
 
     Without `preset` they start from `DEFAULT`, or from the tree's own defaults if `data.source` is another than there.
@@ -30,8 +32,8 @@ def resolve(preset: str | None = None, file: Path | None = None, settings: Seque
     overrides |= map(parse_setting, settings)
     own = PRESETS[DEFAULT].overrides["data.source"]
     if preset is None and overrides.get("data.source", own) != own:
-        return build(overrides)
-    return change(build(preset_overrides(preset or DEFAULT)), overrides)
+        return build(overrides, refuse_inert)
+    return change(build(preset_overrides(preset or DEFAULT)), overrides, refuse_inert)
 
 
 def build(overrides: Overrides, refuse_inert: bool = True) -> Config:
@@ -55,16 +57,16 @@ def build(overrides: Overrides, refuse_inert: bool = True) -> Config:
         lines = {item["loc"][:2]: _explain(item, tree) for item in reversed(error.errors())}  # one per key, the first
         raise UserError("\n".join(reversed(lines.values()))) from None
     if refuse_inert:
-        _refuse_inert(config, overrides)
+        refuse_without_effect(config, overrides.keys())
     return config
 
 
-def change(base: Config, overrides: Overrides) -> Config:
+def change(base: Config, overrides: Overrides, refuse_inert: bool = True) -> Config:
     """Return `base` with dotted `overrides`; a setting that can no longer act goes back to its default."""
     kept = differences(base, Config())
     changed = build(kept | overrides, refuse_inert=False)
     dropped = inert_keys(changed) & (kept.keys() - overrides.keys())
-    return build({key: value for key, value in (kept | overrides).items() if key not in dropped})
+    return build({key: value for key, value in (kept | overrides).items() if key not in dropped}, refuse_inert)
 
 
 def preset_overrides(name: str) -> Overrides:
@@ -161,12 +163,13 @@ def inert_keys(config: Config) -> set[str]:
     return {key for key in ACTS_WHEN if not acts(key, values)}
 
 
-def _refuse_inert(config: Config, overrides: Overrides) -> None:
-    """A setting with no effect is a misunderstanding; one equal to the default comes from a stored config."""
+def refuse_without_effect(config: Config, keys: Iterable[str]) -> None:
+    """Raise `UserError` for one of these keys whose value in `config` is no default and changes nothing: a setting
+    with no effect is a misunderstanding; one equal to the default comes from a stored config."""
     changed, values = differences(config, Config()), flatten(config.model_dump())
-    for key in sorted(inert_keys(config) & overrides.keys() & changed.keys()):
+    for key in sorted(inert_keys(config) & set(keys) & changed.keys()):
         missing = told(_missing(key, values))
-        raise UserError(f"{key}={overrides[key]} has no effect: it acts with {missing} only; set that too")
+        raise UserError(f"{key}={changed[key]} has no effect: it acts with {missing} only; set that too")
 
 
 def told(conditions: Conditions) -> str:

@@ -25,7 +25,7 @@ def with_whole_fingerprint(config: Config, runs_dir: Path) -> Config:
         if path.resolve().parent != runs_dir.resolve():
             raise UserError(f"target.tokenizer={given}: expected a run in {runs_dir}, the folder of this one's results")
         given = path.resolve().name
-    return change(config, {"target.tokenizer": find_run(runs_dir, given).path.name})
+    return change(config, {"target.tokenizer": find_run(runs_dir, given).path.name}, refuse_inert=False)
 
 
 def tokenizer_run(config: Config, runs_dir: Path) -> RunDirectory | None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 from ablations.execution.worker_pool import Slot
-from ablations.studies.plan import all_jobs, make_plan
+from ablations.studies.plan import Plan, all_jobs, make_plan
+from ablations.studies.run_studies import make_plans
 from ablations.studies.study import Study, product, read_study
 from analysis.report.report import make_report, write_report
 from analysis.results.curves import read_curves
@@ -21,9 +22,10 @@ from analysis.results.frame import study_frame
 from analysis.results.loading import export, from_files, from_runs
 from analysis.studies.figures import study_figure
 from analysis.studies.write_study import write_study
-from mae.config.resolve import config_fields
+from mae.config.resolve import config_fields, resolve
 from mae.config.tree import Config
 from mae.errors import UserError
+from mae.runtime.progress import Silent
 from tests.helpers import fake_worker
 
 SCHEMA = Config.model_json_schema()
@@ -159,3 +161,22 @@ def test_a_study_file_may_have_one_axis_of_words(tmp_path: Path) -> None:
 )
 def test_an_axis_is_logarithmic_where_that_spaces_its_values_more_evenly(axis: str, logarithmic: bool) -> None:
     assert product([axis]).log_axis == logarithmic
+
+
+def of_tasks(settings: list[str], *kinds: str) -> list[Plan]:
+    base = resolve("digits", settings=settings, refuse_inert=False)
+    study = product([f"pretext.kind={','.join(kinds)}"])
+    return make_plans([study], base, 1, Path("runs"), [], Silent())
+
+
+def test_a_setting_acts_in_the_cells_where_it_has_an_effect() -> None:
+    ((plan,), (other,)) = (of_tasks([f"igpt.side={side}"], "mae", "igpt_ar") for side in (4, 6))
+    assert [job.config.igpt.side for job in plan.jobs] == [32, 4]
+    assert plan.record.cells[1].overrides == {"pretext.kind": "igpt_ar", "igpt.side": 4}
+    assert plan.directory.path != other.directory.path
+    assert plan.jobs[0].fingerprint == other.jobs[0].fingerprint
+
+
+def test_a_setting_that_acts_in_no_cell_is_refused() -> None:
+    with pytest.raises(UserError, match=r"igpt\.side=4 has no effect: it acts with pretext\.kind=igpt_ar or igpt_bert"):
+        of_tasks(["igpt.side=4"], "mae", "rotation")
