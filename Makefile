@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint mutants notebooks
 
 demo: .venv/installed
-	$(BIN)/mae-cli ablate --axis mask.ratio=0.5,0.75,0.95 --set train.epochs=50 --seeds 2 --workers 2 \
+	$(BIN)/mae-cli ablate --axis mask.ratio=0.5,0.75,0.95 --seeds 3 --workers 2 \
 	  --probe finetune --set probe.labels=0.1
 	$(BIN)/mae-cli report --study ratio
 
