@@ -118,7 +118,7 @@ class Autoencoder(Pretext):
     def shown(self, patches: Tensor) -> Tensor:
         """Return images (B, C, H, W) in 0..1 of normalised patches (B, N, P)."""
         images = unpatchify(patches, self.patch, self.config.grid)
-        return (images * self.std + self.mean).clamp(0, 1)
+        return self.as_pixels(images)
 
     def greyed(self, images: Tensor, mask: Mask) -> Tensor:
         """Return images (B, C, H, W) in 0..1 whose hidden patches are grey."""

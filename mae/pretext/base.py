@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from mae.config.tree import Config
+from mae.data import augmentation
 from mae.data.facts import Statistics
-from mae.runtime.rng import on_device
+from mae.runtime.rng import branch, on_device
 
 
 class Batch(NamedTuple):
@@ -88,6 +89,15 @@ class Pretext(nn.Module):
     def look(self, images: Tensor) -> Tensor:
         """Return what the encoder takes when it is probed, of images (B, C, H, W) in 0..1: here, normalised pixels."""
         return (images - self.mean) / self.std
+
+    def crops(self, count: int, generator: torch.Generator) -> augmentation.Draws:
+        """Return the draws of a batch's crops: the same ones under every task with the seed."""
+        data = self.config.data
+        return augmentation.draw(data, count, data.stored, branch(generator, "crops"))
+
+    def as_pixels(self, normalised: Tensor) -> Tensor:
+        """Return images (..., C, H, W) in 0..1 of normalised pixels: what `look` does, undone."""
+        return (normalised * self.std + self.mean).clamp(0, 1)
 
     def after_step(self, step: int, total: int, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """Do what follows an optimiser step, here nothing; return the numbers to track.

@@ -46,8 +46,7 @@ class Beit(Pretext):
         self.head.apply(initialise)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
-        data = self.config.data
-        crops = augmentation.draw(data, count, data.stored, branch(generator, "crops"))
+        crops = self.crops(count, generator)
         sizes = count, self.config.grid, self.config.kept_patches
         return Draws(crops, SAMPLERS["block"].draw(branch(generator, "mask"), *sizes))
 

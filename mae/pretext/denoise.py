@@ -49,8 +49,7 @@ class DenoisingAutoencoder(Autoencoder):
     """An encoder that reads corrupted images, a decoder that predicts all of their patches."""
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
-        data = self.config.data
-        crops = augmentation.draw(data, count, data.stored, branch(generator, "crops"))
+        crops = self.crops(count, generator)
         if self.config.encoder_mask_tokens:
             return Draws(crops, draw_masks(self.config, count, branch(generator, "mask")))
         return Draws(crops, draw_seeds(count, branch(generator, "noise")))
@@ -101,7 +100,7 @@ class DenoisingAutoencoder(Autoencoder):
         """Return what is left of images (B, C, H, W) in 0..1, for people: hidden patches are grey."""
         if self.config.encoder_mask_tokens:
             return self.greyed(images, masks(self.config, noise))
-        return (self._with_noise(self.look(images), noise)[0] * self.std + self.mean).clamp(0, 1)
+        return self.as_pixels(self._with_noise(self.look(images), noise)[0])
 
     def _with_noise(self, images: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
         extremes = self.look(torch.stack([torch.zeros_like(self.mean), torch.ones_like(self.mean)]))

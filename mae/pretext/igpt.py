@@ -64,7 +64,7 @@ class PixelModel(Pretext):
 
     def shown(self, colors: Tensor) -> Tensor:
         """Return small images (B, C, rows, columns) in 0..1 of colours (B, N)."""
-        return (self.encoder.patch_embed.shown(colors) * self.std + self.mean).clamp(0, 1)
+        return self.as_pixels(self.encoder.patch_embed.shown(colors))
 
     def _fitted_palette(self) -> Tensor:
         images, most = FITTED_ON
@@ -84,8 +84,7 @@ class AutoregressivePixels(PixelModel):
     """Predicts each pixel from those before it."""
 
     def draw(self, count: int, generator: torch.Generator) -> AutoregressiveDraws:
-        data = self.config.data
-        return AutoregressiveDraws(augmentation.draw(data, count, data.stored, branch(generator, "crops")))
+        return AutoregressiveDraws(self.crops(count, generator))
 
     def forward(self, batch: Batch, draws: AutoregressiveDraws) -> dict[str, Tensor]:
         colors = self.colors_of(batch, draws.crops)
@@ -121,9 +120,7 @@ class MaskedPixels(PixelModel):
     """Predicts hidden pixels from all others."""
 
     def draw(self, count: int, generator: torch.Generator) -> MaskedDraws:
-        data = self.config.data
-        crops = augmentation.draw(data, count, data.stored, branch(generator, "crops"))
-        return MaskedDraws(crops, draw_seeds(count, branch(generator, "pixels")))
+        return MaskedDraws(self.crops(count, generator), draw_seeds(count, branch(generator, "pixels")))
 
     def forward(self, batch: Batch, draws: MaskedDraws) -> dict[str, Tensor]:
         colors, hidden = self.colors_of(batch, draws.crops), self.hidden(draws)

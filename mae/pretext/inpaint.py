@@ -51,8 +51,7 @@ class ContextEncoder(Autoencoder):
         self.discriminator = Discriminator(config.data.channels, size) if adversarial else None
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
-        data = self.config.data
-        crops = augmentation.draw(data, count, data.stored, branch(generator, "crops"))
+        crops = self.crops(count, generator)
         region = REGIONS[self.config.inpaint.region]
         return Draws(crops, region.draw(branch(generator, "region"), count, self.config))
 
@@ -95,8 +94,8 @@ class ContextEncoder(Autoencoder):
         return image_rows(
             {
                 "original": images,
-                "cut out": self._pixels(seen.masked_fill(hole, 0)),
-                "filled in": self._pixels(filled),
+                "cut out": self.as_pixels(seen.masked_fill(hole, 0)),
+                "filled in": self.as_pixels(filled),
             }
         )
 
@@ -104,9 +103,6 @@ class ContextEncoder(Autoencoder):
         """Return what the discriminator sees of images (B, C, H, W)."""
         rows, columns = self.judged_part
         return images[..., rows, columns]
-
-    def _pixels(self, images: Tensor) -> Tensor:
-        return (images * self.std + self.mean).clamp(0, 1)
 
 
 def _error(difference: Tensor, region: Tensor, hole: Tensor) -> Tensor:

@@ -34,9 +34,7 @@ class MaskedAutoencoder(Autoencoder):
     """The asymmetric autoencoder and its loss."""
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
-        data = self.config.data
-        crops = augmentation.draw(data, count, data.stored, branch(generator, "crops"))
-        return Draws(crops, draw_masks(self.config, count, branch(generator, "mask")))
+        return Draws(self.crops(count, generator), draw_masks(self.config, count, branch(generator, "mask")))
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         images = views(batch.images, self.config.data, draws.crops)

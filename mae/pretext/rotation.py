@@ -33,9 +33,7 @@ class Rotation(Pretext):
         self.head = nn.Linear(config.model.encoder.dim, 4)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
-        data = self.config.data
-        crops = augmentation.draw(data, count, data.stored, branch(generator, "crops"))
-        return Draws(crops, torch.randint(4, (count,), generator=branch(generator, "turns")))
+        return Draws(self.crops(count, generator), torch.randint(4, (count,), generator=branch(generator, "turns")))
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         turned = turn(views(batch.images, self.config.data, draws.crops), draws.turns)

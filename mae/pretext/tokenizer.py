@@ -46,9 +46,7 @@ class Tokenizer(Autoencoder):
         self.from_code.apply(initialise)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
-        data = self.config.data
-        crops = augmentation.draw(data, count, data.stored, branch(generator, "crops"))
-        return Draws(crops, draw_seeds(count, branch(generator, "noise")))
+        return Draws(self.crops(count, generator), draw_seeds(count, branch(generator, "noise")))
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Return the loss and its parts; `use` (K,) is the share of patches that had each code."""

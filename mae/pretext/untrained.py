@@ -13,7 +13,6 @@ from mae.data import augmentation
 from mae.data.augmentation import views
 from mae.pretext.base import Batch
 from mae.pretext.encoder_only import EncoderOnly
-from mae.runtime.rng import branch
 
 
 class Draws(NamedTuple):
@@ -26,8 +25,7 @@ class Untrained(EncoderOnly):
     """An encoder alone. Its loss is 0 whatever the weights are: a step, which only measurements take, moves nothing."""
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
-        data = self.config.data
-        return Draws(augmentation.draw(data, count, data.stored, branch(generator, "crops")))
+        return Draws(self.crops(count, generator))
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         images = views(batch.images, self.config.data, draws.crops)
