@@ -22,8 +22,9 @@ def described(rows: pd.DataFrame, name: Callable[[pd.DataFrame], str]) -> str:
 def relative_seconds(rows: pd.DataFrame, reference: pd.DataFrame) -> pd.Series:
     """Return the seconds of each row over the mean of those reference rows that were measured under its condition.
 
-    NaN where there is no such reference row.
+    NaN where there is no such reference row; an untrained encoder, which takes no step, is none.
     """
+    reference = reference[reference["gflops"] != 0]
     means = reference.groupby(CONDITIONS)["seconds"].mean()
     return rows["seconds"] / means.reindex(pd.MultiIndex.from_frame(rows[CONDITIONS])).to_numpy()
 

@@ -284,3 +284,9 @@ def test_a_study_without_probes_tells_mlflow_nothing(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "studies" / "s")
     write_study(directory, study_frame_of(ACCURACIES, probes=()), tmp_path)
     assert not (directory.path / "summary.json").exists()
+
+
+def test_no_time_is_relative_to_an_encoder_that_took_no_step() -> None:
+    frame = study_frame_of({"random": [50.0, 51.0], "mae": [60.0, 61.0]}, axis="", default="random", probes=("knn",))
+    frame.loc[frame["cell"] == "random", ["gflops", "seconds"]] = [0.0, 0.001]
+    assert summarise(frame)["time"].isna().all()
