@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from mae.config.tree import Config
     from mae.pipeline import Workplace
 
-app = typer.Typer(help="Ablation studies of masked autoencoders.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
-SHARED = "Options of every command"
+SHARED = "Settings and places"
 Kinds = Annotated[
     list[str] | None,
     typer.Option("--kind", help="linear, knn, attentive, partial, finetune: repeatable, or with commas."),
@@ -44,10 +44,42 @@ Test = Annotated[
 ]
 Pairs = Annotated[bool, typer.Option("--pairs", help="Compare all pairs of cells too, not only with the default.")]
 Run = Annotated[str, typer.Argument(help="(The start of) a run's fingerprint; see `mae-cli runs`.")]
+Conditions = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONDITION]...",
+        help="Only runs that fit: a setting, a metric, run, name, status, date, data, study or seconds; = != > < >= <=; a "
+        "value, in which * and ? stand for any characters.",
+    ),
+]
 Register = Annotated[
     str | None,
     typer.Option("--register", help="Log the encoder in MLflow, as a new version of the model of this name."),
 ]
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from mae.runtime.machine import version
+
+        print(version())
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Tell program, commit, Python, PyTorch, device."
+        ),
+    ] = False,
+) -> None:
+    """Ablation studies of masked autoencoders: pretrain, probe, track, compare.
+
+    Begin with `mae-cli ablate --axis mask.ratio=0.5,0.75,0.95 --seeds 3`, on digits that are embedded, in two minutes;
+    `mae-cli ablate list` names the studies, `mae-cli COMMAND --help` has examples.
+    """
 
 
 def _shared(flag: str, text: str) -> Any:
@@ -56,7 +88,7 @@ def _shared(flag: str, text: str) -> Any:
 
 @dataclass(frozen=True)
 class Options:
-    """What every command takes; one that a command has no use for changes nothing there."""
+    """What commands have in common; each takes those of them that act there."""
 
     preset: Annotated[
         str | None,
@@ -97,11 +129,8 @@ class Options:
 
     def resolve_for(self, run: Any, changeable: tuple[str, ...], *more: str) -> "Config":
         """Return the config of a finished run, changed by settings in the `changeable` sections only."""
-        from mae.errors import UserError
         from mae.pipeline import stored_config
 
-        if self.preset or self.config:
-            raise UserError("--preset and --config say how to pretrain; this command takes the settings of the run")
         return stored_config(run, (*(self.settings or ()), *more), changeable)
 
 
@@ -117,10 +146,16 @@ class Output:
             print(json.dumps(value, allow_nan=False))
 
 
+STORED = ("runs_dir", "as_json")
+TRACKED = (*STORED, "tracking_uri")
+OF_A_RUN = (*TRACKED, "settings", "device")
+"""Options of commands that only read the runs folder, that read or write MLflow too, that work with a finished run."""
+
+
 def _command(
-    name: str, on: typer.Typer = app, shared_by_processes: bool = False
+    name: str, takes: tuple[str, ...] = (), shared_by_processes: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register `function(options, output, ...)` as a command that also takes every field of `Options`.
+    """Register `function(options, output, ...)` as a command that also takes the named fields of `Options`, or all.
 
     It refuses to run as one of several processes that torchrun has started, unless they are to share its work.
     """
@@ -130,6 +165,7 @@ def _command(
         shared = [
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
             for field in fields(Options)
+            if not takes or field.name in takes
         ]
         own = list(inspect.signature(function).parameters.values())[2:]
 
@@ -146,7 +182,7 @@ def _command(
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         run.__doc__ = function.__doc__
-        on.command(name)(run)
+        app.command(name)(run)
         return function
 
     return register
@@ -237,7 +273,7 @@ def pretrain(options: Options, output: Output) -> None:
     output.result({"run": run.path.name, **run.result()})
 
 
-@_command("probe", shared_by_processes=True)
+@_command("probe", OF_A_RUN, shared_by_processes=True)
 def probe(options: Options, output: Output, run: Run, kind: Kinds = None) -> None:
     """Probe a finished pretraining, beside the untrained encoder and raw pixels."""
     from mae.runs.catalogue import find_run
@@ -370,7 +406,7 @@ def sweep(
         raise typer.Exit(1)
 
 
-@_command("reconstruct")
+@_command("reconstruct", OF_A_RUN)
 def reconstruct(
     options: Options,
     output: Output,
@@ -391,7 +427,7 @@ def reconstruct(
     output.result({"run": found.path.name, "picture": str(to)})
 
 
-@_command("import")
+@_command("import", (*TRACKED, "settings"))
 def import_model(
     options: Options,
     output: Output,
@@ -399,10 +435,6 @@ def import_model(
     register: Register = None,
 ) -> None:
     """Make a run of a model from elsewhere: the official release's, Hugging Face's, timm's; see docs/checkpoints.md."""
-    from mae.errors import UserError
-
-    if options.preset or options.config:
-        raise UserError("--preset and --config say how to pretrain; import takes what the file lacks from --set")
     from mae.exchange.incoming import read_model
 
     model = read_model(file, options.settings or ())
@@ -427,7 +459,7 @@ def _register(options: Options, output: Output, run: Any, model: Any, name: str 
     return address
 
 
-@_command("config")
+@_command("config", ("preset", "config", "settings", *STORED))
 def show_config(
     options: Options,
     output: Output,
@@ -462,7 +494,7 @@ def show_config(
     output.result({"fingerprint": fingerprint, "config": config.model_dump(mode="json")})
 
 
-@_command("presets")
+@_command("presets", ("as_json",))
 def presets(options: Options, output: Output) -> None:
     """List the presets."""
     from mae.config.presets import PRESETS
@@ -472,7 +504,7 @@ def presets(options: Options, output: Output) -> None:
     output.result({"presets": {name: preset.model_dump() for name, preset in PRESETS.items()}})
 
 
-@_command("export")
+@_command("export", TRACKED)
 def export_results(
     options: Options,
     output: Output,
@@ -527,7 +559,7 @@ def _export_model(
     output.result(told | {"registered": _register(options, output, found, model, register)})
 
 
-@_command("report")
+@_command("report", TRACKED)
 def report(
     options: Options,
     output: Output,
@@ -567,7 +599,7 @@ def report(
     done.check()
 
 
-@_command("compare")
+@_command("compare", STORED)
 def compare(
     options: Options,
     output: Output,
@@ -584,34 +616,52 @@ def compare(
     output.result({"compared": json.loads(compared.to_json()), "differences": told})
 
 
-@_command("runs")
+@_command("runs", STORED)
 def runs(
     options: Options,
     output: Output,
-    where: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Only such runs.")] = None,
+    where: Conditions = None,
     sort: Annotated[str, typer.Option("--sort", help="A setting or metric, best or largest first.")] = "",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Show this many at most.")] = None,
 ) -> None:
-    """List the runs, newest first, with their probes: `mae-cli runs mask.ratio=0.75 --sort knn/top1`."""
-    from mae.probing.kinds import PROBES, probe_label
-    from mae.runs.catalogue import list_runs, select_runs, unreadable_runs
-    from mae.runs.metrics import FINAL_LOSS, top1
+    """List the runs, newest first, with their probes.
 
-    rows = select_runs(list_runs(options.runs_dir), options.runs_dir, where or [], sort, limit)
-    kinds = [kind for kind in PROBES if any(top1(kind) in row["metrics"] for row in rows)]
-    table = Table("run", "status", "name", *map(probe_label, kinds), "loss", "min")
-    for row in rows:
-        metrics = row["metrics"]
-        shown = [metrics.get(key) for key in (*map(top1, kinds), FINAL_LOSS)]
-        numbers = ["" if value is None else f"{value:.4g}" for value in shown]
-        table.add_row(row["run"], row["status"], row["name"], *numbers, f"{row['seconds'] / 60:.1f}")
-    output.console.print(table)
-    for run in unreadable_runs(options.runs_dir):
-        output.console.print(f"left out: {run.path} was written by another version of mae-cli", highlight=False)
+    Examples: `mae-cli runs mask.ratio=0.75 --sort knn/top1`, `mae-cli runs 'knn/top1>60' 'name=cifar*' status!=failed`
+    """
+    from mae.runs.catalogue import unreadable_runs
+    from mae.runs.selection import select_runs
+
+    rows = select_runs(options.runs_dir, where or [], sort, limit)
+    if rows:
+        output.console.print(_table_of_runs(rows))
+    else:
+        output.console.print(f"no run in {options.runs_dir} {'fits' if where else 'yet'} {' '.join(where or [])}".strip())
+    for run, reason in unreadable_runs(options.runs_dir).items():
+        output.console.print(f"left out: {run.path}: {reason}", highlight=False, soft_wrap=True)
     output.result({"runs": rows})
 
 
-@_command("clean")
+def _table_of_runs(rows: list[dict[str, Any]]) -> Table:
+    from mae.probing.kinds import PROBES, probe_label
+    from mae.runs.metrics import FINAL_LOSS, top1
+
+    kinds = [kind for kind in PROBES if any(top1(kind) in row["metrics"] for row in rows)]
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("run", "started", "status"):
+        table.add_column(name, no_wrap=True)
+    for name in ("name", "data", "study"):
+        table.add_column(name, overflow="fold")
+    for name in (*map(probe_label, kinds), "loss", "min"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        shown = [row["metrics"].get(key) for key in (*map(top1, kinds), FINAL_LOSS)]
+        numbers = ["" if value is None else f"{value:.4g}" for value in shown]
+        texts = [row[key] for key in ("run", "date", "status", "name", "data", "study")]
+        table.add_row(*texts, *numbers, f"{row['seconds'] / 60:.1f}")
+    return table
+
+
+@_command("clean", STORED)
 def clean(
     options: Options,
     output: Output,
@@ -642,29 +692,38 @@ def clean(
     output.result({"items": items, "bytes": total})
 
 
-@_command("ui")
+@_command("ui", TRACKED)
 def ui(
     options: Options,
     output: Output,
     study: Annotated[
         str | None, typer.Option("--study", help="Link to the trials of this study or sweep: compared, and as a table.")
     ] = None,
-    port: Annotated[int, typer.Option("--port", help="Port on this machine.")] = 5000,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65535, help="Port on this machine; 5000 or a free one.")
+    ] = None,
 ) -> None:
     """Serve the MLflow page of the runs on this machine, until Ctrl-C, and print links to it."""
+    from mae.errors import UserError
     from mae.tracking.background_delivery import deliver_all
-    from mae.tracking.mlflow_store import experiment_page, study_pages
+    from mae.tracking.mlflow_store import experiment_page, free_port, study_pages
 
+    if not options.runs_dir.is_dir():
+        raise UserError(f"there is no folder {options.runs_dir}; --runs-dir names the one that runs are in")
+    port = free_port(port)
     deliver_all(options.runs_dir, options.store)
     pages = study_pages(options.store, study) if study else [experiment_page(options.store, options.runs_dir)]
     links = [f"http://127.0.0.1:{port}/{fragment}" for fragment in pages]
+    output.console.print("MLflow answers in a few seconds; Ctrl-C ends it")
     for link in links:
         output.console.print(link, highlight=False, soft_wrap=True)
     output.result({"page": links[0], "table": links[-1]})
     sys.stdout.flush()
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven more processes that nobody needs here
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", options.store]
-    os.execv(sys.executable, [*server, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"])
+    quiet = ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    os.execv(sys.executable, [*server, "--host", "127.0.0.1", "--port", str(port), *quiet])
 
 
 def _load(options: Options, studies: list[str] | None, mlflow: bool, results: list[Path] | None, output: Output) -> Any:

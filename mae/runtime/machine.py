@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mae import __version__
 from mae.errors import SettingsError, UserError, first_line
 from mae.runtime.distributed import ALONE, Processes
 
@@ -76,6 +77,13 @@ def environment(device: torch.device, processes: Processes) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "host": platform.node(),
     }
+
+
+def version() -> str:
+    """Return a line on the program, its commit, Python, PyTorch and the device that `auto` names."""
+    found = environment(choose_device("auto"), ALONE)
+    commit = f" (commit {found['git_commit']})" if found["git_commit"] else ""
+    return f"mae-cli {__version__}{commit}, Python {found['python']}, torch {found['torch']}, {found['device_name']}"
 
 
 def _processor_name() -> str:

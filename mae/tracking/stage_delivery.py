@@ -9,10 +9,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mae.runs.directory import Record, RunDirectory
+from mae.runs.directory import Damaged, Record, RunDirectory
 from mae.runs.locks_and_writes import one_at_a_time
 from mae.runs.metrics import LOSS
 from mae.tracking.mlflow_store import connect, printable
@@ -26,7 +27,9 @@ STATUSES = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "k
 
 def read_receipt(directory: RunDirectory, uri: str, store: list[Any]) -> dict[str, Any]:
     """Return the receipt of the store at `uri` whose experiment has this id and creation time, or a new one."""
-    known: dict[str, Any] = directory.read_json(_receipt_name(uri)) or {}
+    known: dict[str, Any] = {}
+    with suppress(Damaged):  # all of it is sent once more
+        known = directory.read_json(_receipt_name(uri)) or {}
     return known if known.get("store") == store else {"store": store, "run_id": None}
 
 
