@@ -23,12 +23,61 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 SHARED = "Settings and places"
+
+
+def complete_preset() -> list[str]:
+    from mae.config.presets import PRESETS
+
+    return [*PRESETS]
+
+
+def complete_setting(incomplete: str) -> list[str]:
+    from mae.config.completion import settings_beginning
+
+    return settings_beginning(incomplete)
+
+
+def complete_probe(incomplete: str) -> list[str]:
+    from mae.probing.kinds import PROBES
+
+    given, comma, _ = incomplete.rpartition(",")
+    return [f"{given}{comma}{kind}" for kind in PROBES if kind not in given.split(",")]
+
+
+def complete_study() -> list[str]:
+    from ablations.studies.own import OWN
+    from ablations.studies.paper import STUDIES
+
+    return ["paper", "list", *STUDIES, *OWN]
+
+
+def complete_own_study(context: typer.Context) -> list[str]:
+    from mae.runs.study_record import find_studies
+
+    return [record.name for _, record in find_studies(Path(context.params.get("runs_dir") or "runs"))]
+
+
+def complete_run(context: typer.Context) -> list[str]:
+    runs_dir = Path(context.params.get("runs_dir") or "runs")
+    return [file.parent.name for file in runs_dir.glob("*/record.json")]
+
+
 Kinds = Annotated[
     list[str] | None,
-    typer.Option("--kind", help="linear, knn, attentive, partial, finetune: repeatable, or with commas."),
+    typer.Option(
+        "--probe",
+        "--kind",
+        help="linear, knn, attentive, partial, finetune: repeatable, or with commas.",
+        autocompletion=complete_probe,
+    ),
 ]
 Studies = Annotated[
-    list[str] | None, typer.Option("--study", help="A study's name or its folder's. Repeatable; all if not given.")
+    list[str] | None,
+    typer.Option(
+        "--study",
+        help="A study's name or its folder's. Repeatable; all if not given.",
+        autocompletion=complete_own_study,
+    ),
 ]
 FromMlflow = Annotated[bool, typer.Option("--mlflow", help="Read the MLflow store, not the runs folder.")]
 Results = Annotated[
@@ -43,7 +92,10 @@ Test = Annotated[
     typer.Option("--test", help="How cells are compared; seeds as blocks where that fits. See docs/statistics.md."),
 ]
 Pairs = Annotated[bool, typer.Option("--pairs", help="Compare all pairs of cells too, not only with the default.")]
-Run = Annotated[str, typer.Argument(help="(The start of) a run's fingerprint; see `mae-cli runs`.")]
+Run = Annotated[
+    str,
+    typer.Argument(help="(The start of) a run's fingerprint; see `mae-cli runs`.", autocompletion=complete_run),
+]
 Conditions = Annotated[
     list[str] | None,
     typer.Argument(
@@ -82,8 +134,8 @@ def main(
     """
 
 
-def _shared(flag: str, text: str) -> Any:
-    return typer.Option(flag, help=text, rich_help_panel=SHARED)
+def _shared(flag: str, text: str, complete: Any = None) -> Any:
+    return typer.Option(flag, help=text, rich_help_panel=SHARED, autocompletion=complete)
 
 
 @dataclass(frozen=True)
@@ -93,12 +145,14 @@ class Options:
     preset: Annotated[
         str | None,
         _shared(
-            "--preset", "Starting point; see `mae-cli presets`. If not given: digits, or none for another data.source."
+            "--preset",
+            "Starting point; see `mae-cli presets`. If not given: digits, or none for another data.source.",
+            complete_preset,
         ),
     ] = None
     config: Annotated[Path | None, _shared("--config", "TOML file; wins over the preset.")] = None
     settings: Annotated[
-        list[str] | None, _shared("--set", "dotted.key=value, `unset` for none; wins over all. Repeatable.")
+        list[str] | None, _shared("--set", "dotted.key=value, `unset` for none; wins over all. Repeatable.", complete_setting)
     ] = None
     runs_dir: Annotated[Path, _shared("--runs-dir", "Where runs are kept.")] = Path("runs")
     tracking_uri: Annotated[
@@ -260,7 +314,10 @@ def _kinds(given: list[str] | None) -> list[str]:
 
 @_command("pretrain", shared_by_processes=True)
 def pretrain(options: Options, output: Output) -> None:
-    """Pretrain an encoder; the same command continues an interrupted run and reuses a finished one."""
+    """Pretrain an encoder; the same command continues an interrupted run and reuses a finished one.
+
+    Example: `mae-cli pretrain --preset cifar10-tiny --set train.epochs=20 --set pretext.kind=denoise`
+    """
     config = options.resolve()
     _share_cores(output)
     from mae.pipeline import run_pretraining
@@ -275,7 +332,10 @@ def pretrain(options: Options, output: Output) -> None:
 
 @_command("probe", OF_A_RUN, shared_by_processes=True)
 def probe(options: Options, output: Output, run: Run, kind: Kinds = None) -> None:
-    """Probe a finished pretraining, beside the untrained encoder and raw pixels."""
+    """Probe a finished pretraining, beside the untrained encoder and raw pixels.
+
+    Example: `mae-cli probe 3fa9c1 --probe linear,finetune --set probe.labels=0.1`
+    """
     from mae.runs.catalogue import find_run
 
     found = find_run(options.runs_dir, run)
@@ -286,7 +346,10 @@ def probe(options: Options, output: Output, run: Run, kind: Kinds = None) -> Non
 
 @_command("run", shared_by_processes=True)
 def run_pipeline(options: Options, output: Output, kind: Kinds = None) -> None:
-    """Pretrain, then probe: the pipeline."""
+    """Pretrain, then probe: the pipeline.
+
+    Example: `mae-cli run --preset cifar10-tiny --set data.source=folder:photos --set data.image_size=32`
+    """
     config = options.resolve(*_kinds(kind))
     _share_cores(output)
     from mae.pipeline import run_pretraining
@@ -300,19 +363,21 @@ def run_pipeline(options: Options, output: Output, kind: Kinds = None) -> None:
 def ablate(
     options: Options,
     output: Output,
-    name: Annotated[str | None, typer.Argument(help="A study, `paper` for all of them, or `list`.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A study, `paper` for all of them, or `list`.", autocompletion=complete_study),
+    ] = None,
     file: Annotated[Path | None, typer.Option("--file", help="TOML file with a study of your own.")] = None,
-    axis: Annotated[list[str] | None, typer.Option("--axis", help="key=value,value; several: their product.")] = None,
+    axis: Annotated[list[str] | None, typer.Option(
+            "--axis", help="key=value,value; several: their product.", autocompletion=complete_setting
+        )] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings per cell; 3 or more are recommended.")] = 1,
     precision: Annotated[
         float | None,
         typer.Option("--precision", min=0.01, help="Add seeds until differences are known to ± so many points."),
     ] = None,
     max_seeds: Annotated[int, typer.Option("--max-seeds", min=2, help="With --precision: no more than these.")] = 10,
-    probes: Annotated[
-        list[str] | None,
-        typer.Option("--probe", help="linear, knn, attentive, partial, finetune: repeatable, or with commas."),
-    ] = None,
+    probes: Kinds = None,
     workers: Workers = None,
     per_gpu: PerGpu = 1,
     executor: ExecutorKind = "local",
@@ -323,7 +388,10 @@ def ablate(
     pairs: Pairs = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")] = False,
 ) -> None:
-    """Run an ablation study: train and probe what is missing, print its table beside the paper's figures."""
+    """Run an ablation study: train and probe what is missing, print its table beside the paper's figures.
+
+    Examples: `mae-cli ablate mask-ratio --seeds 3 --dry-run`, `mae-cli ablate --axis mask.ratio=0.5,0.75 --seeds 3`
+    """
     from ablations.studies.run_studies import check_comparable, choose_studies, make_plans, run_until, underway
 
     who = _executor(options, workers, per_gpu, executor, address, "analysis.studies.figures")
@@ -366,9 +434,12 @@ def sweep(
     output: Output,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Trials in all, earlier ones included.")] = 50,
     space: Annotated[Path | None, typer.Option("--space", help="TOML file with the search space.")] = None,
-    sampler: Annotated[str, typer.Option("--sampler", help="tpe, random, grid, gp, cmaes or nsga2.")] = "tpe",
+    sampler: Annotated[
+        Literal["tpe", "random", "grid", "gp", "cmaes", "nsga2"], typer.Option("--sampler", help="Optuna's, by name.")
+    ] = "tpe",
     pruner: Annotated[
-        str | None, typer.Option("--pruner", help="hyperband (the default), median, wilcoxon or none.")
+        Literal["hyperband", "median", "wilcoxon", "none"] | None,
+        typer.Option("--pruner", help="Optuna's, by name; hyperband if not given, none for several objectives."),
     ] = None,
     objective: Annotated[
         str, typer.Option("--objective", help="Such as linear_top1; several with commas: their Pareto front.")
@@ -385,7 +456,10 @@ def sweep(
     seeds_top: Annotated[int, typer.Option("--seeds-top", min=0, help="Train the best N with more seeds.")] = 0,
     seeds: Annotated[int, typer.Option("--seeds", min=2, help="With --seeds-top: trainings per config.")] = 3,
 ) -> None:
-    """Search a space with Optuna for the best probe accuracy; the same command continues."""
+    """Search a space with Optuna for the best probe accuracy; the same command continues.
+
+    Examples: `mae-cli sweep --trials 50 --workers 2`, `mae-cli sweep --space space.toml --objective knn_top1`
+    """
     from ablations.sweeps.run_sweep import SweepRequest, make_sweep, run_sweep, sweep_underway
     from mae.runs.sweep_record import sweep_directory
 
@@ -414,7 +488,10 @@ def reconstruct(
     images: Annotated[list[Path] | None, typer.Argument(help="Image files; the first test images if none.")] = None,
     to: Annotated[Path, typer.Option("--to", help="The PNG to write.")] = Path("reconstruction.png"),
 ) -> None:
-    """Draw original, masked and reconstructed images; `--set mask.ratio=0.9` hides more than in training (Fig. 4)."""
+    """Draw original, masked and reconstructed images (Fig. 4), with more hidden than in training if asked for.
+
+    Example: `mae-cli reconstruct 3fa9c1 photo.jpg --to drawn.png --set mask.ratio=0.9`
+    """
     from mae.runs.catalogue import find_run
 
     found = find_run(options.runs_dir, run)
@@ -434,7 +511,10 @@ def import_model(
     file: Annotated[Path, typer.Argument(help="A checkpoint, a Hugging Face folder or a run's folder.")],
     register: Register = None,
 ) -> None:
-    """Make a run of a model from elsewhere: the official release's, Hugging Face's, timm's; see docs/checkpoints.md."""
+    """Make a run of a model from elsewhere: the official release's, Hugging Face's, timm's; see docs/checkpoints.md.
+
+    Example: `mae-cli import mae_visualize_vit_base.pth`
+    """
     from mae.exchange.incoming import read_model
 
     model = read_model(file, options.settings or ())
@@ -465,7 +545,10 @@ def show_config(
     output: Output,
     schema: Annotated[bool, typer.Option("--schema", help="List every key: type, range, default, meaning.")] = False,
 ) -> None:
-    """Print the resolved config as TOML and its fingerprint, which needs the images, or every key there is."""
+    """Print the resolved config as TOML and its fingerprint, which needs the images, or every key there is.
+
+    Examples: `mae-cli config --preset cifar10-vit-t > base.toml`, `mae-cli config --schema`
+    """
     if schema:
         from mae.config.reference import schema as every_key
 
@@ -496,7 +579,7 @@ def show_config(
 
 @_command("presets", ("as_json",))
 def presets(options: Options, output: Output) -> None:
-    """List the presets."""
+    """List the presets, which `--preset` takes."""
     from mae.config.presets import PRESETS
 
     for name, preset in PRESETS.items():
@@ -572,7 +655,10 @@ def report(
     mlflow: FromMlflow = False,
     results: Results = None,
 ) -> None:
-    """Write one document of tables, figures, and what the paper found beside what was found here."""
+    """Write one document of tables, figures, and what the paper found beside what was found here.
+
+    Example: `mae-cli report --study mask-ratio --format pdf`
+    """
     from analysis.report.report import make_report, write_report
     from analysis.report.run_notebooks import Execution, beside, execute_notebooks
     from analysis.results.curves import curves_of
@@ -605,7 +691,10 @@ def compare(
     output: Output,
     names: Annotated[list[str], typer.Argument(metavar="RUN...", help="(Starts of) fingerprints; two or more.")],
 ) -> None:
-    """Compare runs: the settings that differ, metrics, cost; runs that differ in their seed alone repeat a config."""
+    """Compare runs: the settings that differ, metrics, cost; runs that differ in their seed alone repeat a config.
+
+    Example: `mae-cli compare 3fa9c1 0b77de`
+    """
     from analysis.report.terminal import print_frame
     from analysis.studies.run_comparison import compare_runs, config_differences
 
@@ -670,7 +759,10 @@ def clean(
     ] = 30,
     delete: Annotated[bool, typer.Option("--delete", help="Remove what is listed.")] = False,
 ) -> None:
-    """List what takes disk and is of no more use; weights, results and unfinished runs are never touched."""
+    """List what takes disk and is of no more use; weights, results and unfinished runs are never touched.
+
+    Example: `mae-cli clean --unused-days 7 --delete`
+    """
     from mae.data.sources import cache_folder
     from mae.runs.housekeeping import bytes_in, find_removable, remove
 
@@ -703,7 +795,10 @@ def ui(
         int | None, typer.Option("--port", min=1, max=65535, help="Port on this machine; 5000 or a free one.")
     ] = None,
 ) -> None:
-    """Serve the MLflow page of the runs on this machine, until Ctrl-C, and print links to it."""
+    """Serve the MLflow page of the runs on this machine, until Ctrl-C, and print links to it.
+
+    Example: `mae-cli ui --study mask-ratio`
+    """
     from mae.errors import UserError
     from mae.tracking.background_delivery import deliver_all
     from mae.tracking.mlflow_store import experiment_page, free_port, study_pages
@@ -852,7 +947,25 @@ def _probe_and_print(run: Any, config: Any, where: "Workplace", output: Output) 
             cells.append(f"{top1:.2f} ({low:.2f} to {high:.2f})")
         table.add_row(kind, *cells)
     output.console.print(table)
+    for kind in config.probe.kinds:
+        output.console.print(_against_untrained(kind, metrics), highlight=False, soft_wrap=True)
+    output.console.print(f"run {run.path.name}: {run.path}", highlight=False, soft_wrap=True)
+    draw = f"mae-cli reconstruct {run.path.name}; " if config.pretext.kind == "mae" else ""
+    output.console.print(f"next: {draw}mae-cli runs; mae-cli ui; other seeds: --set train.seed=1", highlight=False)
     output.result({"run": run.path.name, "metrics": metrics})
+
+
+def _against_untrained(kind: str, metrics: dict[str, float]) -> str:
+    """Return in a line whether a probe's intervals, each over the test images, lie apart from the untrained encoder's."""
+    from mae.probing.kinds import probe_label
+
+    if metrics[f"{kind}/low"] > metrics[f"{kind}/untrained_high"]:
+        found = "better than its untrained encoder"
+    elif metrics[f"{kind}/high"] < metrics[f"{kind}/untrained_low"]:
+        found = "worse than its untrained encoder"
+    else:
+        found = "not told apart from its untrained encoder"
+    return f"{probe_label(kind)}: {found} (95 % intervals over test images)"
 
 
 if __name__ == "__main__":

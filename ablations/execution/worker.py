@@ -96,10 +96,11 @@ class PipeProgress:
             self.pipe.send(Report("warned", message))
 
     @contextmanager
-    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
+    def task(self, description: str, total: int, done: int = 0, unit: str = "") -> Iterator[Task]:
         self.description, self.total, self.done, self.note = description, max(1, total), done, ""
         self._send()
         yield self
+        self.done = self.total
         self._send()
 
     def advance(self, amount: int = 1, note: str = "") -> None:
