@@ -100,8 +100,8 @@ Conditions = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[CONDITION]...",
-        help="Only runs that fit: a setting, a metric, run, name, status, date, data, study or seconds; = != > < >= <=; a "
-        "value, in which * and ? stand for any characters.",
+        help="Only runs that fit: a setting, metric, run, name, status, date, data, study or seconds; = != > < >= <=; "
+        "a value, in which * and ? stand for any characters.",
     ),
 ]
 Register = Annotated[
@@ -152,7 +152,8 @@ class Options:
     ] = None
     config: Annotated[Path | None, _shared("--config", "TOML file; wins over the preset.")] = None
     settings: Annotated[
-        list[str] | None, _shared("--set", "dotted.key=value, `unset` for none; wins over all. Repeatable.", complete_setting)
+        list[str] | None,
+        _shared("--set", "dotted.key=value, `unset` for none; wins over all. Repeatable.", complete_setting),
     ] = None
     runs_dir: Annotated[Path, _shared("--runs-dir", "Where runs are kept.")] = Path("runs")
     tracking_uri: Annotated[
@@ -367,10 +368,17 @@ def ablate(
         str | None,
         typer.Argument(help="A study, `paper` for all of them, or `list`.", autocompletion=complete_study),
     ] = None,
-    file: Annotated[Path | None, typer.Option("--file", help="TOML file with a study of your own.")] = None,
-    axis: Annotated[list[str] | None, typer.Option(
-            "--axis", help="key=value,value; several: their product.", autocompletion=complete_setting
-        )] = None,
+    listed: Annotated[
+        str | None,
+        typer.Argument(metavar="[STUDY]", help="With `list`: show its cells.", autocompletion=complete_study),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="TOML file with a study of your own; `list STUDY --toml` prints one.")
+    ] = None,
+    axis: Annotated[
+        list[str] | None,
+        typer.Option("--axis", help="key=value,value; several: their product.", autocompletion=complete_setting),
+    ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings per cell; 3 or more are recommended.")] = 1,
     precision: Annotated[
         float | None,
@@ -387,17 +395,22 @@ def ablate(
     test: Test = None,
     pairs: Pairs = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")] = False,
+    toml: Annotated[bool, typer.Option("--toml", help="With `list STUDY`: print it as a file for --file.")] = False,
 ) -> None:
     """Run an ablation study: train and probe what is missing, print its table beside the paper's figures.
 
-    Examples: `mae-cli ablate mask-ratio --seeds 3 --dry-run`, `mae-cli ablate --axis mask.ratio=0.5,0.75 --seeds 3`
+    Examples: `mae-cli ablate mask-ratio --seeds 3 --dry-run`, `mae-cli ablate --axis mask.ratio=0.5,0.75 --seeds 3`,
+    `mae-cli ablate list`, `mae-cli ablate list target --toml > my-study.toml`, `mae-cli ablate --file my-study.toml`
     """
     from ablations.studies.run_studies import check_comparable, choose_studies, make_plans, run_until, underway
 
     who = _executor(options, workers, per_gpu, executor, address, "analysis.studies.figures")
     base = options.resolve(*_kinds(probes), refuse_inert=False)  # what a cell uses need not act in the base
     if name == "list":
-        _list_studies(options, output, base, seeds)
+        if listed:
+            _show_cells(base, listed, toml, output)
+        else:
+            _list_studies(options, output, base, seeds)
         return
     studies = choose_studies(name, file, axis or [])
     seeds = max(seeds, 2) if precision else seeds
@@ -455,6 +468,9 @@ def sweep(
     address: Address = None,
     seeds_top: Annotated[int, typer.Option("--seeds-top", min=0, help="Train the best N with more seeds.")] = 0,
     seeds: Annotated[int, typer.Option("--seeds", min=2, help="With --seeds-top: trainings per config.")] = 3,
+    print_space: Annotated[
+        bool, typer.Option("--print-space", help="Print the space as a file for --space, and train nothing.")
+    ] = False,
 ) -> None:
     """Search a space with Optuna for the best probe accuracy; the same command continues.
 
@@ -468,6 +484,12 @@ def sweep(
         trials, timeout, space, options.set_keys, sampler, pruner, objective, name, storage, seeds_top, seeds
     )
     asked = make_sweep(request, options.resolve(), options.runs_dir, _progress(output))
+    if print_space:
+        from ablations.sweeps.space import to_toml
+
+        output.console.print(to_toml(asked.space), highlight=False, soft_wrap=True, end="")
+        output.result({"space": {parameter.key: parameter.describe() for parameter in asked.space}})
+        return
     if not sweep_directory(options.runs_dir, asked.name).path.exists():
         who.reach()
     with sweep_underway(asked, options.store, output.console) as directory:
@@ -592,6 +614,10 @@ def export_results(
     options: Options,
     output: Output,
     what: Annotated[str, typer.Argument(metavar="FILE|RUN", help="The table to write, .csv or .parquet; or a run.")],
+    where: Conditions = None,
+    single_runs: Annotated[
+        bool, typer.Option("--runs", help="A row per run, not per study, cell, seed and probe.")
+    ] = False,
     kind: Annotated[
         Literal["official", "timm", "hf", "safetensors", "onnx"] | None,
         typer.Option("--format", help="Of a run's model; see docs/checkpoints.md."),
@@ -602,14 +628,18 @@ def export_results(
     mlflow: FromMlflow = False,
     results: Results = None,
 ) -> None:
-    """Write the results of studies as one tidy table, a row per study, cell, seed and probe: `export results.csv`.
+    """Write the results of studies as one tidy table, a row per study, cell, seed and probe; or of single runs.
 
-    With --format write a run's model for other programs: `export 3fa9c1 --format timm --to encoder.safetensors`.
+    With --format write a run's model for other programs.
+    Examples: `mae-cli export results.csv --study mask-ratio`, `mae-cli export runs.parquet --runs 'mask.ratio>=0.75'`,
+    `mae-cli export 3fa9c1 --format timm --to encoder.safetensors`
     """
     from mae.errors import UserError
 
+    if (where and not single_runs) or (single_runs and (studies or mlflow or results)):
+        raise UserError("conditions choose among single runs: `mae-cli export FILE --runs CONDITION`, without --study")
     if kind or to or register:
-        if bool(kind) != bool(to) or studies or mlflow or results:
+        if bool(kind) != bool(to) or studies or mlflow or results or single_runs:
             raise UserError(
                 "a model is exported with `mae-cli export RUN --format F --to PATH`, a table with none of both"
             )
@@ -617,7 +647,12 @@ def export_results(
         return
     from analysis.results.loading import export
 
-    frame = _load(options, studies, mlflow, results, output)
+    if single_runs:
+        from analysis.results.run_table import run_table
+
+        frame = run_table(options.runs_dir, where or [])
+    else:
+        frame = _load(options, studies, mlflow, results, output)
     export(frame, Path(what))
     output.console.print(f"{len(frame)} rows: {what}", highlight=False, soft_wrap=True)
     output.result({"file": what, "rows": len(frame)})
@@ -724,7 +759,9 @@ def runs(
     if rows:
         output.console.print(_table_of_runs(rows))
     else:
-        output.console.print(f"no run in {options.runs_dir} {'fits' if where else 'yet'} {' '.join(where or [])}".strip())
+        output.console.print(
+            f"no run in {options.runs_dir} {'fits' if where else 'yet'} {' '.join(where or [])}".strip()
+        )
     for run, reason in unreadable_runs(options.runs_dir).items():
         output.console.print(f"left out: {run.path}: {reason}", highlight=False, soft_wrap=True)
     output.result({"runs": rows})
@@ -838,17 +875,47 @@ def _list_studies(options: Options, output: Output, base: "Config", seeds: int) 
     from ablations.studies.own import OWN
     from ablations.studies.paper import STUDIES
     from ablations.studies.run_studies import make_plans
+    from mae.runs.study_record import find_studies
 
     plans = make_plans([*STUDIES.values(), *OWN.values()], base, seeds, options.runs_dir, [], _progress(output))
+    names = {plan.record.name for plan in plans}
+    own = [record for _, record in find_studies(options.runs_dir) if record.name not in names]
+    counts = [len(plan.missing(options.runs_dir)) for plan in plans] + [None] * len(own)
     table = Table("study", "paper", "question", "cells", "to train")
     rows = []
-    for plan in plans:
-        record, missing = plan.record, len(plan.missing(options.runs_dir))
-        table.add_row(record.name, record.source, record.question, str(len(record.cells)), str(missing))
+    for record, missing in zip([*(plan.record for plan in plans), *own], counts, strict=True):
+        table.add_row(
+            record.name, record.source, record.question, str(len(record.cells)), "" if missing is None else str(missing)
+        )
         cells = [cell.name for cell in record.cells]
         rows.append({"study": record.name, "question": record.question, "cells": cells, "missing": missing})
     output.console.print(table)
+    if own:
+        output.console.print(f"without a number to train: studies of your own that {options.runs_dir} has")
+    output.console.print("`mae-cli ablate list STUDY` shows its cells")
     output.result({"studies": rows})
+
+
+def _show_cells(base: "Config", name: str, as_toml: bool, output: Output) -> None:
+    from ablations.studies.run_studies import named_study
+    from ablations.studies.study import plan_cells
+    from ablations.studies.study_file import to_toml
+
+    study = named_study(name)
+    file, cells = to_toml(study, base), [planned.record for planned in plan_cells(study, base)]
+    if as_toml:
+        output.console.print(file, highlight=False, soft_wrap=True, end="")
+    else:
+        from mae.config.resolve import spelled
+
+        table = Table("cell", "settings", "the paper's", box=SIMPLE_HEAD, title=f"{study.question} {study.source}")
+        for cell in cells:
+            settings = ", ".join(f"{key}={spelled(value)}" for key, value in cell.overrides.items()) or "the base's"
+            figures = ", ".join(f"{kind} {value:g}" for kind, value in cell.paper.items())
+            table.add_row(cell.name + (" *" if cell.is_default else ""), settings, figures)
+        output.console.print(table)
+        output.console.print("* the default")
+    output.result({"study": name, "toml": file, "cells": [cell.model_dump() for cell in cells]})
 
 
 def _executor(
@@ -956,7 +1023,7 @@ def _probe_and_print(run: Any, config: Any, where: "Workplace", output: Output) 
 
 
 def _against_untrained(kind: str, metrics: dict[str, float]) -> str:
-    """Return in a line whether a probe's intervals, each over the test images, lie apart from the untrained encoder's."""
+    """Return in a line whether the interval of a probe lies apart from that of the untrained encoder."""
     from mae.probing.kinds import probe_label
 
     if metrics[f"{kind}/low"] > metrics[f"{kind}/untrained_high"]:

@@ -5,11 +5,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 from PIL import Image
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import cli
+import mae
 from ablations.studies.own import OWN
 from ablations.studies.study import Cell, Study
 from cli import app
@@ -124,7 +127,7 @@ def test_config_prints_a_file_for_itself_where_the_images_are_not() -> None:
 
 
 def test_config_tells_the_fingerprint_of_the_run_it_describes(tiny_settings: list[str], runs_dir: Path) -> None:
-    shared = [*tiny_settings, "--runs-dir", str(runs_dir), *UNTRACKED, "--json"]
+    shared = [*tiny_settings, "--runs-dir", str(runs_dir), "--json"]
     told = last_json(runner.invoke(app, ["config", *shared]).stdout)["fingerprint"]
     assert told == last_json(runner.invoke(app, ["pretrain", *shared]).stdout)["run"]
 
@@ -138,11 +141,32 @@ def test_the_schema_lists_type_range_and_default_of_every_key() -> None:
     assert all(row["description"] for row in rows)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("command", ["pretrain", "probe", "run", "reconstruct", "config", "presets", "runs", "ui"])
-def test_every_command_takes_the_shared_options(command: str) -> None:
-    shown = runner.invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
-    for option in ("--preset", "--config", "--set", "--runs-dir", "--tracking-uri", "--device", "--json"):
-        assert option in shown
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("run", {"--preset", "--config", "--set", "--runs-dir", "--tracking-uri", "--device", "--json"}),
+        ("probe", {"--set", "--runs-dir", "--tracking-uri", "--device", "--json"}),
+        ("config", {"--preset", "--config", "--set", "--runs-dir", "--json"}),
+        ("ui", {"--runs-dir", "--tracking-uri", "--json"}),
+        ("runs", {"--runs-dir", "--json"}),
+        ("presets", {"--json"}),
+    ],
+)
+def test_a_command_takes_those_shared_options_that_act(command: str, options: set[str]) -> None:
+    shared = {"--preset", "--config", "--set", "--runs-dir", "--tracking-uri", "--device", "--json"}
+    taken = {option for each in get_command(app).commands[command].params for option in each.opts}  # type: ignore[attr-defined]
+    assert taken & shared == options
+
+
+def test_every_command_has_an_example() -> None:
+    without = {name for name, each in get_command(app).commands.items() if f"mae-cli {name} " not in (each.help or "")}  # type: ignore[attr-defined]
+    assert without == {"presets"}
+
+
+def test_the_version_names_program_and_device() -> None:
+    told = runner.invoke(app, ["--version"]).stdout
+    assert told.startswith(f"mae-cli {mae.__version__}")
+    assert f"torch {torch.__version__}" in told
 
 
 def test_reconstruct_draws_given_images_also_with_more_hidden(tiny_settings: list[str], tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from ablations.execution.job_retries import run_jobs
 from ablations.studies.own import OWN
 from ablations.studies.paper import STUDIES
 from ablations.studies.plan import Plan, all_jobs, make_plan
-from ablations.studies.study import Digests, Study, product, read_study
+from ablations.studies.study import Digests, Study, product
+from ablations.studies.study_file import read_study
 from mae.config.resolve import inert_keys, nearest, refuse_without_effect
 from mae.config.tree import Config, DataConfig
 from mae.data.sources import Identity, identify
@@ -33,10 +34,15 @@ def choose_studies(name: str | None, file: Path | None, axes: Sequence[str]) -> 
         return [product(axes)]
     if name == EVERYTHING:
         return [study.of_the_paper() for study in STUDIES.values()]
+    return [named_study(name)]
+
+
+def named_study(name: str) -> Study:
+    """Return a study of the paper's or of ours; `UserError` for a name that none has."""
     known = STUDIES | OWN
     if name not in known:
         raise UserError(f"study {name!r} is unknown{nearest(name, [*known])}; see `mae-cli ablate list`")
-    return [known[name]]
+    return known[name]
 
 
 def digests(progress: Progress) -> Digests:

@@ -5,13 +5,10 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
 from mae.config.fingerprint import pretrain_fingerprint, probe_name
-from mae.config.resolve import UNSET, change, differences, flatten, inert_keys, parse_value, read_toml, spelled
+from mae.config.resolve import UNSET, change, differences, flatten, inert_keys, parse_value, spelled
 from mae.config.tree import Config, DataConfig, ProbeKind
 from mae.errors import UserError
 from mae.runs.study_record import CellRecord
@@ -195,7 +192,7 @@ def product(axes: Iterable[str]) -> Study:
         values[key] = _parse_values(text)
         if not key or not values[key]:
             raise UserError(f"--axis {axis!r}: expected dotted.key=value,value")
-    return _of_axes("-".join(key.split(".")[-1] for key in values), "", values)
+    return of_axes("-".join(key.split(".")[-1] for key in values), "", values)
 
 
 def _parse_values(text: str) -> list[Any]:
@@ -207,22 +204,8 @@ def _parse_values(text: str) -> list[Any]:
     return [parse_value(part) for part in parts] if all(parts) else []
 
 
-def read_study(file: Path) -> Study:
-    """Return the study a TOML file describes; `UserError` saying what is wrong with it."""
-    tables = read_toml(file, "study")
-    try:
-        given = _StudyFile.model_validate(tables)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"study file {file}: {key + ': ' if key else ''}{first['msg']}") from None
-    if given.axes:
-        return _of_axes(given.name, given.question, given.axes)
-    cells = tuple(Cell(flatten(cell.set), cell.paper, cell.name) for cell in given.cells)
-    return Study(given.name, given.question, cells)
-
-
-def _of_axes(name: str, question: str, axes: Mapping[str, list[Any]]) -> Study:
+def of_axes(name: str, question: str, axes: Mapping[str, list[Any]]) -> Study:
+    """Return the study of all combinations of values of keys; `UserError` for a key without values."""
     if empty := [key for key, values in axes.items() if not values]:
         raise UserError(f"study {name}: the axis {empty[0]} has no values")
     cells = []
@@ -233,10 +216,10 @@ def _of_axes(name: str, question: str, axes: Mapping[str, list[Any]]) -> Study:
     if len(axes) > 1:
         return Study(name, question, tuple(cells))
     ((axis, along),) = axes.items()
-    return Study(name, question, tuple(cells), axis=axis, log_axis=_evener_as_logarithms(along))
+    return Study(name, question, tuple(cells), axis=axis, log_axis=evener_as_logarithms(along))
 
 
-def _evener_as_logarithms(values: Sequence[Any]) -> bool:
+def evener_as_logarithms(values: Sequence[Any]) -> bool:
     """Say whether the steps between values differ by smaller factors on a logarithmic axis: 0.01, 0.1, 1 but not 0.5,
     0.75, 0.95."""
     numbers = sorted({float(value) for value in values if type(value) in (int, float)})
@@ -259,24 +242,3 @@ def _text(value: Any) -> str:
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value:g}"
     return spelled(value)
-
-
-class _CellFile(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    name: str = Field(min_length=1)
-    set: dict[str, Any]
-    paper: dict[str, float] = {}
-
-
-class _StudyFile(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    question: str = ""
-    cells: list[_CellFile] = []
-    axes: dict[str, list[Any]] = {}
-
-    @model_validator(mode="after")
-    def _possible(self) -> "_StudyFile":
-        if bool(self.cells) == bool(self.axes):
-            raise ValueError("give either [[cells]] or [axes]")
-        return self

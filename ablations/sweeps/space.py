@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import tomli_w
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -150,6 +151,19 @@ def read_space(file: Path) -> Space:
     if not parameters:
         raise UserError(f"space file {file}: expected a table per key, such as [mask.ratio] with type, low and high")
     return _in_order(parameters)
+
+
+def to_toml(space: Space) -> str:
+    """Return a space as a file: `read_space` gives an equal one."""
+    tables: dict[str, Any] = {}
+    for parameter in space:
+        *sections, leaf = parameter.key.split(".")
+        table = tables
+        for section in sections:
+            table = table.setdefault(section, {})
+        described = parameter.describe()
+        table[leaf] = {name: value for name, value in described.items() if value is not None and value is not False}
+    return tomli_w.dumps(tables)
 
 
 def check_space(space: Space, base: Config, fixed: Sequence[str] = ()) -> None:

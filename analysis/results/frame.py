@@ -113,7 +113,8 @@ def study_frame(record: StudyRecord, runs_dir: Path, study_id: str = "") -> pd.D
 
 
 def _outcome(run: RunDirectory, probes: Mapping[str, str]) -> Outcome:
-    stages, metrics = {}, {}
+    stages: dict[str, tuple[str, str]] = {}
+    metrics: dict[str, float] = {}
     for stage, place in {PRETRAINING: run, **{kind: run.probe(name) for kind, name in probes.items()}}.items():
         stages[stage] = status_of(place)
         if stages[stage][0] != "unreadable" and (result := place.result()) is not None:

@@ -24,7 +24,8 @@ from mae.runs.metrics import top1
 def compare_runs(runs_dir: Path, names: Sequence[str]) -> pd.DataFrame:
     """Return a column per run and a row per setting that differs, metric and cost, all as text.
 
-    An accuracy has its interval behind it. A metric that a run does not have is empty. `UserError` for fewer than two runs, or one that is not there.
+    An accuracy has its interval behind it. A metric that a run does not have is empty. `UserError` for fewer than two
+    runs, or one that is not there.
     """
     runs = _chosen(runs_dir, names)
     configs = {name: resolve(file=run.path / "config.toml") for name, run in runs.items()}

@@ -6,7 +6,7 @@ from mae.config.resolve import NULLABLE, UNSET, config_fields
 
 
 def settings_beginning(text: str) -> list[str]:
-    """Return the settings that a person who has typed `text` may mean, as `key=` or, behind a whole key, `key=value`."""
+    """Return the settings that may be meant where `text` was typed: as `key=` or, behind a whole key, `key=value`."""
     key, separator, _ = text.partition("=")
     fields = dict(config_fields())
     if not separator:

@@ -21,7 +21,8 @@ _TYPES = {"integer": "whole number", "number": "number", "boolean": "true or fal
 def stored_value(key: str, value: Any) -> Any:
     """Return a value of a setting as a run's settings have it; `UserError` for one that the setting cannot have."""
     field = dict(config_fields())[key]
-    allowed: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field], config=ConfigDict(strict=True))
+    bounded: Any = Annotated[field.annotation, field]
+    allowed: TypeAdapter[Any] = TypeAdapter(bounded, config=ConfigDict(strict=True))
     try:
         return allowed.dump_python(allowed.validate_python(value), mode="json")
     except ValidationError:

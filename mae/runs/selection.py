@@ -27,7 +27,7 @@ _FORM = re.compile(r"([^=<>!]+)(!=|>=|<=|=|>|<)(.*)", re.DOTALL)
 def select_runs(
     runs_dir: Path, conditions: Sequence[str] = (), sort: str = "", limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return those rows of `list_runs` that fit every condition, newest or the largest of `sort` first, at most `limit`.
+    """Return at most `limit` rows of `list_runs` that fit every condition, newest or the largest of `sort` first.
 
     A condition is a key, one of = != > < >= <=, and a value; in texts * and ? stand for any characters. A key is a
     setting, a metric, or one of `OWN`. Runs without it fit `unset` only, and come last. `UserError` for a condition of

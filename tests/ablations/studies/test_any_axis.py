@@ -15,7 +15,8 @@ from pandas.testing import assert_frame_equal
 from ablations.execution.worker_pool import Slot
 from ablations.studies.plan import Plan, all_jobs, make_plan
 from ablations.studies.run_studies import make_plans
-from ablations.studies.study import Study, product, read_study
+from ablations.studies.study import Study, product
+from ablations.studies.study_file import read_study
 from analysis.report.report import make_report, write_report
 from analysis.results.curves import read_curves
 from analysis.results.frame import study_frame

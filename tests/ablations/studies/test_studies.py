@@ -15,7 +15,8 @@ from ablations.studies.own import OWN
 from ablations.studies.paper import STUDIES
 from ablations.studies.plan import Plan, all_jobs, make_plan
 from ablations.studies.run_studies import check_comparable, choose_studies, run_until
-from ablations.studies.study import Cell, Study, plan_cells, product, read_study
+from ablations.studies.study import Cell, Study, plan_cells, product
+from ablations.studies.study_file import read_study, to_toml
 from mae.config.fingerprint import pretrain_fingerprint
 from mae.config.presets import PRESETS
 from mae.config.resolve import build, change, resolve
@@ -400,11 +401,37 @@ def test_a_study_file_gives_cells_with_the_papers_figures(tmp_path: Path) -> Non
     assert cells[0].record.paper == {"linear": 70.0}
 
 
+@pytest.mark.parametrize("name", [*STUDIES, *OWN])
+def test_a_study_written_to_a_file_is_read_with_equal_cells(name: str, tmp_path: Path) -> None:
+    study, base = (STUDIES | OWN)[name], resolve()
+    (tmp_path / "s.toml").write_text(to_toml(study, base))
+    again = read_study(tmp_path / "s.toml")
+    before, after = ([(cell.record, cell.config) for cell in plan_cells(each, base)] for each in (study, again))
+    assert after == before
+    assert again.base(base) == study.base(base)
+
+
+def test_the_study_files_of_the_documentation_are_read(tmp_path: Path) -> None:
+    examples = re.findall(r"```toml\n(.*?)```", Path("docs/studies.md").read_text(), re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        (tmp_path / "s.toml").write_text(example)
+        assert plan_cells(read_study(tmp_path / "s.toml"), resolve())
+
+
+def test_a_study_file_may_name_the_axis_of_its_figure(tmp_path: Path) -> None:
+    cells = "\n".join(f'[[cells]]\nname = "{each}"\nset = {{"probe.labels" = {each}}}' for each in (0.01, 0.1, 1.0))
+    (tmp_path / "s.toml").write_text(f'name = "labels"\naxis = "probe.labels"\n{cells}')
+    study = read_study(tmp_path / "s.toml")
+    assert (study.axis, study.log_axis) == ("probe.labels", True)
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "",
         "name = 'a'",
+        "name = 'a'\naxis = 'mask.ratio'\n[[cells]]\nname = 'b'\nset = {}",
         "name = 'a'\ncells = []",
         "name = 'a'\n[axes]",
         "name = '../x'\n[axes]\n'mask.ratio'=[0.5]",

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +6,17 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 
-from ablations.sweeps.space import Parameter, Space, check_space, default_space, grid, point_of, read_space, suggest
+from ablations.sweeps.space import (
+    Parameter,
+    Space,
+    check_space,
+    default_space,
+    grid,
+    point_of,
+    read_space,
+    suggest,
+    to_toml,
+)
 from mae.config.presets import PRESETS
 from mae.config.resolve import build, change, resolve
 from mae.config.tree import Config
@@ -45,6 +56,16 @@ def test_the_default_space_fits_every_preset_and_holds_its_config(preset: str) -
     assert change(base, point) == base
     for chosen in trials(default_space(base), 50):
         change(base, chosen)
+
+
+def test_the_space_file_of_the_documentation_is_possible(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", Path("docs/sweep.md").read_text(), re.DOTALL)
+    check_space(space(example, tmp_path), resolve())
+
+
+def test_a_space_written_to_a_file_is_read_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "space.toml").write_text(to_toml(default_space(resolve())))
+    assert read_space(tmp_path / "space.toml") == default_space(resolve())
 
 
 def test_the_default_space_leaves_out_what_is_fixed() -> None:

@@ -1,17 +1,23 @@
 """The commands that look at results: report, export, compare, runs, ui."""
 
 import json
+import socket
 import urllib.parse
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from analysis.results.frame import study_frame
 from cli import app
 from mae.config.resolve import build, to_toml
 from mae.config.tree import Config
+from mae.errors import UserError
+from mae.runs.catalogue import unreadable_runs
 from mae.runs.directory import RunDirectory
-from mae.tracking.mlflow_store import default_uri, study_pages
+from mae.runs.study_record import read_study
+from mae.tracking.mlflow_store import default_uri, free_port, open_store, study_experiment, study_pages
 from mae.tracking.study_delivery import deliver_study
 from tests.conftest import TINY
 from tests.helpers.study_factory import write_study
@@ -77,6 +83,12 @@ def test_a_report_takes_the_test_and_tells_all_pairs(runs: Path, tmp_path: Path)
         ["compare", "abc123"],
         ["runs", "mask.ratoi=1"],
         ["runs", "mask.ratio"],
+        ["runs", "mask.ratio=abc"],
+        ["runs", "mask.ratio>abc"],
+        ["runs", "--runs-dir", "missing"],
+        ["export", "runs.csv", "mask.ratio=0.75"],
+        ["export", "runs.csv", "--runs", "mask.ratio=0.75"],
+        ["ui", "--port", "1"],
         ["runs", "--sort", "knn/top2"],
         ["ui", "--study", "mask-ratio"],
     ],
@@ -102,6 +114,13 @@ def test_export_refuses_other_formats(runs: Path, tmp_path: Path) -> None:
         (["knn/top1=66.0"], [BEST]),
         (["mask.ratio=0.75", "status=failed"], []),
         (["train.clip_norm=unset", "mask.ratio=0.9"], [LAST]),
+        (["mask.ratio>0.75"], [LAST]),
+        (["mask.ratio>=0.76", "mask.ratio<=0.9"], [LAST]),
+        (["mask.ratio<0.9", "knn/top1>65"], [BEST]),
+        (["mask.ratio!=0.75", "run!=a1a1a1a1a1a1"], [LAST]),
+        (["run=b*"], [LAST]),
+        (["run=?0a0*"], [BEST]),
+        (["mask.ratio=0.9", "study=mask-ratio", "date>2000", "data=digits", "data.image_size=32"], [LAST]),
         (["--sort", "knn/top1", "--limit", "1"], [BEST]),
         (["--sort", "mask.ratio", "--limit", "1"], [LAST]),
     ],
@@ -117,11 +136,67 @@ def test_runs_without_the_metric_come_last(runs: Path) -> None:
     assert values == [71.0, 70.0, 60.0, None]
 
 
+def test_that_no_run_fits_is_said(runs: Path) -> None:
+    result = runner.invoke(app, ["runs", "mask.ratio=0.6", "--runs-dir", str(runs)])
+    assert result.exit_code == 0
+    assert f"no run in {runs} fits mask.ratio=0.6" in " ".join(result.stdout.split())
+
+
+def test_single_runs_are_exported_with_settings_and_metrics(runs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "runs.csv"
+    assert run("export", str(file), "--runs", "run=?0*", runs_dir=runs)["rows"] == 2
+    table = pd.read_csv(file, index_col="run")
+    assert table["mask.ratio"].to_dict() == {BEST: 0.75, LAST: 0.9}
+    assert table.loc[BEST, "knn/top1"] == 66
+
+
+def test_a_damaged_file_is_named_and_hides_no_other_run(tmp_path: Path) -> None:
+    study = write_study(tmp_path, {"0.75": [70.0, 71.0], "0.9": [60.0, 61.0]})
+    damaged = next(tmp_path.glob("mask-ratio-0.9-1/result.json"))
+    damaged.write_text('{"metr')
+    shown = runner.invoke(app, ["runs", "--runs-dir", str(tmp_path)])
+    assert f"left out: {damaged.parent}: {damaged} is damaged" in shown.stdout
+    rows = study_frame(read_study(study), tmp_path)
+    status = rows[rows["probe"] == "linear"].set_index(["cell", "seed"])["status"].to_dict()
+    assert status == {
+        ("0.75", 0): "finished",
+        ("0.75", 1): "finished",
+        ("0.9", 0): "finished",
+        ("0.9", 1): "unreadable",
+    }
+
+
+def test_a_damaged_record_is_told_from_one_of_another_version(tmp_path: Path) -> None:
+    (tmp_path / "a0").mkdir()
+    (tmp_path / "a0" / "record.json").write_text('{"version')
+    assert "record.json is damaged" in unreadable_runs(tmp_path).popitem()[1]
+
+
+def test_a_port_in_use_is_refused_and_another_taken_where_none_is_asked_for() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        taken = server.getsockname()[1]
+        with pytest.raises(UserError, match=f"--port {taken}: another program uses it"):
+            free_port(taken)
+        assert free_port(None) != taken
+
+
+def test_the_list_of_a_studys_trials_begins_with_the_best_of_its_own_probe(tmp_path: Path) -> None:
+    study = write_study(tmp_path, {"0.75": [70.0, 71.0], "0.9": [60.0, 61.0]}, probes=("knn",))
+    deliver_study(study, default_uri(tmp_path), tmp_path)
+    study_pages(default_uri(tmp_path), "mask-ratio")
+    store = open_store(default_uri(tmp_path))
+    experiment = store.get_experiment_by_name(study_experiment("mask-ratio"))
+    view = json.loads(experiment.tags["mlflow.sharedViewState.mae"])
+    assert view["orderByKey"] == "metrics.`knn/top1`"
+
+
 def test_runs_of_another_version_are_named(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "record.json").write_text('{"version": 0}')
     result = runner.invoke(app, ["runs", "--runs-dir", str(tmp_path)])
-    assert "old was written by another version" in " ".join(result.stdout.split())
+    assert "old: written by another version" in " ".join(result.stdout.split())
 
 
 def test_compare_shows_what_differs_and_what_came_out(runs: Path) -> None:
@@ -131,6 +206,8 @@ def test_compare_shows_what_differs_and_what_came_out(runs: Path) -> None:
     assert (best["mask.ratio"], last["mask.ratio"]) == ("0.75", "0.9")
     assert (best["knn/top1"], last["knn/top1"]) == ("66", "")
     assert (best["cost/seconds"], last["status"]) == ("11", "failed")
+    assert best["linear/top1"] == "71.00 (66.00 to 76.00)"
+    assert "linear/low" not in best
     assert not any(key.startswith("train.") for key in best)
 
 
