@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from mae.config.presets import DEFAULT, PRESETS, Overrides
 from mae.config.tree import Config
+from mae.config.types_in_words import in_words
 from mae.errors import UserError
 
 UNSET = "unset"
@@ -241,4 +242,6 @@ def _explain(item: Any, tree: dict[str, Any]) -> str:
         leaf, _, message = message.partition(": ")
         location = f"{location}.{leaf}" if location else leaf
     given = spelled(flatten(tree).get(location, ""))
+    if item["type"] not in ("value_error", "assertion_error"):  # pydantic's own words are a programmer's
+        message = f"expected {in_words(dict(config_fields())[location])}"
     return f"{location}={given}: {message[0].lower()}{message[1:]}"

@@ -121,7 +121,7 @@ def test_a_config_outside_the_space_has_no_point(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('[mask.ration]\ntype = "float"\nlow = 0.1\nhigh = 0.9', "did you mean 'mask.ratio'"),
-        ('[mask.ratio]\ntype = "float"\nlow = 0.1\nhigh = 1.2', "mask.ratio=1.2: input should be less than 1"),
+        ('[mask.ratio]\ntype = "float"\nlow = 0.1\nhigh = 1.2', "mask.ratio=1.2: expected number, above 0, below 1"),
         ('[mask.ratio]\ntype = "float"\nlow = 0.9\nhigh = 0.1', "mask.ratio: .*low <= high"),
         ('[mask.ratio]\ntype = "float"\nlow = 0.1\nhigh = 0.9\nstep = 0.3', "not divisible by `step`"),
         ('[mask.ratio]\ntype = "float"\nlow = 0.5\nhigh = 0.999', "mask.ratio=0.999: keeps 0 of 64 patches"),

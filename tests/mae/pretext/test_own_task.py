@@ -84,5 +84,5 @@ def test_images_are_blurred_as_often_as_is_drawn(own: ModuleType) -> None:
 
 
 def test_a_name_that_the_tree_does_not_have_is_refused() -> None:
-    with pytest.raises(UserError, match=r"pretext\.kind=blur: input should be 'mae'"):
+    with pytest.raises(UserError, match=r"pretext\.kind=blur: expected one of mae"):
         build({"pretext.kind": "blur"})
