@@ -132,7 +132,7 @@ def test_a_config_outside_the_space_has_no_point(tmp_path: Path) -> None:
         ("[mask", "not valid TOML"),
         ('[model.decoder.dim]\ntype = "int"\nlow = 16\nhigh = 30', "model.decoder.dim=17: .* multiple of 4"),
         ('[model.encoder.heads]\ntype = "int"\nlow = 1\nhigh = 3', "heads=3: expected a divisor of dim=64"),
-        ('[train.epochs]\ntype = "float"\nlow = 1.5\nhigh = 9.5', "train.epochs=1.5: .*integer"),
+        ('[train.epochs]\ntype = "float"\nlow = 1.5\nhigh = 9.5', "train.epochs=1.5: .*whole number"),
         ('[mask.sampling]\ntype = "categorical"\nchoices = ["random", "blok"]', "mask.sampling=blok"),
         ('[run.log_every]\ntype = "int"\nlow = 1\nhigh = 9', "run.log_every changes no result"),
         ('[loss.visible_weight]\ntype = "float"\nlow = 0.1\nhigh = 0.9', "loss.visible_weight=0.1 has no effect"),

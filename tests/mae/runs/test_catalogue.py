@@ -204,7 +204,7 @@ def test_compare_shows_what_differs_and_what_came_out(runs: Path) -> None:
     assert isinstance(compared, dict)
     best, last = compared[BEST], compared[LAST]
     assert (best["mask.ratio"], last["mask.ratio"]) == ("0.75", "0.9")
-    assert (best["knn/top1"], last["knn/top1"]) == ("66", "")
+    assert (best["knn/top1"], last["knn/top1"]) == ("66.00 (65.00 to 67.00)", "")
     assert (best["cost/seconds"], last["status"]) == ("11", "failed")
     assert best["linear/top1"] == "71.00 (70.00 to 72.00)"
     assert "linear/low" not in best
