@@ -40,6 +40,9 @@ WHOLE = CONTEXT | {"model.decoder.global_token": True}
 FURTHER = {
     "mae with context": {"pretext.kind": "mae"} | WHOLE,
     "inpaint with context": {"pretext.kind": "inpaint"} | CONTEXT,
+    "rotation in all four": {"pretext.kind": "rotation", "rotation.all_four": True},
+    "context of projected colours": {"pretext.kind": "context", "context.color": "project"},
+    "jigsaw of patches": {"pretext.kind": "jigsaw", "jigsaw.pieces": "patches"},
 }
 """Variants that are held to all that tasks are, by name."""
 
@@ -129,7 +132,7 @@ def test_a_stopped_run_ends_with_the_same_bits(kind: str, digits: ImageData, tmp
 
 @each_task
 def test_images_that_are_no_squares_are_pretrained_on_or_refused(kind: str) -> None:
-    if kind == "rotation":
+    if kind.startswith("rotation"):
         with pytest.raises(UserError, match="rotation needs square images, not 8 x 12"):
             config_of(kind, **{"data.image_size": [8, 12]})
         return
@@ -170,6 +173,10 @@ VARIANTS = [
     ("mae", {"target.kind": "tokens", "target.tokenizer": "0123"}),
     *(("denoise", {"denoise.noise": noise}) for noise in NOISES),
     *(("inpaint", {"inpaint.region": region} | CONTEXT) for region in REGIONS),
+    ("rotation", {"rotation.all_four": True}),
+    ("context", {"context.color": "project"}),
+    ("jigsaw", {"jigsaw.color": "project"}),
+    ("jigsaw", {"jigsaw.pieces": "patches"}),
     *((kind, {}) for kind in PRETEXTS if kind not in ("mae", "denoise", "inpaint")),
 ]
 
