@@ -412,6 +412,11 @@ class ContextConfig(Section):
         description="each tile is moved by up to this in every direction, as a share of its height and width, rounded "
         "to pixels; the paper: 7 of 96",
     )
+    magnify: bool = Field(
+        True,
+        description="resize tiles to the size of images, so that the encoder reads them as such; else it reads as few "
+        "patches as a tile has: faster, but it never learns to read as many as an image has",
+    )
     color: TileColor = Field(
         "drop",
         description="against lenses that displace colours: drop all channels of a tile but one, or project out the "
@@ -440,6 +445,11 @@ class JigsawConfig(Section):
         ge=0,
         description="mean gap between tiles, as a share of a tile's height and width, rounded to pixels; each tile "
         "lies anywhere in its ninth of the image; the paper: 11 of 64",
+        json_schema_extra=TILES,
+    )
+    magnify: bool = Field(
+        False,
+        description="as `context.magnify`; nine tiles then cost as much as nine images",
         json_schema_extra=TILES,
     )
     color: TileColor = Field(
@@ -881,7 +891,9 @@ class Config(Section):
 
     @property
     def tile_grid(self) -> tuple[int, int]:
-        """Rows and columns of patches that the encoder reads of a tile, about as many as it has: at least one."""
+        """Rows and columns of patches that the encoder reads of a tile: those of an image, or about its own."""
+        if (self.jigsaw if self.pretext.kind == "jigsaw" else self.context).magnify:
+            return self.grid
         rows, columns = (
             max(1, round(size / patch)) for size, patch in zip(self.tile_size, self.model.patch_size, strict=True)
         )

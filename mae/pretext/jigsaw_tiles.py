@@ -54,20 +54,21 @@ class TilePuzzle(nn.Module):
         self, encoder: Encoder, images: Tensor, draws: Draws, look: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Return scores (B, 1, permutations) of images (B, C, H, W) in 0..1, and which is right (B, 1)."""
-        return self._scores(encoder, self._laid(images, draws), draws, look), draws.which[:, None]
+        return self._scores(encoder, self.laid(images, draws), draws, look), draws.which[:, None]
 
     def rows(
         self, encoder: Encoder, images: Tensor, draws: Draws, look: Callable[[Tensor], Tensor]
     ) -> dict[str, Tensor]:
         """Return rows of a picture: tiles as they are laid, and as the predicted permutation puts them back."""
-        laid, size = self._laid(images, draws), self.config.data.image_size
+        laid, size = self.laid(images, draws), self.config.data.image_size
         guessed = self._scores(encoder, laid, draws, look).argmax(dim=2)[:, 0].cpu()
         back = torch.from_numpy(self.permutations[guessed.numpy()]).long().to(images.device).argsort(dim=1)
         boxes = self._boxes(torch.zeros_like(draws.starts))
         put_back = laid.gather(1, back[:, :, None, None, None].expand_as(laid))
         return {"shuffled": paste(size, laid, boxes), "put back": paste(size, put_back, boxes)}
 
-    def _laid(self, images: Tensor, draws: Draws) -> Tensor:
+    def laid(self, images: Tensor, draws: Draws) -> Tensor:
+        """Return the tiles (B, 9, C, h, w) of images (B, C, H, W), in the order in which they are laid."""
         boxes = self._boxes(draws.starts)
         return cut(images, boxes.gather(1, draws.order[..., None].expand_as(boxes)), self.config)
 

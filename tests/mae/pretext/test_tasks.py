@@ -41,7 +41,7 @@ FURTHER = {
     "mae with context": {"pretext.kind": "mae"} | WHOLE,
     "inpaint with context": {"pretext.kind": "inpaint"} | CONTEXT,
     "rotation in all four": {"pretext.kind": "rotation", "rotation.all_four": True},
-    "context of projected colours": {"pretext.kind": "context", "context.color": "project"},
+    "context of few patches": {"pretext.kind": "context", "context.magnify": False},
     "jigsaw of patches": {"pretext.kind": "jigsaw", "jigsaw.pieces": "patches"},
 }
 """Variants that are held to all that tasks are, by name."""
@@ -154,7 +154,8 @@ def test_a_picture_shows_every_image(kind: str, channels: int) -> None:
 @each_that_learns
 def test_costs_are_counted_for_a_single_image_without_computing(kind: str) -> None:
     costs = make(config_of(kind)).cost()
-    assert costs["gflops_per_image"] > costs["gflops_encoder"] > 0 or kind.startswith("mae")
+    few_patches = ("mae", "context of few patches", "jigsaw")
+    assert costs["gflops_per_image"] > costs["gflops_encoder"] > 0 or kind.startswith(few_patches)
     assert costs["parameters"] > costs["parameters_encoder"] > 0
 
 
@@ -229,6 +230,15 @@ def test_a_first_guess_of_rotations_is_no_better_than_chance() -> None:
     pretext = make(config)
     losses = pretext(batch_of(stored(config, 400)), pretext.draw(400, generator(0, "step")))
     assert losses["accuracy"].item() == pytest.approx(25, abs=11)  # 5 standard errors
+
+
+def test_all_four_rotations_have_the_mean_of_their_losses() -> None:
+    whole, config = make(config_of("rotation in all four", **COLOUR)), config_of("rotation", **COLOUR)
+    batch, draws = batch_of(stored(config, 6)), whole.draw(6, generator(0, "step"))
+    single = make(config)
+    turns = [draws._replace(turns=torch.full((6,), quarter)) for quarter in range(4)]
+    for name, value in whole(batch, draws).items():
+        torch.testing.assert_close(value, sum(single(batch, each)[name] for each in turns) / 4)
 
 
 def test_a_setting_of_another_task_is_refused() -> None:
