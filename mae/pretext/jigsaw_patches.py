@@ -63,5 +63,5 @@ class PatchPuzzle(nn.Module):
             image[guessed] = given[seen]
         return {
             "given": greyed(images, self.mask(draws), encoder.patch),
-            "put": unpatchify(put, encoder.patch, self.config.grid),
+            "put back": unpatchify(put, encoder.patch, self.config.grid),
         }

@@ -123,7 +123,7 @@ def test_patches_put_where_they_were_are_the_image_again(monkeypatch: pytest.Mon
     places = pretext.puzzle.mask(draws).visible
     monkeypatch.setattr(pretext.puzzle, "forward", lambda *inputs: (F.one_hot(places, 16).float(), places))
     rows = pretext.puzzle.rows(pretext.encoder, images, draws, pretext.look)
-    assert torch.equal(rows["put"], rows["given"])
+    assert torch.equal(rows["put back"], rows["given"])
 
 
 @pytest.mark.parametrize(
