@@ -15,6 +15,7 @@ IN_DIGEST = {"data.source", "data.test_fraction", "data.split_seed"}
 
 PRETRAIN_SECTIONS = (
     *("data", "model", "pretext", "denoise", "inpaint", "igpt", "tokenizer", "beit"),
+    *("rotation", "context", "jigsaw"),
     *("mask", "target", "loss", "train"),
 )
 
@@ -42,6 +43,7 @@ def untrained_fingerprint(config: Config, data_digest: str) -> str:
     settings = _settings(config, ("data", "model", "pretext", "igpt") if config.pixel_tokens else ("data", "model"))
     other = ("model.decoder", "igpt.mask_ratio")
     kept = {key: value for key, value in settings.items() if not key.startswith(other)}
+    kept |= {} if config.positions else {"positions": False}
     return _digest(kept | {"data_digest": data_digest, "seed": config.train.seed, "untrained": True})
 
 

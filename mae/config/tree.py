@@ -12,7 +12,18 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 PretextKind = Literal[
-    "mae", "denoise", "inpaint", "igpt_ar", "igpt_bert", "vqvae", "dvae", "beit", "rotation", "random"
+    "mae",
+    "denoise",
+    "inpaint",
+    "igpt_ar",
+    "igpt_bert",
+    "vqvae",
+    "dvae",
+    "beit",
+    "rotation",
+    "context",
+    "jigsaw",
+    "random",
 ]
 PIXEL_KINDS: tuple[PretextKind, ...] = ("igpt_ar", "igpt_bert")
 """Tasks whose encoder reads pixels of a palette in place of patches."""
@@ -51,7 +62,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Width = Annotated[int, Field(ge=4, multiple_of=4)]  # the 2-D sin-cos code splits a width into four equal parts
 
 
-def _acts(when: Mapping[str, tuple[str | bool, ...]]) -> dict[str, Any]:
+def _acts(when: Mapping[str, tuple[str | int, ...]]) -> dict[str, Any]:
     """Say under which values of other keys a key, or a section's keys, act: under others they change nothing.
 
     A key that does not act itself sets no condition: `denoise.noise` has no say in masked autoencoding. Of a key whose
@@ -69,6 +80,10 @@ OF_PATCHES = _acts({"pretext.kind": tuple(kind for kind in get_args(PretextKind)
 RECONSTRUCTION = _acts({"pretext.kind": ("mae", "denoise")})
 TARGET = _acts({"pretext.kind": ("mae", "denoise", "beit")})
 BEIT = _acts({"pretext.kind": ("beit",)})
+ROTATION = _acts({"pretext.kind": ("rotation",)})
+CONTEXT = _acts({"pretext.kind": ("context",)})
+JIGSAW = _acts({"pretext.kind": ("jigsaw",)})
+TILES = _acts({"jigsaw.pieces": ("tiles",)})
 TOKENIZERS = ("vqvae", "dvae")
 """Pretext tasks whose codes other runs may predict."""
 TOKENIZER = _acts({"pretext.kind": TOKENIZERS})
@@ -368,6 +383,87 @@ class BeitConfig(Section):
     """Which patches BEiT hides (Bao et al., 2021, section 2.3)."""
 
     ratio: Share = Field(0.4, description="share of patches hidden, in blocks; the patches kept are rounded")
+
+
+class RotationConfig(Section):
+    """How images are turned (Gidaris et al., 2018)."""
+
+    all_four: bool = Field(
+        False,
+        description="show every image in all four rotations at once, as the paper does, in place of one at random: "
+        "four times the work per step",
+        json_schema_extra={"before": False},
+    )
+
+
+TileColor = Literal["keep", "project", "drop"]
+
+
+class ContextConfig(Section):
+    """Where two tiles of an image lie (Doersch et al., 2015, section 3.1). They are as large as leaves room for three
+    in a row."""
+
+    gap: float = Field(
+        0.5, ge=0, description="between neighbouring tiles, as a share of a tile's height and width, rounded to pixels"
+    )
+    jitter: float = Field(
+        7 / 96,
+        ge=0,
+        description="each tile is moved by up to this in every direction, as a share of its height and width, rounded "
+        "to pixels; the paper: 7 of 96",
+    )
+    magnify: bool = Field(
+        True,
+        description="resize tiles to the size of images, so that the encoder reads them as such; else it reads as few "
+        "patches as a tile has: faster, but it never learns to read as many as an image has",
+    )
+    color: TileColor = Field(
+        "drop",
+        description="against lenses that displace colours: drop all channels of a tile but one, or project out the "
+        "axis from green to magenta; keep: neither",
+        json_schema_extra=_acts({"data.channels": (3,)}),
+    )
+
+
+class JigsawConfig(Section):
+    """What is shuffled (Noroozi & Favaro, 2016, section 3; patches: Zhai et al., 2022)."""
+
+    pieces: Literal["tiles", "patches"] = Field(
+        "tiles",
+        description="3 x 3 tiles in one of a set of permutations, or patches, of which an encoder without positions "
+        "has to tell the place",
+    )
+    permutations: int = Field(
+        100,
+        ge=2,
+        le=10_000,
+        description="the set's size; the paper: 64 to 1000",
+        json_schema_extra=TILES,
+    )
+    gap: float = Field(
+        11 / 64,
+        ge=0,
+        description="mean gap between tiles, as a share of a tile's height and width, rounded to pixels; each tile "
+        "lies anywhere in its ninth of the image; the paper: 11 of 64",
+        json_schema_extra=TILES,
+    )
+    magnify: bool = Field(
+        False,
+        description="as `context.magnify`; nine tiles then cost as much as nine images",
+        json_schema_extra=TILES,
+    )
+    color: TileColor = Field(
+        "drop",
+        description="as `context.color`",
+        json_schema_extra=_acts({"jigsaw.pieces": ("tiles",), "data.channels": (3,)}),
+    )
+    dropped: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="share of patches that the encoder does not get; those left are rounded",
+        json_schema_extra=_acts({"jigsaw.pieces": ("patches",)}),
+    )
 
 
 class TargetConfig(Section):
@@ -700,6 +796,9 @@ class Config(Section):
         TokenizerConfig(), description=TokenizerConfig.__doc__, json_schema_extra=TOKENIZER
     )
     beit: BeitConfig = Field(BeitConfig(), description=BeitConfig.__doc__, json_schema_extra=BEIT)
+    rotation: RotationConfig = Field(RotationConfig(), description=RotationConfig.__doc__, json_schema_extra=ROTATION)
+    context: ContextConfig = Field(ContextConfig(), description=ContextConfig.__doc__, json_schema_extra=CONTEXT)
+    jigsaw: JigsawConfig = Field(JigsawConfig(), description=JigsawConfig.__doc__, json_schema_extra=JIGSAW)
     mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__, json_schema_extra=PATCHES)
     target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=TARGET)
     loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__, json_schema_extra=PARTS)
@@ -781,6 +880,46 @@ class Config(Section):
         height, width = self.data.image_size
         return round(height * self.inpaint.overlap), round(width * self.inpaint.overlap)
 
+    @property
+    def tile_size(self) -> tuple[int, int]:
+        """Height and width, pixels, of the tiles of `context` and `jigsaw`: the largest that leave room, or 0."""
+        height, width = (
+            next((size for size in range(side, 0, -1) if self._tiles_fit(size, side)), 0)
+            for side in self.data.image_size
+        )
+        return height, width
+
+    @property
+    def tile_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches that the encoder reads of a tile: those of an image, or about its own."""
+        if (self.jigsaw if self.pretext.kind == "jigsaw" else self.context).magnify:
+            return self.grid
+        rows, columns = (
+            max(1, round(size / patch)) for size, patch in zip(self.tile_size, self.model.patch_size, strict=True)
+        )
+        return rows, columns
+
+    @property
+    def tile_color(self) -> TileColor:
+        """What is done about the colours of tiles: nothing where there are none."""
+        color = self.jigsaw.color if self.pretext.kind == "jigsaw" else self.context.color
+        return "keep" if self.data.channels == 1 else color
+
+    @property
+    def positions(self) -> bool:
+        """Whether the encoder's patches know where they are."""
+        return self.pretext.kind != "jigsaw" or self.jigsaw.pieces == "tiles"
+
+    @property
+    def jigsaw_patches(self) -> int:
+        """Patches per image that `jigsaw.dropped` leaves."""
+        return round(self.patches * (1 - self.jigsaw.dropped))
+
+    def _tiles_fit(self, size: int, side: int) -> bool:
+        if self.pretext.kind == "jigsaw":
+            return size + round(self.jigsaw.gap * size) <= side // 3
+        return 3 * size + 2 * round(self.context.gap * size) + 2 * round(self.context.jitter * size) <= side
+
     @model_validator(mode="after")
     def _possible(self) -> "Config":
         for side, image, patch in zip(("height", "width"), self.data.image_size, self.model.patch_size, strict=True):
@@ -803,6 +942,8 @@ class Config(Section):
             self._check_noise()
         if self.pretext.kind == "inpaint":
             self._check_region()
+        if self.pretext.kind in ("context", "jigsaw"):
+            self._check_tiles()
         if self.predicts_codes and self.target.tokenizer is None:
             raise ValueError(
                 "target.tokenizer: expected a finished run of pretext.kind=vqvae or dvae, whose codes are predicted"
@@ -847,3 +988,22 @@ class Config(Section):
                 f"inpaint.region: cuts nothing out, as pieces of {height} x {width} pixels have a border of {rows} x "
                 f"{columns} on either side that is kept; expected a smaller inpaint.overlap, or larger pieces"
             )
+
+    def _check_tiles(self) -> None:
+        if self.pretext.kind == "jigsaw" and self.jigsaw.pieces == "patches":
+            if self.jigsaw_patches < 2:
+                raise ValueError(
+                    f"jigsaw.dropped: leaves {self.jigsaw_patches} of {self.patches} patches; expected at least 2"
+                )
+            return
+        (height, width), (rows, columns) = self.data.image_size, self.tile_size
+        if min(rows, columns) < 2:
+            other = "a smaller gap" + (", or jigsaw.pieces=patches" if self.pretext.kind == "jigsaw" else "")
+            raise ValueError(
+                f"{self.pretext.kind}.gap: leaves tiles of {rows} x {columns} pixels in images of {height} x {width}; "
+                f"expected at least 2 x 2: a larger data.image_size, {other}"
+            )
+        if self.pretext.kind == "context" and any(
+            2 * round(self.context.jitter * size) > round(self.context.gap * size) for size in self.tile_size
+        ):
+            raise ValueError("context.jitter: tiles could overlap; expected at most half of context.gap")

@@ -124,8 +124,12 @@ class Encoder(ViT):
 
     def forward_visible(self, patches: Tensor, visible: Tensor, fuse: Fuse | None = None) -> Tensor:
         """Return tokens (B, 1 + K, D) of the patches (B, N, P) at `visible` (B, K) indexes; only those are embedded."""
-        tokens = self._embed(gather_tokens(patches, visible))  # (B, K, D)
-        return self._transform(tokens + gather_tokens(self.pos_embed[:, 1:], visible), fuse)
+        return self.forward_at(gather_tokens(patches, visible), visible, fuse)
+
+    def forward_at(self, patches: Tensor, places: Tensor, fuse: Fuse | None = None) -> Tensor:
+        """Return tokens (B, 1 + K, D) of patches (B, K, P) that stand at `places` (B, K), indexes of the grid."""
+        tokens = self._embed(patches)  # (B, K, D)
+        return self._transform(tokens + gather_tokens(self.pos_embed[:, 1:], places), fuse)
 
     def forward_with_mask_tokens(self, patches: Tensor, order: Tensor, kept: int, fuse: Fuse | None = None) -> Tensor:
         """Return tokens (B, 1 + N, D) in `order` (B, N), mask tokens past the first `kept` (Table 1c)."""

@@ -24,7 +24,7 @@ from mae.models.vit import (
     unpatchify,
 )
 from mae.pretext.base import Pretext, Surroundings, under
-from mae.pretext.context import Convolutions, Fusion
+from mae.pretext.decoder_context import Convolutions, Fusion
 from mae.pretext.masking import Mask
 from mae.pretext.targets import TARGETS, Pixels
 

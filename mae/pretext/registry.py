@@ -12,12 +12,14 @@ from mae.data.dataset import ImageData
 from mae.data.facts import DataFacts, Statistics
 from mae.pretext.base import KnownTokenizer, Pretext, Surroundings
 from mae.pretext.beit import Beit
+from mae.pretext.context_prediction import ContextPrediction
 from mae.pretext.denoise import DenoisingAutoencoder
 from mae.pretext.dvae import DiscreteVAE
 from mae.pretext.encoder_only import EncoderOnly
 from mae.pretext.frozen_tokenizer import settings_in
 from mae.pretext.igpt import AutoregressivePixels, MaskedPixels
 from mae.pretext.inpaint import ContextEncoder
+from mae.pretext.jigsaw import Jigsaw
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.rotation import Rotation
 from mae.pretext.untrained import Untrained
@@ -34,6 +36,8 @@ PRETEXTS: dict[str, type[Pretext]] = {
     "dvae": DiscreteVAE,
     "beit": Beit,
     "rotation": Rotation,
+    "context": ContextPrediction,
+    "jigsaw": Jigsaw,
     "random": Untrained,
 }
 

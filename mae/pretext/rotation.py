@@ -17,15 +17,15 @@ from mae.runtime.rng import branch
 
 
 class Draws(NamedTuple):
-    """Crops, and quarter turns, int64 (count,) in 0..3."""
+    """Crops, and quarter turns, int64 (count,) in 0..3, or None where every image is shown in all four."""
 
     crops: augmentation.Draws
-    turns: Tensor
+    turns: Tensor | None
 
 
 class Rotation(Pretext):
-    """A linear classifier of four rotations on the class token. Every image is shown in one of them per epoch, where
-    the paper shows all four in one batch."""
+    """A linear classifier of four rotations on the class token. Every image is shown in one of them per epoch, or, with
+    `rotation.all_four`, in all of them at once, as in the paper (section 2.1)."""
 
     def __init__(self, config: Config, surroundings: Surroundings):
         super().__init__(config, surroundings)
@@ -33,16 +33,26 @@ class Rotation(Pretext):
         self.head = nn.Linear(config.model.encoder.dim, 4)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
-        return Draws(self.crops(count, generator), torch.randint(4, (count,), generator=branch(generator, "turns")))
+        crops = self.crops(count, generator)
+        if self.config.rotation.all_four:
+            return Draws(crops, None)
+        return Draws(crops, torch.randint(4, (count,), generator=branch(generator, "turns")))
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        turned = turn(views(batch.images, self.config.data, draws.crops), draws.turns)
-        scores = self._scores(turned)
-        right = (scores.argmax(dim=1) == draws.turns).float().mean()
-        return {"loss": F.cross_entropy(scores.float(), draws.turns), "accuracy": 100 * right}
+        images = views(batch.images, self.config.data, draws.crops)
+        turns = draws.turns
+        if turns is None:
+            turns = torch.arange(4, device=images.device).repeat_interleave(len(images))
+            images = images.repeat(4, 1, 1, 1)
+        scores = self._scores(turn(images, turns))
+        right = (scores.argmax(dim=1) == turns).float().mean()
+        return {"loss": F.cross_entropy(scores.float(), turns), "accuracy": 100 * right}
 
+    @torch.inference_mode()
     def picture(self, images: Tensor, draws: Draws) -> Figure:
-        turned = turn(images, draws.turns)
+        """Original, turned, and turned back as predicted; one turn of each image, if all are trained."""
+        turns = torch.arange(len(images), device=images.device) if draws.turns is None else draws.turns
+        turned = turn(images, turns)
         back = turn(turned, -self._scores(turned).argmax(dim=1))
         return image_rows({"original": images, "turned": turned, "turned back": back})
 

@@ -208,6 +208,12 @@ def test_a_condition_that_holds_for_one_task_only_is_told_so() -> None:
     assert rows["denoise.deviation"].endswith("acts with pretext.kind=denoise and denoise.noise=gaussian")
 
 
+def test_an_untrained_encoder_without_positions_is_another_one() -> None:
+    tiles, patches = (build({"pretext.kind": "jigsaw", "jigsaw.pieces": pieces}) for pieces in ("tiles", "patches"))
+    assert untrained_fingerprint(tiles, "d") == untrained_fingerprint(build({"pretext.kind": "rotation"}), "d")
+    assert untrained_fingerprint(patches, "d") != untrained_fingerprint(tiles, "d")
+
+
 ROTATION = {"pretext.kind": "rotation"}
 CONTEXT = {"model.decoder.mixing": "convolutions", "model.decoder.global_token": True, "model.decoder.fusion": [1]}
 

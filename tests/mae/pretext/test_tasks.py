@@ -40,6 +40,9 @@ WHOLE = CONTEXT | {"model.decoder.global_token": True}
 FURTHER = {
     "mae with context": {"pretext.kind": "mae"} | WHOLE,
     "inpaint with context": {"pretext.kind": "inpaint"} | CONTEXT,
+    "rotation in all four": {"pretext.kind": "rotation", "rotation.all_four": True},
+    "context of few patches": {"pretext.kind": "context", "context.magnify": False},
+    "jigsaw of patches": {"pretext.kind": "jigsaw", "jigsaw.pieces": "patches"},
 }
 """Variants that are held to all that tasks are, by name."""
 
@@ -129,7 +132,7 @@ def test_a_stopped_run_ends_with_the_same_bits(kind: str, digits: ImageData, tmp
 
 @each_task
 def test_images_that_are_no_squares_are_pretrained_on_or_refused(kind: str) -> None:
-    if kind == "rotation":
+    if kind.startswith("rotation"):
         with pytest.raises(UserError, match="rotation needs square images, not 8 x 12"):
             config_of(kind, **{"data.image_size": [8, 12]})
         return
@@ -151,7 +154,8 @@ def test_a_picture_shows_every_image(kind: str, channels: int) -> None:
 @each_that_learns
 def test_costs_are_counted_for_a_single_image_without_computing(kind: str) -> None:
     costs = make(config_of(kind)).cost()
-    assert costs["gflops_per_image"] > costs["gflops_encoder"] > 0 or kind.startswith("mae")
+    few_patches = ("mae", "context of few patches", "jigsaw")
+    assert costs["gflops_per_image"] > costs["gflops_encoder"] > 0 or kind.startswith(few_patches)
     assert costs["parameters"] > costs["parameters_encoder"] > 0
 
 
@@ -170,6 +174,10 @@ VARIANTS = [
     ("mae", {"target.kind": "tokens", "target.tokenizer": "0123"}),
     *(("denoise", {"denoise.noise": noise}) for noise in NOISES),
     *(("inpaint", {"inpaint.region": region} | CONTEXT) for region in REGIONS),
+    ("rotation", {"rotation.all_four": True}),
+    ("context", {"context.color": "project"}),
+    ("jigsaw", {"jigsaw.color": "project"}),
+    ("jigsaw", {"jigsaw.pieces": "patches"}),
     *((kind, {}) for kind in PRETEXTS if kind not in ("mae", "denoise", "inpaint")),
 ]
 
@@ -222,6 +230,15 @@ def test_a_first_guess_of_rotations_is_no_better_than_chance() -> None:
     pretext = make(config)
     losses = pretext(batch_of(stored(config, 400)), pretext.draw(400, generator(0, "step")))
     assert losses["accuracy"].item() == pytest.approx(25, abs=11)  # 5 standard errors
+
+
+def test_all_four_rotations_have_the_mean_of_their_losses() -> None:
+    whole, config = make(config_of("rotation in all four", **COLOUR)), config_of("rotation", **COLOUR)
+    batch, draws = batch_of(stored(config, 6)), whole.draw(6, generator(0, "step"))
+    single = make(config)
+    turns = [draws._replace(turns=torch.full((6,), quarter)) for quarter in range(4)]
+    for name, value in whole(batch, draws).items():
+        torch.testing.assert_close(value, sum(single(batch, each)[name] for each in turns) / 4)
 
 
 def test_a_setting_of_another_task_is_refused() -> None:

@@ -12,7 +12,7 @@ from mae.config.resolve import build, change
 from mae.config.tree import Config
 from mae.data.dataset import ImageData
 from mae.errors import UserError
-from mae.pretext.context import Convolutions, Fusion
+from mae.pretext.decoder_context import Convolutions, Fusion
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.masking import Mask
 from mae.runtime.rng import generator
