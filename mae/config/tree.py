@@ -22,6 +22,7 @@ PretextKind = Literal[
     "beit",
     "rotation",
     "colorize",
+    "instance",
     "supervised",
     "random",
 ]
@@ -80,6 +81,7 @@ OF_PATCHES = _acts({"pretext.kind": tuple(kind for kind in get_args(PretextKind)
 RECONSTRUCTION = _acts({"pretext.kind": ("mae", "denoise")})
 TARGET = _acts({"pretext.kind": ("mae", "denoise", "beit")})
 COLORIZE = _acts({"pretext.kind": ("colorize",)})
+INSTANCE = _acts({"pretext.kind": ("instance",)})
 SUPERVISED = _acts({"pretext.kind": ("supervised",)})
 BEIT = _acts({"pretext.kind": ("beit",)})
 TOKENIZERS = ("vqvae", "dvae")
@@ -400,6 +402,25 @@ class ColorizeConfig(Section):
         description="share of a uniform distribution in the frequencies of bins, whose inverses their weights are; 1: "
         "all weigh the same",
         json_schema_extra=_acts({"colorize.loss": ("classification",)}),
+    )
+
+
+class InstanceConfig(Section):
+    """How images are told from one another (Wu et al., 2018, section 3)."""
+
+    loss: Literal["softmax", "nce"] = Field(
+        "nce", description="over all training images, or noise-contrastive: against some drawn for each image"
+    )
+    negatives: Positive = Field(
+        4096,
+        description="rows of the memory bank that are drawn for each image",
+        json_schema_extra=_acts({"instance.loss": ("nce",)}),
+    )
+    width: int = Field(128, ge=2, description="numbers of a vector in the memory bank")
+    temperature: float = Field(0.07, ge=0.02, le=1, description="cosines are divided by it")
+    momentum: float = Field(0.5, ge=0, lt=1, description="share that an image's vector keeps when it is visited")
+    proximal: float = Field(
+        0.0, ge=0, description="weight of the squared distance of an image's vector from the one in the memory bank"
     )
 
 
@@ -742,6 +763,7 @@ class Config(Section):
     )
     beit: BeitConfig = Field(BeitConfig(), description=BeitConfig.__doc__, json_schema_extra=BEIT)
     colorize: ColorizeConfig = Field(ColorizeConfig(), description=ColorizeConfig.__doc__, json_schema_extra=COLORIZE)
+    instance: InstanceConfig = Field(InstanceConfig(), description=InstanceConfig.__doc__, json_schema_extra=INSTANCE)
     supervised: SupervisedConfig = Field(
         SupervisedConfig(), description=SupervisedConfig.__doc__, json_schema_extra=SUPERVISED
     )

@@ -41,13 +41,17 @@ class KnownTokenizer:
     state: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+def _unknown(count: int) -> Tensor:
+    raise AssertionError("nobody has said which images a sample has")
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What a task may know of the training images when it is built, and what a finished run has fitted.
 
-    `sample(n)` returns at most n of them as they are stored, uint8 (n, C, h, w), the same ones for one seed. `fitted`
-    is the state of a finished run's task: with it, nothing is fitted again, and no image is needed. `tokenizer` is
-    there if the config names one.
+    `sample(n)` returns at most n of them as they are stored, uint8 (n, C, h, w), the same ones for one seed, and
+    `sampled(n)` their indexes, int64 (n,). `fitted` is the state of a finished run's task: with it, nothing is fitted
+    again, and no image is needed. `tokenizer` is there if the config names one.
     """
 
     images: int
@@ -57,6 +61,7 @@ class Surroundings:
     fitted: Mapping[str, Tensor] = field(default_factory=dict)
     tokenizer: KnownTokenizer | None = None
     class_names: tuple[str, ...] = ()
+    sampled: Callable[[int], Tensor] = _unknown
 
     @property
     def without_weights(self) -> "Surroundings":

@@ -19,6 +19,7 @@ from mae.pretext.encoder_only import EncoderOnly
 from mae.pretext.frozen_tokenizer import settings_in
 from mae.pretext.igpt import AutoregressivePixels, MaskedPixels
 from mae.pretext.inpaint import ContextEncoder
+from mae.pretext.instance import InstanceDiscrimination
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.rotation import Rotation
 from mae.pretext.supervised import Supervised
@@ -37,6 +38,7 @@ PRETEXTS: dict[str, type[Pretext]] = {
     "beit": Beit,
     "rotation": Rotation,
     "colorize": Colorize,
+    "instance": InstanceDiscrimination,
     "supervised": Supervised,
     "random": Untrained,
 }
@@ -53,14 +55,17 @@ def new_pretext(
     Where another task of the config is there, its state is what this one is `fitted` to: no image is read.
     """
 
-    def sample(count: int) -> Tensor:
+    def sampled(count: int) -> Tensor:
         order = torch.randperm(len(data.train.labels), generator=generator(config.train.seed, "sample"))
-        return next(iter(data.train.images.batches([order[:count].sort().values]))).cpu()
+        return order[:count].sort().values
+
+    def sample(count: int) -> Tensor:
+        return next(iter(data.train.images.batches([sampled(count)]))).cpu()
 
     torch.manual_seed(config.train.seed)
     tokenizer = tokenizer or _tokenizer_in(fitted)
     sizes = len(data.train.labels), len(data.classes)
-    surroundings = Surroundings(*sizes, data, sample, fitted, tokenizer, data.classes)
+    surroundings = Surroundings(*sizes, data, sample, fitted, tokenizer, data.classes, sampled)
     return PRETEXTS[config.pretext.kind](config, surroundings)
 
 
