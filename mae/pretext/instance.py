@@ -108,8 +108,7 @@ class InstanceDiscrimination(Pretext):
         """Return the loss of telling an image's own row from rows of noise (equation 7), how often its own is nearest,
         in %, and what Z is estimated to be (equation 8)."""
         settings, count = self.config.instance, len(self.bank)
-        drawn = hashed(seeds, settings.negatives) % count
-        noise = torch.einsum("bw,bmw->bm", vectors, F.embedding(drawn, self.bank)) / settings.temperature
+        noise = self._cosines(vectors, hashed(seeds, settings.negatives) % count) / settings.temperature
         own = (vectors * old).sum(dim=1) / settings.temperature
         # h = P / (P + m / n), of P = exp(score) / Z: the sigmoid of this.
         shift = torch.log(settings.negatives * self.z / count)
@@ -117,6 +116,12 @@ class InstanceDiscrimination(Pretext):
         z = count * noise.detach().exp().mean()
         right = (own > noise.amax(dim=1)).float().mean()
         return {"loss": loss.mean(), "accuracy": 100 * right, "z": z}
+
+    def _cosines(self, vectors: Tensor, rows: Tensor) -> Tensor:
+        """Return the cosines (B, m) of vectors (B, W) with rows (B, m) of the bank, the way that takes less memory."""
+        if len(self.bank) <= rows.shape[1] * vectors.shape[1]:
+            return (vectors @ self.bank.T).gather(1, rows)
+        return torch.einsum("bw,bmw->bm", vectors, F.embedding(rows, self.bank))
 
     def _in_place(self, vectors: Tensor, indexes: Tensor, places: Tensor) -> dict[str, Tensor]:
         """Return what `after_step` has to know of the batch: vectors (batch, W), indexes and whether there is an image.

@@ -37,7 +37,11 @@ NOISES = get_args(DenoiseConfig.model_fields["noise"].annotation)
 COLOUR = {"data.channels": 3, "data.image_size": 8, "data.stored_size": 10, "data.augmentation": "color_jitter"}
 CONTEXT = {"model.decoder.depth": 2, "model.decoder.mixing": "convolutions", "model.decoder.fusion": [1]}
 WHOLE = CONTEXT | {"model.decoder.global_token": True}
-NEEDED: dict[str, dict[str, Any]] = {"beit": {"target.tokenizer": "0123"}, "colorize": {"data.channels": 3}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "beit": {"target.tokenizer": "0123"},
+    "colorize": {"data.channels": 3},
+    "instance": {"instance.negatives": 64},
+}
 """What a task cannot do without on the digits."""
 
 FURTHER = {
