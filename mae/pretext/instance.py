@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mae.config.tree import Config
-from mae.data import augmentation
+from mae.data import augmentation, distortion
 from mae.data.augmentation import centre, views
 from mae.models.vit import build_encoder, initialise, pool
 from mae.pretext.base import Batch, Pretext, Surroundings
@@ -37,9 +37,10 @@ NEIGHBOURS = 3
 
 
 class Draws(NamedTuple):
-    """Crops, the place of each image in the batch, and the seed of its negatives, int64 (count,)."""
+    """Crops and distortion, the place of each image in the batch, and the seed of its negatives, int64 (count,)."""
 
     crops: augmentation.Draws
+    distortion: distortion.Draws
     places: Tensor
     seeds: Tensor
 
@@ -66,11 +67,13 @@ class InstanceDiscrimination(Pretext):
         self._keep_gallery(surroundings)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
+        distorted = distortion.draw(self.config.views, count, 0, branch(generator, "distortion"))
         seeds = draw_seeds(count, branch(generator, "negatives"))
-        return Draws(self.crops(count, generator), torch.arange(count), seeds)
+        return Draws(self.crops(count, generator), distorted, torch.arange(count), seeds)
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        vectors = self.vectors(views(batch.images, self.config.data, draws.crops))
+        images = views(batch.images, self.config.data, draws.crops)
+        vectors = self.vectors(distortion.distort(images, self.config.views, draws.distortion))
         with full(vectors.device):  # exponentials of cosines over a temperature
             old = F.embedding(batch.indexes, self.bank)
             judge = self._softmax if self.config.instance.loss == "softmax" else self._nce
