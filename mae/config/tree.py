@@ -420,7 +420,8 @@ class InstanceConfig(Section):
     """How images are told from one another (Wu et al., 2018, section 3)."""
 
     loss: Literal["softmax", "nce"] = Field(
-        "nce", description="over all training images, or noise-contrastive: against some drawn for each image"
+        "softmax",
+        description="over all training images; or noise-contrastive, against some drawn for each image: for millions",
     )
     negatives: Positive = Field(
         4096,

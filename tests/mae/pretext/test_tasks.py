@@ -40,14 +40,12 @@ WHOLE = CONTEXT | {"model.decoder.global_token": True}
 NEEDED: dict[str, dict[str, Any]] = {
     "beit": {"target.tokenizer": "0123"},
     "colorize": {"data.channels": 3},
-    "instance": {"instance.negatives": 64},
 }
 """What a task cannot do without on the digits."""
 
 FURTHER = {
     "mae with context": {"pretext.kind": "mae"} | WHOLE,
     "inpaint with context": {"pretext.kind": "inpaint"} | CONTEXT,
-    "instance by softmax": {"pretext.kind": "instance", "instance.loss": "softmax", "instance.proximal": 1.0},
     "colorize by regression": {"pretext.kind": "colorize", "colorize.loss": "regression", "data.channels": 3},
 }
 """Variants that are held to all that tasks are, by name."""
@@ -185,7 +183,7 @@ VARIANTS = [
     ("mae", {"target.kind": "tokens", "target.tokenizer": "0123"}),
     *(("denoise", {"denoise.noise": noise}) for noise in NOISES),
     *(("inpaint", {"inpaint.region": region} | CONTEXT) for region in REGIONS),
-    ("instance", {"instance.loss": "softmax"}),
+    ("instance", {"instance.loss": "nce", "instance.negatives": 64, "instance.proximal": 1.0}),
     ("colorize", {"colorize.loss": "regression"}),
     *((kind, {}) for kind in PRETEXTS if kind not in ("mae", "denoise", "inpaint")),
 ]
