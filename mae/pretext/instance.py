@@ -4,8 +4,9 @@ bank, with one unit vector per image.
 Kept: vectors on the unit sphere, non-parametric softmax with temperature (equation 2), noise-contrastive estimation
 with uniform noise and a constant Z that the first batch tells (equations 4 to 8), proximal regularisation (equation
 10), and the bank, which follows an image's vector at each visit by the momentum of the release. Adapted: a linear head
-on the mean of the patches, as images are probed by default, in place of a ResNet's last layer; until the first step Z
-is that of random unit vectors.
+on the mean of the patches, as images are probed by default, in place of a ResNet's last layer, which has batch norms
+before it: here the head starts with outputs of mean 0 and deviation 1 on a sample. Until the first step Z is that of
+random unit vectors.
 
 The bank changes between steps only, so that parts of a batch make the whole. A part puts its vectors into their places
 in the batch; the mean of these tensors over parts is the batch's, whichever micro-batch or process had each image.
@@ -31,6 +32,9 @@ from mae.runtime.rng import branch
 
 GALLERY, SIDE = 512, 64
 """Training images among which a picture looks for neighbours, and the longest side at which they are kept, pixels."""
+
+SPREAD_ON = 128
+"""Training images whose vectors are spread over the sphere at the start."""
 
 NEIGHBOURS = 3
 """Rows of neighbours in a picture."""
@@ -65,6 +69,8 @@ class InstanceDiscrimination(Pretext):
         mean = math.exp(min(1 / temperature, 1 / (2 * settings.width * temperature**2)))
         self.register_buffer("z", torch.tensor(count * mean))
         self._keep_gallery(surroundings)
+        if not surroundings.fitted and not self.bank.is_meta:  # where costs are counted there are no images
+            self._spread(surroundings)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
         distorted = distortion.draw(self.config.views, count, 0, branch(generator, "distortion"))
@@ -148,6 +154,19 @@ class InstanceDiscrimination(Pretext):
             indexes = surroundings.sampled(GALLERY)
         self.register_buffer("gallery", images)
         self.register_buffer("gallery_indexes", indexes)
+
+    @torch.no_grad()
+    def _spread(self, surroundings: Surroundings) -> None:
+        """Scale and shift the head so that a sample's outputs have mean 0 and deviation 1, each.
+
+        An untrained ViT's features are all but alike: the vectors would be one, and a bank of such rows tells no image
+        from another.
+        """
+        images = centre(surroundings.sample(SPREAD_ON), self.config.data)
+        outputs = self.head(pool(self.encoder(self.look(images)), "patch_mean"))
+        deviation = outputs.std(dim=0).clamp(min=1e-6)
+        self.head.weight /= deviation[:, None]
+        self.head.bias.copy_((self.head.bias - outputs.mean(dim=0)) / deviation)
 
     @torch.inference_mode()
     def picture(self, images: Tensor, draws: Draws) -> Figure:
