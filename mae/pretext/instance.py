@@ -2,11 +2,11 @@
 bank, with one unit vector per image.
 
 Kept: vectors on the unit sphere, non-parametric softmax with temperature (equation 2), noise-contrastive estimation
-with uniform noise and a constant Z that the first batch tells (equations 4 to 8), proximal regularisation (equation
-10), and the bank, which follows an image's vector at each visit by the momentum of the release. Adapted: a linear head
-on the mean of the patches, as images are probed by default, in place of a ResNet's last layer, which has batch norms
-before it: here the head starts with outputs of mean 0 and deviation 1 on a sample. Until the first step Z is that of
-random unit vectors.
+with uniform noise and a constant Z (equations 4 to 7), proximal regularisation (equation 10), and the bank, which
+follows an image's vector at each visit by the momentum of the release. Adapted, for a ViT, whose untrained features are
+all but alike and which has no batch norms: a linear head on the mean of the patches, which starts with outputs of mean
+0 and deviation 1 on a sample; rows that are zero until their image's first visit, where random ones would draw all
+vectors to their mean. Z is that of vectors all over the sphere, which is what equation 8 estimates with random rows.
 
 The bank changes between steps only, so that parts of a batch make the whole. A part puts its vectors into their places
 in the batch; the mean of these tensors over parts is the batch's, whichever micro-batch or process had each image.
@@ -53,7 +53,6 @@ class InstanceDiscrimination(Pretext):
     """A linear head to unit vectors (B, W), and the `bank` (N, W) that has one for each training image."""
 
     bank: Tensor
-    z: Tensor
     gallery: Tensor
     gallery_indexes: Tensor
 
@@ -64,10 +63,10 @@ class InstanceDiscrimination(Pretext):
         self.head = nn.Linear(config.model.encoder.dim, settings.width)
         self.head.apply(initialise)
         count, temperature = surroundings.images, settings.temperature
-        self.register_buffer("bank", F.normalize(torch.randn(count, settings.width), dim=1))
-        # Cosines of random unit vectors have a variance of 1 / width: of exp(cosine / temperature) this is the mean.
+        self.register_buffer("bank", torch.zeros(count, settings.width))
+        # Cosines of vectors all over the sphere have a variance of 1 / width: of exp(cosine / temperature) the mean is
         mean = math.exp(min(1 / temperature, 1 / (2 * settings.width * temperature**2)))
-        self.register_buffer("z", torch.tensor(count * mean))
+        self.log_z = math.log(count * mean) if count else 0.0
         self._keep_gallery(surroundings)
         if not surroundings.fitted and not self.bank.is_meta:  # where costs are counted there are no images
             self._spread(surroundings)
@@ -89,11 +88,9 @@ class InstanceDiscrimination(Pretext):
         return found | {"moved": moved.detach()} | self._in_place(vectors.detach(), batch.indexes, draws.places)
 
     def after_step(self, step: int, total: int, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Move the bank towards the batch's vectors, and after the first step set Z."""
+        """Move the bank towards the batch's vectors."""
         tracked = dict(found)
         there, vectors, indexes = (tracked.pop(name) for name in ("there", "vectors", "indexes"))
-        if "z" in tracked and step == 1:
-            self.z.copy_(tracked["z"])
         share = 1 / there.clamp(min=1e-12)
         rows = (indexes * share).round().long()
         old = F.embedding(rows, self.bank)
@@ -114,17 +111,16 @@ class InstanceDiscrimination(Pretext):
         return {"loss": F.cross_entropy(scores, indexes), "accuracy": 100 * right}
 
     def _nce(self, vectors: Tensor, old: Tensor, indexes: Tensor, seeds: Tensor) -> dict[str, Tensor]:
-        """Return the loss of telling an image's own row from rows of noise (equation 7), how often its own is nearest,
-        in %, and what Z is estimated to be (equation 8)."""
+        """Return the loss of telling an image's own row from rows of noise (equation 7), and how often its own is
+        nearest, in %."""
         settings, count = self.config.instance, len(self.bank)
         noise = self._cosines(vectors, hashed(seeds, settings.negatives) % count) / settings.temperature
         own = (vectors * old).sum(dim=1) / settings.temperature
         # h = P / (P + m / n), of P = exp(score) / Z: the sigmoid of this.
-        shift = torch.log(settings.negatives * self.z / count)
+        shift = math.log(settings.negatives / count) + self.log_z
         loss = F.softplus(shift - own) + F.softplus(noise - shift).sum(dim=1)
-        z = count * noise.detach().exp().mean()
         right = (own > noise.amax(dim=1)).float().mean()
-        return {"loss": loss.mean(), "accuracy": 100 * right, "z": z}
+        return {"loss": loss.mean(), "accuracy": 100 * right}
 
     def _cosines(self, vectors: Tensor, rows: Tensor) -> Tensor:
         """Return the cosines (B, m) of vectors (B, W) with rows (B, m) of the bank, the way that takes less memory."""
