@@ -4,9 +4,10 @@ bank, with one unit vector per image.
 Kept: vectors on the unit sphere, non-parametric softmax with temperature (equation 2), noise-contrastive estimation
 with uniform noise and a constant Z (equations 4 to 7), proximal regularisation (equation 10), and the bank, which
 follows an image's vector at each visit by the momentum of the release. Adapted, for a ViT, whose untrained features are
-all but alike and which has no batch norms: a linear head on the mean of the patches, which starts with outputs of mean
-0 and deviation 1 on a sample; rows that are zero until their image's first visit, where random ones would draw all
-vectors to their mean. Z is that of vectors all over the sphere, which is what equation 8 estimates with random rows.
+all but alike and which has no batch norms: a linear head on the mean of the patches, from whose outputs their moving
+average is taken away, as DINO's centre (Caron et al., 2021), since all vectors would else flee from the bank together;
+rows that are zero until their image's first visit, where random ones would draw all vectors to their mean. Z is that of
+vectors all over the sphere, which is what equation 8 estimates with random rows.
 
 The bank changes between steps only, so that parts of a batch make the whole. A part puts its vectors into their places
 in the batch; the mean of these tensors over parts is the batch's, whichever micro-batch or process had each image.
@@ -33,6 +34,9 @@ from mae.runtime.rng import branch
 GALLERY, SIDE = 512, 64
 """Training images among which a picture looks for neighbours, and the longest side at which they are kept, pixels."""
 
+CENTRE = 0.9
+"""Share that the centre keeps at each step."""
+
 SPREAD_ON = 128
 """Training images whose vectors are spread over the sphere at the start."""
 
@@ -52,6 +56,7 @@ class Draws(NamedTuple):
 class InstanceDiscrimination(Pretext):
     """A linear head to unit vectors (B, W), and the `bank` (N, W) that has one for each training image."""
 
+    centre: Tensor
     bank: Tensor
     gallery: Tensor
     gallery_indexes: Tensor
@@ -60,9 +65,10 @@ class InstanceDiscrimination(Pretext):
         super().__init__(config, surroundings)
         settings = config.instance
         self.encoder = build_encoder(config)
-        self.head = nn.Linear(config.model.encoder.dim, settings.width)
+        self.head = nn.Linear(config.model.encoder.dim, settings.width, bias=False)
         self.head.apply(initialise)
         count, temperature = surroundings.images, settings.temperature
+        self.register_buffer("centre", torch.zeros(settings.width))
         self.register_buffer("bank", torch.zeros(count, settings.width))
         # Cosines of vectors all over the sphere have a variance of 1 / width: of exp(cosine / temperature) the mean is
         mean = math.exp(min(1 / temperature, 1 / (2 * settings.width * temperature**2)))
@@ -78,19 +84,22 @@ class InstanceDiscrimination(Pretext):
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         images = views(batch.images, self.config.data, draws.crops)
-        vectors = self.vectors(distortion.distort(images, self.config.views, draws.distortion))
+        outputs = self.outputs(distortion.distort(images, self.config.views, draws.distortion))
+        vectors = F.normalize(outputs - self.centre, dim=1)
         with full(vectors.device):  # exponentials of cosines over a temperature
             old = F.embedding(batch.indexes, self.bank)
             judge = self._softmax if self.config.instance.loss == "softmax" else self._nce
             found = judge(vectors, old, batch.indexes, draws.seeds)
             moved = (vectors - old).square().sum(dim=1).mean()
         found["loss"] = found["loss"] + self.config.instance.proximal * moved
-        return found | {"moved": moved.detach()} | self._in_place(vectors.detach(), batch.indexes, draws.places)
+        found |= {"moved": moved.detach(), "mean": outputs.detach().mean(dim=0)}
+        return found | self._in_place(vectors.detach(), batch.indexes, draws.places)
 
     def after_step(self, step: int, total: int, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Move the bank towards the batch's vectors."""
+        """Move the bank towards the batch's vectors, and the centre towards the mean of its outputs."""
         tracked = dict(found)
         there, vectors, indexes = (tracked.pop(name) for name in ("there", "vectors", "indexes"))
+        self.centre.lerp_(tracked.pop("mean"), 1 - CENTRE)
         share = 1 / there.clamp(min=1e-12)
         rows = (indexes * share).round().long()
         old = F.embedding(rows, self.bank)
@@ -101,8 +110,13 @@ class InstanceDiscrimination(Pretext):
 
     def vectors(self, images: Tensor) -> Tensor:
         """Return unit vectors (B, W), float32, of images (B, C, H, W) in 0..1."""
+        return F.normalize(self.outputs(images) - self.centre, dim=1)
+
+    def outputs(self, images: Tensor) -> Tensor:
+        """Return what the head makes of images, (B, W), float32."""
         tokens = self.encoder(self.look(images))
-        return F.normalize(self.head(pool(tokens, "patch_mean")).float(), dim=1)
+        scores: Tensor = self.head(pool(tokens, "patch_mean")).float()
+        return scores
 
     def _softmax(self, vectors: Tensor, old: Tensor, indexes: Tensor, seeds: Tensor) -> dict[str, Tensor]:
         """Return the cross-entropy over all images (equations 2 and 3), and how often its own row is nearest, in %."""
@@ -153,16 +167,16 @@ class InstanceDiscrimination(Pretext):
 
     @torch.no_grad()
     def _spread(self, surroundings: Surroundings) -> None:
-        """Scale and shift the head so that a sample's outputs have mean 0 and deviation 1, each.
+        """Let a sample's outputs have deviation 1, each, and the centre be their mean.
 
         An untrained ViT's features are all but alike: the vectors would be one, and a bank of such rows tells no image
         from another.
         """
         images = centre(surroundings.sample(SPREAD_ON), self.config.data)
-        outputs = self.head(pool(self.encoder(self.look(images)), "patch_mean"))
+        outputs = self.outputs(images)
         deviation = outputs.std(dim=0).clamp(min=1e-6)
         self.head.weight /= deviation[:, None]
-        self.head.bias.copy_((self.head.bias - outputs.mean(dim=0)) / deviation)
+        self.centre.copy_(outputs.mean(dim=0) / deviation)
 
     @torch.inference_mode()
     def picture(self, images: Tensor, draws: Draws) -> Figure:
