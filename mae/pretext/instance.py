@@ -167,16 +167,18 @@ class InstanceDiscrimination(Pretext):
 
     @torch.no_grad()
     def _spread(self, surroundings: Surroundings) -> None:
-        """Let a sample's outputs have deviation 1, each, and the centre be their mean.
+        """Let the head whiten a sample's features, and the centre be the mean of its outputs.
 
-        An untrained ViT's features are all but alike: the vectors would be one, and a bank of such rows tells no image
-        from another.
+        An untrained ViT's features are all but alike, and differ along few directions: the vectors would be one or two,
+        and a bank of such rows tells no image from another.
         """
         images = centre(surroundings.sample(SPREAD_ON), self.config.data)
-        outputs = self.outputs(images)
-        deviation = outputs.std(dim=0).clamp(min=1e-6)
-        self.head.weight /= deviation[:, None]
-        self.centre.copy_(outputs.mean(dim=0) / deviation)
+        features = pool(self.encoder(self.look(images)), "patch_mean")
+        apart = features - features.mean(dim=0)
+        variances, axes = torch.linalg.eigh(apart.T @ apart)
+        scales = variances.clamp(min=max(1e-12, 1e-4 * variances[-1].item())).rsqrt()
+        self.head.weight.copy_(self.head.weight @ (axes * scales) @ axes.T)
+        self.centre.copy_(self.head(features.mean(dim=0)))
 
     @torch.inference_mode()
     def picture(self, images: Tensor, draws: Draws) -> Figure:
