@@ -2,12 +2,10 @@
 bank, with one unit vector per image.
 
 Kept: vectors on the unit sphere, non-parametric softmax with temperature (equation 2), noise-contrastive estimation
-with uniform noise and a constant Z (equations 4 to 7), proximal regularisation (equation 10), and the bank, which
-follows an image's vector at each visit by the momentum of the release. Adapted, for a ViT, whose untrained features are
-all but alike and which has no batch norms: a linear head on the mean of the patches, from whose outputs their moving
-average is taken away, as DINO's centre (Caron et al., 2021), since all vectors would else flee from the bank together;
-rows that are zero until their image's first visit, where random ones would draw all vectors to their mean. Z is that of
-vectors all over the sphere, which is what equation 8 estimates with random rows.
+with uniform noise and a constant Z that the first batch tells (equations 4 to 8), proximal regularisation (equation
+10), and the bank, which follows an image's vector at each visit by the momentum of the release. Adapted: a linear head
+on the mean of the patches, as images are probed by default, in place of a ResNet's last layer; until the first step Z
+is that of random unit vectors.
 
 The bank changes between steps only, so that parts of a batch make the whole. A part puts its vectors into their places
 in the batch; the mean of these tensors over parts is the batch's, whichever micro-batch or process had each image.
@@ -34,12 +32,6 @@ from mae.runtime.rng import branch
 GALLERY, SIDE = 512, 64
 """Training images among which a picture looks for neighbours, and the longest side at which they are kept, pixels."""
 
-CENTRE = 0.9
-"""Share that the centre keeps at each step."""
-
-SPREAD_ON = 128
-"""Training images whose vectors are spread over the sphere at the start."""
-
 NEIGHBOURS = 3
 """Rows of neighbours in a picture."""
 
@@ -56,8 +48,8 @@ class Draws(NamedTuple):
 class InstanceDiscrimination(Pretext):
     """A linear head to unit vectors (B, W), and the `bank` (N, W) that has one for each training image."""
 
-    centre: Tensor
     bank: Tensor
+    z: Tensor
     gallery: Tensor
     gallery_indexes: Tensor
 
@@ -65,17 +57,14 @@ class InstanceDiscrimination(Pretext):
         super().__init__(config, surroundings)
         settings = config.instance
         self.encoder = build_encoder(config)
-        self.head = nn.Linear(config.model.encoder.dim, settings.width, bias=False)
+        self.head = nn.Linear(config.model.encoder.dim, settings.width)
         self.head.apply(initialise)
         count, temperature = surroundings.images, settings.temperature
-        self.register_buffer("centre", torch.zeros(settings.width))
-        self.register_buffer("bank", torch.zeros(count, settings.width))
-        # Cosines of vectors all over the sphere have a variance of 1 / width: of exp(cosine / temperature) the mean is
+        self.register_buffer("bank", F.normalize(torch.randn(count, settings.width), dim=1))
+        # Cosines of random unit vectors have a variance of 1 / width: of exp(cosine / temperature) this is the mean.
         mean = math.exp(min(1 / temperature, 1 / (2 * settings.width * temperature**2)))
-        self.log_z = math.log(count * mean) if count else 0.0
+        self.register_buffer("z", torch.tensor(count * mean))
         self._keep_gallery(surroundings)
-        if not surroundings.fitted and not self.bank.is_meta:  # where costs are counted there are no images
-            self._spread(surroundings)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
         distorted = distortion.draw(self.config.views, count, 0, branch(generator, "distortion"))
@@ -84,22 +73,21 @@ class InstanceDiscrimination(Pretext):
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         images = views(batch.images, self.config.data, draws.crops)
-        outputs = self.outputs(distortion.distort(images, self.config.views, draws.distortion))
-        vectors = F.normalize(outputs - self.centre, dim=1)
+        vectors = self.vectors(distortion.distort(images, self.config.views, draws.distortion))
         with full(vectors.device):  # exponentials of cosines over a temperature
             old = F.embedding(batch.indexes, self.bank)
             judge = self._softmax if self.config.instance.loss == "softmax" else self._nce
             found = judge(vectors, old, batch.indexes, draws.seeds)
             moved = (vectors - old).square().sum(dim=1).mean()
         found["loss"] = found["loss"] + self.config.instance.proximal * moved
-        found |= {"moved": moved.detach(), "mean": outputs.detach().mean(dim=0)}
-        return found | self._in_place(vectors.detach(), batch.indexes, draws.places)
+        return found | {"moved": moved.detach()} | self._in_place(vectors.detach(), batch.indexes, draws.places)
 
     def after_step(self, step: int, total: int, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Move the bank towards the batch's vectors, and the centre towards the mean of its outputs."""
+        """Move the bank towards the batch's vectors, and after the first step set Z."""
         tracked = dict(found)
         there, vectors, indexes = (tracked.pop(name) for name in ("there", "vectors", "indexes"))
-        self.centre.lerp_(tracked.pop("mean"), 1 - CENTRE)
+        if "z" in tracked and step == 1:
+            self.z.copy_(tracked["z"])
         share = 1 / there.clamp(min=1e-12)
         rows = (indexes * share).round().long()
         old = F.embedding(rows, self.bank)
@@ -110,13 +98,8 @@ class InstanceDiscrimination(Pretext):
 
     def vectors(self, images: Tensor) -> Tensor:
         """Return unit vectors (B, W), float32, of images (B, C, H, W) in 0..1."""
-        return F.normalize(self.outputs(images) - self.centre, dim=1)
-
-    def outputs(self, images: Tensor) -> Tensor:
-        """Return what the head makes of images, (B, W), float32."""
         tokens = self.encoder(self.look(images))
-        scores: Tensor = self.head(pool(tokens, "patch_mean")).float()
-        return scores
+        return F.normalize(self.head(pool(tokens, "patch_mean")).float(), dim=1)
 
     def _softmax(self, vectors: Tensor, old: Tensor, indexes: Tensor, seeds: Tensor) -> dict[str, Tensor]:
         """Return the cross-entropy over all images (equations 2 and 3), and how often its own row is nearest, in %."""
@@ -125,16 +108,17 @@ class InstanceDiscrimination(Pretext):
         return {"loss": F.cross_entropy(scores, indexes), "accuracy": 100 * right}
 
     def _nce(self, vectors: Tensor, old: Tensor, indexes: Tensor, seeds: Tensor) -> dict[str, Tensor]:
-        """Return the loss of telling an image's own row from rows of noise (equation 7), and how often its own is
-        nearest, in %."""
+        """Return the loss of telling an image's own row from rows of noise (equation 7), how often its own is nearest,
+        in %, and what Z is estimated to be (equation 8)."""
         settings, count = self.config.instance, len(self.bank)
         noise = self._cosines(vectors, hashed(seeds, settings.negatives) % count) / settings.temperature
         own = (vectors * old).sum(dim=1) / settings.temperature
         # h = P / (P + m / n), of P = exp(score) / Z: the sigmoid of this.
-        shift = math.log(settings.negatives / count) + self.log_z
+        shift = torch.log(settings.negatives * self.z / count)
         loss = F.softplus(shift - own) + F.softplus(noise - shift).sum(dim=1)
+        z = count * noise.detach().exp().mean()
         right = (own > noise.amax(dim=1)).float().mean()
-        return {"loss": loss.mean(), "accuracy": 100 * right}
+        return {"loss": loss.mean(), "accuracy": 100 * right, "z": z}
 
     def _cosines(self, vectors: Tensor, rows: Tensor) -> Tensor:
         """Return the cosines (B, m) of vectors (B, W) with rows (B, m) of the bank, the way that takes less memory."""
@@ -164,21 +148,6 @@ class InstanceDiscrimination(Pretext):
             indexes = surroundings.sampled(GALLERY)
         self.register_buffer("gallery", images)
         self.register_buffer("gallery_indexes", indexes)
-
-    @torch.no_grad()
-    def _spread(self, surroundings: Surroundings) -> None:
-        """Let the head whiten a sample's features, and the centre be the mean of its outputs.
-
-        An untrained ViT's features are all but alike, and differ along few directions: the vectors would be one or two,
-        and a bank of such rows tells no image from another.
-        """
-        images = centre(surroundings.sample(SPREAD_ON), self.config.data)
-        features = pool(self.encoder(self.look(images)), "patch_mean")
-        apart = features - features.mean(dim=0)
-        variances, axes = torch.linalg.eigh(apart.T @ apart)
-        scales = variances.clamp(min=max(1e-12, 1e-4 * variances[-1].item())).rsqrt()
-        self.head.weight.copy_(self.head.weight @ (axes * scales) @ axes.T)
-        self.centre.copy_(self.head(features.mean(dim=0)))
 
     @torch.inference_mode()
     def picture(self, images: Tensor, draws: Draws) -> Figure:

@@ -27,9 +27,7 @@ def made(**more: Any) -> InstanceDiscrimination:
     torch.manual_seed(0)
     own = {"pretext.kind": "instance", "train.batch_size": 4, "instance.loss": "nce", "instance.negatives": 50}
     config = change(build(TINY), PLAIN | own | more)
-    pretext = InstanceDiscrimination(config, surroundings(config))
-    pretext.bank.copy_(F.normalize(torch.randn(pretext.bank.shape), dim=1))
-    return pretext
+    return InstanceDiscrimination(config, surroundings(config))
 
 
 def step(pretext: InstanceDiscrimination) -> tuple[Batch, Draws]:
@@ -51,7 +49,7 @@ def test_softmax_is_over_all_rows_of_the_bank() -> None:
 def test_nce_tells_an_images_own_row_from_noise(negatives: int) -> None:
     pretext = made(**{"instance.negatives": negatives, "instance.width": 2 if negatives == 1 else 128})
     batch, draws = step(pretext)
-    vectors, losses, z = pretext.vectors(batch.images.float() / 255).detach(), [], math.exp(pretext.log_z)
+    vectors, losses, z = pretext.vectors(batch.images.float() / 255).detach(), [], float(pretext.z)
 
     def posterior(vector: torch.Tensor, row: int) -> float:
         chance = math.exp(float(vector @ pretext.bank[row]) / 0.07) / z
@@ -63,27 +61,18 @@ def test_nce_tells_an_images_own_row_from_noise(negatives: int) -> None:
     assert pretext(batch, draws)["loss"].item() == pytest.approx(sum(losses) / 4, rel=1e-4)
 
 
-def test_z_is_the_mean_over_the_sphere() -> None:
-    vectors = F.normalize(torch.randn(100_000, 128), dim=1)
-    mean = (vectors[:, 0].double() / 0.07).exp().mean().item()  # cosines with one direction
-    assert math.exp(made().log_z) == pytest.approx(100 * mean, rel=0.05)
-
-
-def test_a_row_is_zero_until_its_images_first_visit_and_then_its_vector() -> None:
+def test_z_is_told_by_the_first_batch_and_kept() -> None:
     pretext = made()
-    pretext.bank.zero_()
     batch, draws = step(pretext)
-    vectors = pretext.vectors(batch.images.float() / 255).detach()
+    vectors, scores = pretext.vectors(batch.images.float() / 255).detach(), []
+    for vector, drawn in zip(vectors, hashed(draws.seeds, 50) % 100, strict=True):
+        scores += [math.exp(float(vector @ pretext.bank[row]) / 0.07) for row in drawn]
+    assert float(pretext.z) / 100 == pytest.approx(math.exp(1 / (2 * 128 * 0.07**2)), rel=1e-5)
     pretext.after_step(1, 9, pretext(batch, draws))
-    torch.testing.assert_close(pretext.bank[ROWS], vectors, rtol=0, atol=1e-6)
-    assert pretext.bank.norm(dim=1).count_nonzero() == 4
-    assert InstanceDiscrimination(pretext.config, surroundings(pretext.config)).bank.count_nonzero() == 0
-
-
-def test_the_first_vectors_are_spread_over_the_sphere() -> None:
-    pretext = made()
-    vectors = pretext.vectors(centre(stored(pretext.config, 100), pretext.config.data))
-    assert vectors.mean(dim=0).norm() < 0.3  # 1, where all are the same
+    assert float(pretext.z) == pytest.approx(100 * sum(scores) / len(scores), rel=1e-4)
+    kept = float(pretext.z)
+    pretext.after_step(2, 9, pretext(batch, draws))
+    assert float(pretext.z) == kept
 
 
 def test_the_bank_follows_the_batch_and_nothing_else() -> None:
