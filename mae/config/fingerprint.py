@@ -15,7 +15,7 @@ IN_DIGEST = {"data.source", "data.test_fraction", "data.split_seed"}
 
 PRETRAIN_SECTIONS = (
     *("data", "model", "pretext", "denoise", "inpaint", "igpt", "tokenizer", "beit"),
-    *("rotation", "context", "jigsaw"),
+    *("rotation", "context", "jigsaw", "colorize", "instance", "supervised", "views"),
     *("mask", "target", "loss", "train"),
 )
 
@@ -40,7 +40,8 @@ def pretrain_settings(config: Config, data_digest: str) -> dict[str, Any]:
 
 def untrained_fingerprint(config: Config, data_digest: str) -> str:
     """Return the fingerprint of the encoder before training: of data, encoder and seed only."""
-    settings = _settings(config, ("data", "model", "pretext", "igpt") if config.pixel_tokens else ("data", "model"))
+    own = ("pretext", "igpt") if config.pixel_tokens else ("pretext",) if config.sees_lightness else ()
+    settings = _settings(config, ("data", "model", *own))
     other = ("model.decoder", "igpt.mask_ratio")
     kept = {key: value for key, value in settings.items() if not key.startswith(other)}
     kept |= {} if config.positions else {"positions": False}

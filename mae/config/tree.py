@@ -23,10 +23,16 @@ PretextKind = Literal[
     "rotation",
     "context",
     "jigsaw",
+    "colorize",
+    "instance",
+    "supervised",
     "random",
 ]
 PIXEL_KINDS: tuple[PretextKind, ...] = ("igpt_ar", "igpt_bert")
 """Tasks whose encoder reads pixels of a palette in place of patches."""
+
+VIEWED: tuple[PretextKind, ...] = ("instance",)
+"""Tasks whose views are distorted as `views` says."""
 
 ProbeKind = Literal["linear", "knn", "attentive", "partial", "finetune"]
 FROZEN: tuple[ProbeKind, ...] = ("linear", "knn", "attentive")
@@ -40,6 +46,11 @@ def _as_tuple(value: Any) -> Any:
 def _as_size(value: Any) -> Any:
     """`32` means a square of 32 x 32; a list from TOML becomes the tuple (height, width)."""
     return (value, value) if type(value) is int else _as_tuple(value)
+
+
+def _as_pair(value: Any) -> Any:
+    """`0.5` means 0.5 for both of two views."""
+    return (value, value) if isinstance(value, int | float) and not isinstance(value, bool) else _as_tuple(value)
 
 
 def _shares(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -59,6 +70,8 @@ Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple)]
 CropScale = Annotated[Range, AfterValidator(_shares)]
 PerChannel = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Chance = Annotated[float, Field(ge=0, le=1)]
+Chances = Annotated[tuple[Chance, Chance], BeforeValidator(_as_pair)]
 Width = Annotated[int, Field(ge=4, multiple_of=4)]  # the 2-D sin-cos code splits a width into four equal parts
 
 
@@ -79,6 +92,9 @@ IGPT = _acts({"pretext.kind": PIXEL_KINDS})
 OF_PATCHES = _acts({"pretext.kind": tuple(kind for kind in get_args(PretextKind) if kind not in PIXEL_KINDS)})
 RECONSTRUCTION = _acts({"pretext.kind": ("mae", "denoise")})
 TARGET = _acts({"pretext.kind": ("mae", "denoise", "beit")})
+COLORIZE = _acts({"pretext.kind": ("colorize",)})
+INSTANCE = _acts({"pretext.kind": ("instance",)})
+SUPERVISED = _acts({"pretext.kind": ("supervised",)})
 BEIT = _acts({"pretext.kind": ("beit",)})
 ROTATION = _acts({"pretext.kind": ("rotation",)})
 CONTEXT = _acts({"pretext.kind": ("context",)})
@@ -93,6 +109,7 @@ PATCHES = _acts({"pretext.kind": ("mae", "denoise"), "denoise.noise": ("masked_p
 PARTS = _acts(
     {"pretext.kind": ("mae", "denoise"), "denoise.noise": ("masked_pixels", "masked_patches", "salt_and_pepper")}
 )
+VIEWS = _acts({"pretext.kind": VIEWED})
 LARS = _acts({"probe.linear.solver": ("lars",)})
 AUGMENTED = _acts({"probe.finetune.augment": (True,)})
 
@@ -466,6 +483,82 @@ class JigsawConfig(Section):
     )
 
 
+COLOR_CELL = 4
+"""Longest side of the cells whose colours are predicted, pixels: a quarter of the resolution."""
+
+
+class ColorizeConfig(Section):
+    """How colours are predicted of lightness (Zhang et al., 2016, section 2)."""
+
+    loss: Literal["classification", "regression"] = Field(
+        "classification", description="of the bins of the ab plane, 10 units wide, or of a and b themselves"
+    )
+    uniform: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of a uniform distribution in the frequencies of bins, whose inverses their weights are; 1: "
+        "all weigh the same",
+        json_schema_extra=_acts({"colorize.loss": ("classification",)}),
+    )
+
+
+class InstanceConfig(Section):
+    """How images are told from one another (Wu et al., 2018, section 3)."""
+
+    loss: Literal["softmax", "nce"] = Field(
+        "softmax",
+        description="over all training images; or noise-contrastive, against some drawn for each image: for millions",
+    )
+    negatives: Positive = Field(
+        4096,
+        description="rows of the memory bank that are drawn for each image",
+        json_schema_extra=_acts({"instance.loss": ("nce",)}),
+    )
+    width: int = Field(128, ge=2, description="numbers of a vector in the memory bank")
+    temperature: float = Field(0.07, ge=0.02, le=1, description="cosines are divided by it")
+    momentum: float = Field(0.5, ge=0, lt=1, description="share that an image's vector keeps when it is visited")
+    proximal: float = Field(
+        0.0, ge=0, description="weight of the squared distance of an image's vector from the one in the memory bank"
+    )
+
+
+class SupervisedConfig(Section):
+    """What is classified where the encoder is trained with labels."""
+
+    features: Literal["class_token", "patch_mean", "both"] = Field(
+        "patch_mean", description="what the linear head reads off the encoder's last norm"
+    )
+
+
+class ViewsConfig(Section):
+    """How views are distorted that a task compares, after crops and flips as `data` says (MoCo v2; BYOL, MoCo v3)."""
+
+    jitter: Chance = Field(0.8, description="chance of colour jitter")
+    jitter_strength: Annotated[tuple[Chance, Chance, Chance, Chance], BeforeValidator(_as_tuple)] = Field(
+        (0.4, 0.4, 0.4, 0.1),
+        description="how much brightness, contrast and saturation may change, as a share, and hue, in turns; the last "
+        "two where there is colour. MoCo v3: 0.4, 0.4, 0.2, 0.1",
+    )
+    grayscale: Chance = Field(0.2, description="chance that colours are taken away")
+    blur: Chances = Field(
+        (0.0, 0.0),
+        description="chance of Gaussian blur in the first and the second view, or one number for both. SimSiam: none "
+        "on CIFAR-10; of 224 pixels MoCo v2: 0.5, MoCo v3: 1.0 and 0.1",
+    )
+    solarize: Chances = Field(
+        (0.0, 0.0),
+        description="chance that values above one half are inverted, in the first and the second view, or one number "
+        "for both. MoCo v3: 0.0 and 0.2",
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> "ViewsConfig":
+        if self.jitter_strength[3] > 0.5:
+            raise ValueError("jitter_strength: expected a hue of at most 0.5 turns")
+        return self
+
+
 class TargetConfig(Section):
     """What is predicted (Table 1d)."""
 
@@ -799,6 +892,12 @@ class Config(Section):
     rotation: RotationConfig = Field(RotationConfig(), description=RotationConfig.__doc__, json_schema_extra=ROTATION)
     context: ContextConfig = Field(ContextConfig(), description=ContextConfig.__doc__, json_schema_extra=CONTEXT)
     jigsaw: JigsawConfig = Field(JigsawConfig(), description=JigsawConfig.__doc__, json_schema_extra=JIGSAW)
+    colorize: ColorizeConfig = Field(ColorizeConfig(), description=ColorizeConfig.__doc__, json_schema_extra=COLORIZE)
+    instance: InstanceConfig = Field(InstanceConfig(), description=InstanceConfig.__doc__, json_schema_extra=INSTANCE)
+    supervised: SupervisedConfig = Field(
+        SupervisedConfig(), description=SupervisedConfig.__doc__, json_schema_extra=SUPERVISED
+    )
+    views: ViewsConfig = Field(ViewsConfig(), description=ViewsConfig.__doc__, json_schema_extra=VIEWS)
     mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__, json_schema_extra=PATCHES)
     target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=TARGET)
     loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__, json_schema_extra=PARTS)
@@ -835,6 +934,23 @@ class Config(Section):
     def pixel_tokens(self) -> bool:
         """Whether the encoder reads pixels of a palette in place of patches."""
         return self.pretext.kind in PIXEL_KINDS
+
+    @property
+    def sees_lightness(self) -> bool:
+        """Whether the encoder sees the lightness of images in place of their colours."""
+        return self.pretext.kind == "colorize"
+
+    @property
+    def color_cell(self) -> tuple[int, int]:
+        """Height and width of the cells whose colours are predicted, pixels: at most `COLOR_CELL`, parts of a patch."""
+        height, width = self.model.patch_size
+        return math.gcd(COLOR_CELL, height), math.gcd(COLOR_CELL, width)
+
+    @property
+    def color_cells(self) -> tuple[int, int]:
+        """Rows and columns of these cells in a patch."""
+        (height, width), (rows, columns) = self.model.patch_size, self.color_cell
+        return height // rows, width // columns
 
     @property
     def colors(self) -> int:
@@ -928,6 +1044,8 @@ class Config(Section):
         height, width = self.data.image_size
         if self.pretext.kind == "rotation" and height != width:
             raise ValueError(f"pretext.kind: rotation needs square images, not {height} x {width} (data.image_size)")
+        if self.pretext.kind == "colorize" and self.data.channels == 1:
+            raise ValueError("data.channels: pretext.kind=colorize predicts colours; expected 3, and colour images")
         if "attentive" in self.probe.kinds and self.model.encoder.dim % self.probe.attentive.queries:
             raise ValueError(
                 f"probe.attentive.queries: expected a divisor of model.encoder.dim={self.model.encoder.dim}"

@@ -41,13 +41,17 @@ class KnownTokenizer:
     state: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+def _unknown(count: int) -> Tensor:
+    raise AssertionError("nobody has said which images a sample has")
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What a task may know of the training images when it is built, and what a finished run has fitted.
 
-    `sample(n)` returns at most n of them as they are stored, uint8 (n, C, h, w), the same ones for one seed. `fitted`
-    is the state of a finished run's task: with it, nothing is fitted again, and no image is needed. `tokenizer` is
-    there if the config names one.
+    `sample(n)` returns at most n of them as they are stored, uint8 (n, C, h, w), the same ones for one seed, and
+    `sampled(n)` their indexes, int64 (n,). `fitted` is the state of a finished run's task: with it, nothing is fitted
+    again, and no image is needed. `tokenizer` is there if the config names one.
     """
 
     images: int
@@ -56,6 +60,8 @@ class Surroundings:
     sample: Callable[[int], Tensor]
     fitted: Mapping[str, Tensor] = field(default_factory=dict)
     tokenizer: KnownTokenizer | None = None
+    class_names: tuple[str, ...] = ()
+    sampled: Callable[[int], Tensor] = _unknown
 
     @property
     def without_weights(self) -> "Surroundings":
@@ -87,7 +93,10 @@ class Pretext(nn.Module):
         raise NotImplementedError
 
     def look(self, images: Tensor) -> Tensor:
-        """Return what the encoder takes when it is probed, of images (B, C, H, W) in 0..1: here, normalised pixels."""
+        """Return what the encoder takes when it is probed, of images (B, C, H, W) in 0..1: here, normalised pixels.
+
+        It is a function of `mean`, `std` and `config`: an encoder that came without the rest of its task looks so too.
+        """
         return (images - self.mean) / self.std
 
     def crops(self, count: int, generator: torch.Generator) -> augmentation.Draws:

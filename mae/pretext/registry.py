@@ -12,6 +12,7 @@ from mae.data.dataset import ImageData
 from mae.data.facts import DataFacts, Statistics
 from mae.pretext.base import KnownTokenizer, Pretext, Surroundings
 from mae.pretext.beit import Beit
+from mae.pretext.colorize import Colorize
 from mae.pretext.context_prediction import ContextPrediction
 from mae.pretext.denoise import DenoisingAutoencoder
 from mae.pretext.dvae import DiscreteVAE
@@ -19,9 +20,11 @@ from mae.pretext.encoder_only import EncoderOnly
 from mae.pretext.frozen_tokenizer import settings_in
 from mae.pretext.igpt import AutoregressivePixels, MaskedPixels
 from mae.pretext.inpaint import ContextEncoder
+from mae.pretext.instance import InstanceDiscrimination
 from mae.pretext.jigsaw import Jigsaw
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.rotation import Rotation
+from mae.pretext.supervised import Supervised
 from mae.pretext.untrained import Untrained
 from mae.pretext.vqvae import VectorQuantiser
 from mae.runtime.rng import generator
@@ -38,6 +41,9 @@ PRETEXTS: dict[str, type[Pretext]] = {
     "rotation": Rotation,
     "context": ContextPrediction,
     "jigsaw": Jigsaw,
+    "colorize": Colorize,
+    "instance": InstanceDiscrimination,
+    "supervised": Supervised,
     "random": Untrained,
 }
 
@@ -53,13 +59,17 @@ def new_pretext(
     Where another task of the config is there, its state is what this one is `fitted` to: no image is read.
     """
 
-    def sample(count: int) -> Tensor:
+    def sampled(count: int) -> Tensor:
         order = torch.randperm(len(data.train.labels), generator=generator(config.train.seed, "sample"))
-        return next(iter(data.train.images.batches([order[:count].sort().values]))).cpu()
+        return order[:count].sort().values
+
+    def sample(count: int) -> Tensor:
+        return next(iter(data.train.images.batches([sampled(count)]))).cpu()
 
     torch.manual_seed(config.train.seed)
     tokenizer = tokenizer or _tokenizer_in(fitted)
-    surroundings = Surroundings(len(data.train.labels), len(data.classes), data, sample, fitted, tokenizer)
+    sizes = len(data.train.labels), len(data.classes)
+    surroundings = Surroundings(*sizes, data, sample, fitted, tokenizer, data.classes, sampled)
     return PRETEXTS[config.pretext.kind](config, surroundings)
 
 
@@ -70,9 +80,10 @@ def saved_pretext(config: Config, facts: DataFacts, state: Mapping[str, Tensor])
     """
 
     sizes = facts.train_images, len(facts.class_names)
-    surroundings = Surroundings(*sizes, facts, _no_images, state, _tokenizer_in(state))
+    surroundings = Surroundings(*sizes, facts, _no_images, state, _tokenizer_in(state), facts.class_names)
     whole = any(not name.startswith("encoder.") for name in state)
-    pretext = (PRETEXTS[config.pretext.kind] if whole else EncoderOnly)(config, surroundings)
+    kind = PRETEXTS[config.pretext.kind]
+    pretext = kind(config, surroundings) if whole else EncoderOnly(config, surroundings, kind.look)
     pretext.load_state_dict(dict(state))
     return pretext
 

@@ -1,5 +1,6 @@
 """Pretext tasks without a data set: of noise, as if normalised already."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mae.config.tree import Config, MaskConfig
-from mae.data.dataset import ImageData
+from mae.data.dataset import CachedImages, ImageData, Split
 from mae.pretext.base import Batch, Pretext, Surroundings
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.masking import SAMPLERS, Mask
@@ -20,7 +21,11 @@ def surroundings(config: Config) -> Surroundings:
     channels = config.data.channels
     statistics = SimpleNamespace(mean=(0.0,) * channels, std=(1.0,) * channels)
     tokenizer = made_up_tokenizer(config)
-    return Surroundings(100, 10, statistics, lambda count: stored(config, min(count, 100)), tokenizer=tokenizer)
+    sampled = {
+        "sample": lambda count: stored(config, min(count, 100)),
+        "sampled": lambda count: torch.arange(100)[:count],
+    }
+    return Surroundings(100, 10, statistics, tokenizer=tokenizer, **sampled)
 
 
 def stored(config: Config, count: int) -> Tensor:
@@ -32,6 +37,18 @@ def stored(config: Config, count: int) -> Tensor:
 def batch_of(images: Tensor) -> Batch:
     """Return the first images of a training set as a batch; all are of the first class."""
     return Batch(images, torch.arange(len(images)), torch.zeros(len(images), dtype=torch.int64))
+
+
+def coloured(digits: ImageData) -> ImageData:
+    """Return the digits on blue, in a colour that follows from their class."""
+
+    def painted(split: Split) -> Split:
+        assert isinstance(split.images, CachedImages)
+        red, share = split.images.pixels, split.labels.view(-1, 1, 1, 1) / 9
+        return Split(CachedImages(torch.cat([red, (red * share).byte(), 255 - red], dim=1)), split.labels)
+
+    train, test = painted(digits.train), painted(digits.test)
+    return replace(digits, train=train, test=test, mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
 def autoencoder(config: Config) -> MaskedAutoencoder:

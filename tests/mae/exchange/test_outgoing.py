@@ -41,8 +41,8 @@ PATHS = {"official": "out.pth", "hf": "out", "onnx": "out.onnx"}
 
 def model_of(config: Config) -> Model:
     """Return a model of random weights as it is read from a run."""
-    pixels = config.pixel_tokens
-    state = (PRETEXTS[config.pretext.kind](config, surroundings(config)) if pixels else ours(config)).state_dict()
+    own = config.pixel_tokens or config.sees_lightness
+    state = (PRETEXTS[config.pretext.kind](config, surroundings(config)) if own else ours(config)).state_dict()
     rest = {name: value for name, value in state.items() if not name.startswith("encoder.")}
     facts = DataFacts(mean=config.data.mean or (), std=config.data.std or (), class_names=(), train_images=0)
     return Model(config, facts, under(state, "encoder."), rest, "", (), cuts_off=False)
@@ -170,9 +170,16 @@ def test_onnx_computes_the_same_features_of_any_number_of_images(tmp_path: Path)
         assert differs(patch_mean, tokens[:, 1:].mean(dim=1)) < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["igpt_ar", "igpt_bert"])
-def test_onnx_has_a_place_for_an_encoder_of_pixels(kind: str, tmp_path: Path) -> None:
-    made = model(**{"pretext.kind": kind, "igpt.side": 8, "igpt.colors": 16, "probe.layer": 1})
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pretext.kind": "igpt_ar", "igpt.side": 8, "igpt.colors": 16},
+        {"pretext.kind": "igpt_bert", "igpt.side": 8, "igpt.colors": 16},
+        {"pretext.kind": "colorize"},
+    ],
+)
+def test_onnx_has_a_place_for_an_encoder_that_sees_no_plain_pixels(settings: dict[str, Any], tmp_path: Path) -> None:
+    made = model(**settings | {"probe.layer": 1})
     session = onnxruntime.InferenceSession(export(made, "onnx", tmp_path), providers=["CPUExecutionProvider"])
     images, pretext = torch.rand(3, 3, 16, 16), made.pretext()
     with torch.no_grad():
@@ -194,6 +201,12 @@ def test_onnx_has_a_place_for_an_encoder_of_pixels(kind: str, tmp_path: Path) ->
             {"pretext.kind": "igpt_ar"},
             "out.safetensors",
             "pixels in a palette's colours has no place there",
+        ),
+        (
+            "safetensors",
+            {"pretext.kind": "colorize"},
+            "out.safetensors",
+            "sees lightness in place of colours has no place",
         ),
         ("hf", {"target.kind": "pca"}, "out", "a decoder that predicts target.kind=pca has no place there"),
         ("official", {"model.decoder.mixing": "convolutions"}, "out.pth", r"a decoder with model\.decoder\.mixing has"),

@@ -29,7 +29,7 @@ from mae.runtime.rng import generator, on_device, piece
 from mae.training.loop import pretrain
 from mae.training.step import Trainer
 from tests.conftest import TINY
-from tests.helpers.pretexts import batch_of, stored, surroundings
+from tests.helpers.pretexts import batch_of, coloured, stored, surroundings
 from tests.helpers.training import StopAfter, first_images, take_step
 
 CPU = torch.device("cpu")
@@ -37,12 +37,19 @@ NOISES = get_args(DenoiseConfig.model_fields["noise"].annotation)
 COLOUR = {"data.channels": 3, "data.image_size": 8, "data.stored_size": 10, "data.augmentation": "color_jitter"}
 CONTEXT = {"model.decoder.depth": 2, "model.decoder.mixing": "convolutions", "model.decoder.fusion": [1]}
 WHOLE = CONTEXT | {"model.decoder.global_token": True}
+NEEDED: dict[str, dict[str, Any]] = {
+    "beit": {"target.tokenizer": "0123"},
+    "colorize": {"data.channels": 3},
+}
+"""What a task cannot do without on the digits."""
+
 FURTHER = {
     "mae with context": {"pretext.kind": "mae"} | WHOLE,
     "inpaint with context": {"pretext.kind": "inpaint"} | CONTEXT,
     "rotation in all four": {"pretext.kind": "rotation", "rotation.all_four": True},
     "context of few patches": {"pretext.kind": "context", "context.magnify": False},
     "jigsaw of patches": {"pretext.kind": "jigsaw", "jigsaw.pieces": "patches"},
+    "colorize by regression": {"pretext.kind": "colorize", "colorize.loss": "regression", "data.channels": 3},
 }
 """Variants that are held to all that tasks are, by name."""
 
@@ -51,7 +58,7 @@ each_that_learns = pytest.mark.parametrize("kind", [*(kind for kind in PRETEXTS 
 
 
 def config_of(kind: str, **more: Any) -> Config:
-    more = {"target.tokenizer": "0123"} | more if kind == "beit" else more
+    more = NEEDED.get(kind, {}) | more
     return change(build(TINY), FURTHER.get(kind, {"pretext.kind": kind}) | more)  # what does not act is left out
 
 
@@ -110,8 +117,9 @@ def test_parts_of_a_batch_have_the_whole_batchs_loss_as_their_mean(kind: str) ->
 @each_that_learns
 def test_the_loss_falls(kind: str, digits: ImageData) -> None:
     config = config_of(kind, **{"train.epochs": 12, "train.base_lr": 4e-3})
-    work = Trainer(config, digits, CPU, tokenizer=made_up_tokenizer(config))
-    images = first_images(digits)
+    data = coloured(digits) if config.data.channels == 3 else digits
+    work = Trainer(config, data, CPU, tokenizer=made_up_tokenizer(config))
+    images = first_images(data)
     losses = [take_step(work, images, step).losses["loss"].item() for step in range(40)]
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
 
@@ -121,7 +129,8 @@ def test_a_stopped_run_ends_with_the_same_bits(kind: str, digits: ImageData, tmp
     def train(folder: str, stop: StopRequest) -> str:
         run = RunDirectory(tmp_path / folder)
         config = config_of(kind)
-        how = config, digits, run, CPU, Silent(), stop, evaluate_online
+        data = coloured(digits) if config.data.channels == 3 else digits
+        how = config, data, run, CPU, Silent(), stop, evaluate_online
         return str(pretrain(*how, tokenizer=made_up_tokenizer(config))["weights_sha256"])
 
     whole = train("whole", StopRequest())
@@ -144,6 +153,10 @@ def test_images_that_are_no_squares_are_pretrained_on_or_refused(kind: str) -> N
 @each_task
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_picture_shows_every_image(kind: str, channels: int) -> None:
+    if kind.startswith("colorize") and channels == 1:
+        with pytest.raises(UserError, match=r"data\.channels=1: pretext\.kind=colorize predicts colours; expected 3"):
+            config_of(kind, **{"data.channels": channels})
+        return
     config = config_of(kind, **{"data.channels": channels})
     pretext = make(config)
     with torch.inference_mode():
@@ -178,6 +191,8 @@ VARIANTS = [
     ("context", {"context.color": "project"}),
     ("jigsaw", {"jigsaw.color": "project"}),
     ("jigsaw", {"jigsaw.pieces": "patches"}),
+    ("instance", {"instance.loss": "nce", "instance.negatives": 64, "instance.proximal": 1.0}),
+    ("colorize", {"colorize.loss": "regression"}),
     *((kind, {}) for kind in PRETEXTS if kind not in ("mae", "denoise", "inpaint")),
 ]
 
