@@ -1,0 +1,85 @@
+"""Where names of points stand in a panel, so that none lies on another one."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
+
+RADII = (6, 9, 13, 18, 25, 34, 45, 60, 80)
+"""Distances of a name from its point that are tried, points."""
+
+LED = 13
+"""From this distance on a thin line leads from a name to its point."""
+
+ANGLES = np.deg2rad([20, 340, 160, 200, 60, 300, 120, 240, 90, 270, 0, 180])
+"""Directions that are tried, those beside the point first."""
+
+COVERS_A_NAME, COVERS_A_POINT, COVERS_A_BAR, LEAVES_THE_PANEL = 1000.0, 30.0, 10.0, 1000.0
+"""How bad a place is, beside its distance from the point in points."""
+
+SIZE = 7
+"""Of the names' font."""
+
+
+def place_labels(
+    panel: Axes,
+    points: Sequence[tuple[float, float]],
+    names: Sequence[str],
+    bars: Sequence[tuple[float, float, float]] = (),
+) -> list[Annotation]:
+    """Name the points (x, y) of a panel whose limits are final; `bars` are upright lines: x, and both ends in y.
+
+    A name goes to the nearest place in the panel where it covers no other name and no point, and no bar if there is
+    such a place.
+    """
+    figure = panel.figure
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()  # the layout, and with it every size, is settled
+    scale = figure.dpi / 72
+    where = panel.transData.transform(np.asarray(points, dtype=float).reshape(-1, 2)) / scale
+    marks = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in where]
+    lines = [_line(panel, bar, scale) for bar in bars]
+    inside = Bbox(panel.get_window_extent().get_points() / scale)
+    taken: list[Bbox] = []
+    labels = []
+    for name, point, spot in zip(names, points, where, strict=True):
+        size = np.asarray(_size(panel, name, scale))
+        tried = [_place(spot, size, radius, angle) for radius in RADII for angle in ANGLES]
+        worse = [radius + _badness(box, inside, taken, marks, lines) for radius, _, box in tried]
+        radius, offset, box = tried[int(np.argmin(worse))]
+        taken.append(box)
+        arrow = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.6", "shrinkA": 0, "shrinkB": 3}
+        style = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": SIZE, "zorder": 5}
+        led = arrow if radius >= LED else None
+        labels.append(panel.annotate(name, point, xytext=tuple(offset), arrowprops=led, **style))
+        labels[-1].set_in_layout(False)
+    return labels
+
+
+def _place(spot: np.ndarray, size: np.ndarray, radius: float, angle: float) -> tuple[float, np.ndarray, Bbox]:
+    """Return radius, offset of the centre from the point, and the box of a name in one direction, in points."""
+    offset = np.array([np.cos(angle), np.sin(angle)]) * (radius + size / 2)
+    return radius, offset, Bbox.from_bounds(*(spot + offset - size / 2), *size)
+
+
+def _size(panel: Axes, name: str, scale: float) -> tuple[float, float]:
+    """Return width and height of a name, points."""
+    text = panel.text(0, 0, name, fontsize=SIZE)
+    extent = text.get_window_extent()
+    text.remove()
+    return extent.width / scale, extent.height / scale
+
+
+def _line(panel: Axes, bar: tuple[float, float, float], scale: float) -> Bbox:
+    x, *ends = bar
+    (left, low), (right, high) = panel.transData.transform([(x, end) for end in ends]) / scale
+    return Bbox.from_extents(left - 1, low, right + 1, high)
+
+
+def _badness(box: Bbox, inside: Bbox, names: list[Bbox], marks: list[Bbox], bars: list[Bbox]) -> float:
+    outside = not (inside.contains(*box.min) and inside.contains(*box.max))
+    covered = zip((names, marks, bars), (COVERS_A_NAME, COVERS_A_POINT, COVERS_A_BAR), strict=True)
+    return LEAVES_THE_PANEL * outside + sum(weight * box.count_overlaps(others) for others, weight in covered)
