@@ -38,6 +38,9 @@ STYLE: dict[Any, Any] = {
 }
 PANEL = (3.3, 2.9)
 """Width and height of a panel, inches: a column of a two-column page."""
+NARROW = 5.4
+"""Width of figures with panels below each other, inches: on a phone, their text is still read."""
+
 ACCURACY = "test top-1, %"
 
 BASELINE_LINES = {"untrained": (0, (1, 1)), "pixels": (0, (4, 1, 1, 1))}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
@@ -17,7 +18,7 @@ LED = 13
 ANGLES = np.deg2rad([20, 340, 160, 200, 60, 300, 120, 240, 90, 270, 0, 180])
 """Directions that are tried, those beside the point first."""
 
-COVERS_A_NAME, COVERS_A_POINT, COVERS_A_BAR, LEAVES_THE_PANEL = 1000.0, 30.0, 10.0, 1000.0
+COVERS_A_NAME, COVERS_A_POINT, COVERS_A_LINE, LEAVES_THE_PANEL = 1000.0, 30.0, 10.0, 1000.0
 """How bad a place is, beside its distance from the point in points."""
 
 SIZE = 7
@@ -28,11 +29,11 @@ def place_labels(
     panel: Axes,
     points: Sequence[tuple[float, float]],
     names: Sequence[str],
-    bars: Sequence[tuple[float, float, float]] = (),
+    lines: Sequence[np.ndarray] = (),
 ) -> list[Annotation]:
-    """Name the points (x, y) of a panel whose limits are final; `bars` are upright lines: x, and both ends in y.
+    """Name the points (x, y) of a panel whose limits are final; `lines` are upright or level ones, their ends (2, 2).
 
-    A name goes to the nearest place in the panel where it covers no other name and no point, and no bar if there is
+    A name goes to the nearest place in the panel where it covers no other name and no point, and no line if there is
     such a place.
     """
     figure = panel.figure
@@ -41,14 +42,15 @@ def place_labels(
     scale = figure.dpi / 72
     where = panel.transData.transform(np.asarray(points, dtype=float).reshape(-1, 2)) / scale
     marks = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in where]
-    lines = [_line(panel, bar, scale) for bar in bars]
+    ends = [panel.transData.transform(line) / scale for line in lines]
+    drawn = [Bbox.from_extents(*(each.min(axis=0) - 1), *(each.max(axis=0) + 1)) for each in ends]
     inside = Bbox(panel.get_window_extent().get_points() / scale)
     taken: list[Bbox] = []
     labels = []
     for name, point, spot in zip(names, points, where, strict=True):
         size = np.asarray(_size(panel, name, scale))
         tried = [_place(spot, size, radius, angle) for radius in RADII for angle in ANGLES]
-        worse = [radius + _badness(box, inside, taken, marks, lines) for radius, _, box in tried]
+        worse = [radius + _badness(box, inside, taken, marks, drawn) for radius, _, box in tried]
         radius, offset, box = tried[int(np.argmin(worse))]
         taken.append(box)
         arrow = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.6", "shrinkA": 0, "shrinkB": 3}
@@ -56,6 +58,7 @@ def place_labels(
         led = arrow if radius >= LED else None
         labels.append(panel.annotate(name, point, xytext=tuple(offset), arrowprops=led, **style))
         labels[-1].set_in_layout(False)
+        labels[-1].set_path_effects([withStroke(linewidth=2, foreground="white")])  # where it must cover a line
     return labels
 
 
@@ -73,13 +76,7 @@ def _size(panel: Axes, name: str, scale: float) -> tuple[float, float]:
     return extent.width / scale, extent.height / scale
 
 
-def _line(panel: Axes, bar: tuple[float, float, float], scale: float) -> Bbox:
-    x, *ends = bar
-    (left, low), (right, high) = panel.transData.transform([(x, end) for end in ends]) / scale
-    return Bbox.from_extents(left - 1, low, right + 1, high)
-
-
-def _badness(box: Bbox, inside: Bbox, names: list[Bbox], marks: list[Bbox], bars: list[Bbox]) -> float:
+def _badness(box: Bbox, inside: Bbox, names: list[Bbox], marks: list[Bbox], lines: list[Bbox]) -> float:
     outside = not (inside.contains(*box.min) and inside.contains(*box.max))
-    covered = zip((names, marks, bars), (COVERS_A_NAME, COVERS_A_POINT, COVERS_A_BAR), strict=True)
+    covered = zip((names, marks, lines), (COVERS_A_NAME, COVERS_A_POINT, COVERS_A_LINE), strict=True)
     return LEAVES_THE_PANEL * outside + sum(weight * box.count_overlaps(others) for others, weight in covered)
