@@ -18,7 +18,7 @@ LED = 13
 ANGLES = np.deg2rad([20, 340, 160, 200, 60, 300, 120, 240, 90, 270, 0, 180])
 """Directions that are tried, those beside the point first."""
 
-COVERS_A_NAME, COVERS_A_POINT, COVERS_A_LINE, LEAVES_THE_PANEL = 1000.0, 30.0, 10.0, 1000.0
+COVERS_A_NAME, LEAVES_THE_PANEL, NEARER_TO_ANOTHER, COVERS_A_LINE = 1000.0, 1000.0, 40.0, 4.0
 """How bad a place is, beside its distance from the point in points."""
 
 SIZE = 7
@@ -33,25 +33,31 @@ def place_labels(
 ) -> list[Annotation]:
     """Name the points (x, y) of a panel whose limits are final; `lines` are upright or level ones, their ends (2, 2).
 
-    A name goes to the nearest place in the panel where it covers no other name and no point, and no line if there is
-    such a place.
+    A name goes to the nearest place in the panel where it covers no other name and stands nearer to its own point than
+    to another one, and covers no line if there is such a place.
     """
     figure = panel.figure
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()  # the layout, and with it every size, is settled
     scale = figure.dpi / 72
     where = panel.transData.transform(np.asarray(points, dtype=float).reshape(-1, 2)) / scale
-    marks = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in where]
     ends = [panel.transData.transform(line) / scale for line in lines]
     drawn = [Bbox.from_extents(*(each.min(axis=0) - 1), *(each.max(axis=0) + 1)) for each in ends]
     inside = Bbox(panel.get_window_extent().get_points() / scale)
     taken: list[Bbox] = []
     labels = []
-    for name, point, spot in zip(names, points, where, strict=True):
+    for index, (name, point) in enumerate(zip(names, points, strict=True)):
         size = np.asarray(_size(panel, name, scale))
-        tried = [_place(spot, size, radius, angle) for radius in RADII for angle in ANGLES]
-        worse = [radius + _badness(box, inside, taken, marks, drawn) for radius, _, box in tried]
-        radius, offset, box = tried[int(np.argmin(worse))]
+        tried = [_place(where[index], size, radius, angle) for radius in RADII for angle in ANGLES]
+        bad = [
+            radius
+            + LEAVES_THE_PANEL * (not (inside.contains(*box.min) and inside.contains(*box.max)))
+            + COVERS_A_NAME * box.count_overlaps(taken)
+            + NEARER_TO_ANOTHER * (_distances(box, where).argmin() != index)
+            + COVERS_A_LINE * box.count_overlaps(drawn)
+            for radius, _, box in tried
+        ]
+        radius, offset, box = tried[int(np.argmin(bad))]
         taken.append(box)
         arrow = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.6", "shrinkA": 0, "shrinkB": 3}
         style = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": SIZE, "zorder": 5}
@@ -76,7 +82,6 @@ def _size(panel: Axes, name: str, scale: float) -> tuple[float, float]:
     return extent.width / scale, extent.height / scale
 
 
-def _badness(box: Bbox, inside: Bbox, names: list[Bbox], marks: list[Bbox], lines: list[Bbox]) -> float:
-    outside = not (inside.contains(*box.min) and inside.contains(*box.max))
-    covered = zip((names, marks, lines), (COVERS_A_NAME, COVERS_A_POINT, COVERS_A_LINE), strict=True)
-    return LEAVES_THE_PANEL * outside + sum(weight * box.count_overlaps(others) for others, weight in covered)
+def _distances(box: Bbox, points: np.ndarray) -> np.ndarray:
+    """Return how far points (n, 2) are from the edge of a box, 0 inside it."""
+    return np.hypot(*np.maximum(0, np.maximum(box.min - points, points - box.max)).T)

@@ -152,7 +152,7 @@ def learning_figure(points: pd.DataFrame, spent: str) -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     if spent != "epochs":
         panels[0, 0].set_xscale("log")
-    wide = lines["x"].max() > 30 * lines["x"].min()
+    wide = lines["x"].max() > 60 * lines["x"].min()
     for panel, (cell, end) in zip(panels.flat, ends.items(), strict=False):
         for _, line in lines.groupby("cell", sort=False):
             panel.plot(line["x"], line["mean"], color="0.85", linewidth=0.7, zorder=1)
