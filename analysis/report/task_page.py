@@ -60,10 +60,11 @@ def _timed(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     conditions = trained.groupby(CONDITIONS, sort=False)["run"].nunique()
     if len(conditions) < 2:
         return frame, []
-    kept = (frame[CONDITIONS] == list(conditions.idxmax())).all(axis=1)
-    others = described(trained[~kept], lambda part: ", ".join(dict.fromkeys(part["cell"])))
-    note = f"Times are compared under one condition alone; left out of times: trainings on {others}."
-    return frame.assign(seconds=frame["seconds"].where(kept)), [note]
+    most = list(conditions.idxmax())
+    others = trained[(trained[CONDITIONS] != most).any(axis=1)]
+    told = described(others, lambda part: ", ".join(dict.fromkeys(part["cell"])))
+    note = f"Times are compared under one condition alone; left out of times: trainings on {told}."
+    return frame.assign(seconds=frame["seconds"].where((frame[CONDITIONS] == most).all(axis=1))), [note]
 
 
 def _costs(frame: pd.DataFrame, study_id: str, test: Test | None) -> Iterator[Picture]:
