@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
@@ -49,8 +50,8 @@ def neighbour_figure(encoded: EncodedImages) -> Figure:
     rows[PIXELS] = encoded.pixels
     queries = queries_of(encoded.labels, QUERIES)
     widths = ([1.0] * NEIGHBOURS + [0.4]) * len(queries)
-    figure = Figure(figsize=(NARROW, 0.32 * (len(rows) + 1.4) + 0.1), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.005, h_pad=0.005, wspace=0, hspace=0)
+    engine = ConstrainedLayoutEngine(w_pad=0.005, h_pad=0.005, wspace=0, hspace=0)
+    figure = Figure(figsize=(NARROW, 0.32 * (len(rows) + 1.4) + 0.1), layout=engine)
     grid = figure.add_gridspec(
         len(rows) + 1, len(widths) + 1, width_ratios=[4.5, *widths], height_ratios=[1.4] + [1] * len(rows)
     )

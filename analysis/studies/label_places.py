@@ -1,6 +1,7 @@
 """Where names of points stand in a panel, so that none lies on another one."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -60,7 +61,7 @@ def place_labels(
         radius, offset, box = tried[int(np.argmin(bad))]
         taken.append(box)
         arrow = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.6", "shrinkA": 0, "shrinkB": 3}
-        style = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": SIZE, "zorder": 5}
+        style: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": SIZE, "zorder": 5}
         led = arrow if radius >= LED else None
         labels.append(panel.annotate(name, point, xytext=tuple(offset), arrowprops=led, **style))
         labels[-1].set_in_layout(False)

@@ -74,11 +74,11 @@ def _draw_costs(panel: Axes, bars: pd.DataFrame, probe: str, cost: str) -> None:
         if row["kind"]:
             ends, label = [row["from"], row["to"]], BARS.get(row["kind"], "95 % interval of the mean over seeds")
             panel.plot([row[cost]] * 2, ends, color=color, linewidth=1.2, alpha=0.6, gid=BAR, label=label, zorder=2)
-        ring = {"markeredgecolor": "black", "label": "mean of the default"} if row["is_default"] else {}
-        style = {"color": color, "markersize": 5, "label": "mean of a task", "zorder": 4}
+        ring: dict[str, Any] = {"markeredgecolor": "black", "label": "mean of the default"} if row["is_default"] else {}
+        style: dict[str, Any] = {"color": color, "markersize": 5, "label": "mean of a task", "zorder": 4}
         panel.plot(row[cost], row["mean"], MARKERS[probe], **{**style, **ring})
     front = pareto_front(bars, cost, "mean")
-    steps = {"drawstyle": "steps-post", "color": "black", "linewidth": 0.9, "zorder": 3}
+    steps: dict[str, Any] = {"drawstyle": "steps-post", "color": "black", "linewidth": 0.9, "zorder": 3}
     panel.plot(front[cost], front["mean"], label="Pareto front of the means", **steps)
     _draw_baselines(panel, bars, cost)
 
@@ -89,7 +89,7 @@ def _name_points(panel: Axes, rows: pd.DataFrame, cost: str) -> None:
     corners = np.stack([front[1:, 0], front[:-1, 1]], axis=1)
     steps = [np.stack(ends) for ends in (*zip(front, corners), *zip(corners, front[1:]))]  # noqa: B905
     bars = [np.asarray(line.get_xydata()) for line in panel.lines if line.get_gid() == BAR]
-    levels = [line.get_ydata()[0] for line in panel.lines if line.get_gid() == LEVEL]
+    levels = [np.asarray(line.get_ydata())[0] for line in panel.lines if line.get_gid() == LEVEL]
     across = [np.array([[x, level] for x in panel.get_xlim()]) for level in levels]
     points = list(zip(rows[cost], rows["mean"], strict=True))
     place_labels(panel, points, rows["cell"].tolist(), [*bars, *steps, *across])
@@ -105,7 +105,7 @@ def _draw_baselines(panel: Axes, bars: pd.DataFrame, cost: str) -> None:
         panel.axhline(of_most, color=GREY, linestyle=dashes, linewidth=1, zorder=1, label=BASELINES[name], gid=LEVEL)
         others = bars[bars[name].notna() & ((bars[name] - of_most).abs() > 1e-3)]
         if len(others):
-            style = {"color": GREY, "markersize": 8, "zorder": 1}
+            style: dict[str, Any] = {"color": GREY, "markersize": 8, "zorder": 1}
             panel.plot(others[cost], others[name], "_", label=f"{BASELINES[name]} of the task above or below", **style)
 
 
