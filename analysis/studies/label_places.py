@@ -61,7 +61,13 @@ def place_labels(
         radius, offset, box = tried[int(np.argmin(bad))]
         taken.append(box)
         arrow = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.6", "shrinkA": 0, "shrinkB": 3}
-        style: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": SIZE, "zorder": 5}
+        style: dict[str, Any] = {
+            "textcoords": "offset points",
+            "ha": "center",
+            "va": "center",
+            "fontsize": SIZE,
+            "zorder": 5,
+        }
         led = arrow if radius >= LED else None
         labels.append(panel.annotate(name, point, xytext=tuple(offset), arrowprops=led, **style))
         labels[-1].set_in_layout(False)

@@ -1,5 +1,7 @@
 """Figures of a study whose cells are pretext tasks: what each costs, and how it learns."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
