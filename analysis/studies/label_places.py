@@ -19,8 +19,12 @@ LED = 13
 ANGLES = np.deg2rad([20, 340, 160, 200, 60, 300, 120, 240, 90, 270, 0, 180])
 """Directions that are tried, those beside the point first."""
 
-COVERS_A_NAME, LEAVES_THE_PANEL, NEARER_TO_ANOTHER, COVERS_A_LINE = 1000.0, 1000.0, 40.0, 4.0
+COVERS_A_NAME, LEAVES_THE_PANEL, COVERS_A_POINT = 1000.0, 1000.0, 100.0
+NEARER_TO_ANOTHER, COVERS_A_LINE = 12.0, 4.0
 """How bad a place is, beside its distance from the point in points."""
+
+MARK = 4
+"""Radius of a point's mark, points."""
 
 SIZE = 7
 """Of the names' font."""
@@ -34,8 +38,8 @@ def place_labels(
 ) -> list[Annotation]:
     """Name the points (x, y) of a panel whose limits are final; `lines` are upright or level ones, their ends (2, 2).
 
-    A name goes to the nearest place in the panel where it covers no other name and stands nearer to its own point than
-    to another one, and covers no line if there is such a place.
+    A name goes to the nearest place in the panel where it covers no other name and no point; if there is such a place, it
+    stands nearer to its own point than to another one, and covers no line.
     """
     figure = panel.figure
     assert isinstance(figure, Figure)
@@ -54,7 +58,7 @@ def place_labels(
             radius
             + LEAVES_THE_PANEL * (not (inside.contains(*box.min) and inside.contains(*box.max)))
             + COVERS_A_NAME * box.count_overlaps(taken)
-            + NEARER_TO_ANOTHER * (_distances(box, where).argmin() != index)
+            + _beside_others(box, where, index, radius)
             + COVERS_A_LINE * box.count_overlaps(drawn)
             for radius, _, box in tried
         ]
@@ -87,6 +91,13 @@ def _size(panel: Axes, name: str, scale: float) -> tuple[float, float]:
     extent = text.get_window_extent()
     text.remove()
     return extent.width / scale, extent.height / scale
+
+
+def _beside_others(box: Bbox, where: np.ndarray, index: int, radius: float) -> float:
+    """Return how bad it is what a name is to other points than its own: it hides one, or is nearer and without line."""
+    distances = _distances(box, where)
+    hidden = np.delete(distances, index).min(initial=np.inf) < MARK
+    return COVERS_A_POINT * hidden + NEARER_TO_ANOTHER * (distances.argmin() != index and radius < LED)
 
 
 def _distances(box: Bbox, points: np.ndarray) -> np.ndarray:
