@@ -38,7 +38,7 @@ def place_labels(
 ) -> list[Annotation]:
     """Name the points (x, y) of a panel whose limits are final; `lines` are upright or level ones, their ends (2, 2).
 
-    A name goes to the nearest place in the panel where it covers no other name and no point; if there is such a place, it
+    A name goes to the nearest place in the panel where it covers no other name and no point; where that can be, it
     stands nearer to its own point than to another one, and covers no line.
     """
     figure = panel.figure
