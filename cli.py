@@ -694,9 +694,10 @@ def report(
 
     Example: `mae-cli report --study mask-ratio --format pdf`
     """
-    from analysis.report.report import make_report, write_report
+    from analysis.report.report import Models, make_report, write_report
     from analysis.report.run_notebooks import Execution, beside, execute_notebooks
     from analysis.results.curves import curves_of
+    from analysis.studies.encode_study import encode_study
     from analysis.studies.reconstructions import reconstruct_cells
     from mae.errors import UserError
 
@@ -708,7 +709,11 @@ def report(
     file = to or options.runs_dir / f"report.{kind}"
     folder = beside(file) if notebooks else None
     curves = curves_of(frame, options.runs_dir, results or [])
-    made = make_report(frame, curves, lambda study: reconstruct_cells(study, options.runs_dir), test, pairs)
+    models = Models(
+        lambda study: reconstruct_cells(study, options.runs_dir),
+        lambda study: encode_study(study, options.runs_dir, _progress(output)),
+    )
+    made = make_report(frame, curves, models, test, pairs)
     write_report(made, file, kind)
     output.console.print(f"report: {file}", highlight=False, soft_wrap=True)
     shown = [*dict.fromkeys(frame["study_id"])] if studies else []

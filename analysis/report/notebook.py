@@ -19,6 +19,7 @@ from analysis.results.conditions import CONDITIONS
 from analysis.results.curves import curves_of
 from analysis.results.frame import SETTING, comparable
 from analysis.results.loading import from_files, from_runs, select
+from analysis.studies.feature_figures import neighbour_figure, similarity_figure, task_similarities
 from analysis.studies.figures import reconstruction_figure
 from analysis.studies.paper_findings import check, verdicts
 from analysis.studies.tables import display, summarise
@@ -141,6 +142,20 @@ def reconstructions(frame: pd.DataFrame) -> Image | str:
         elif drawn := sorted(place.rglob(f"{frame['study_id'].iloc[0]}-images.png")):
             return Image(drawn[0].read_bytes())
     return "The models of these results are not here; train them with the command above."
+
+
+def feature_pictures(frame: pd.DataFrame) -> list[Image | str]:
+    """Return neighbours and similarities by the encoders of a study's runs, or a sentence where these are not here."""
+    for place in itertools.chain(*_sources()):
+        if _holds_runs(place):
+            from analysis.studies.encode_study import encode_study  # needs PyTorch
+            from mae.runtime.progress import Silent
+
+            encoded = encode_study(frame, place, Silent())
+            if encoded.features:
+                figures = neighbour_figure(encoded), similarity_figure(task_similarities(encoded.features))
+                return [*map(show, figures), *encoded.left_out]
+    return ["The encoders of these results are not here; train them with the command above."]
 
 
 def _sources() -> list[list[Path]]:

@@ -15,11 +15,13 @@ from typing import Any, Literal
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from matplotlib.figure import Figure
 
 from analysis.report.multiplicity import Family, families_of_findings, families_of_study, multiplicity
+from analysis.report.picture import Picture
+from analysis.report.task_page import TaskPage, task_page
 from analysis.results.frame import comparable, setting
 from analysis.statistics.comparisons import Test
+from analysis.studies.encoded_images import NOTHING, EncodedImages
 from analysis.studies.figures import (
     Pictures,
     cost_figure,
@@ -52,17 +54,11 @@ MARKS = "Means, with 95 % intervals of the difference from the default; dots are
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure with its caption; `name` is its file's name without ending."""
-
-    name: str
-    caption: str
-    figure: Figure
-
-
-@dataclass(frozen=True)
 class StudyPart:
-    """One study: its question, what is known about it, its table and pictures; all pairs of its cells if asked for."""
+    """One study: its question, what is known about it, its table and pictures; all pairs of its cells if asked for.
+
+    `tasks` is there where its cells are pretext tasks.
+    """
 
     name: str
     question: str
@@ -71,6 +67,7 @@ class StudyPart:
     table: pd.DataFrame
     remarks: list[str]
     pictures: list[Picture]
+    tasks: TaskPage | None
     pairs: pd.DataFrame
     """With the study's id."""
     matrices: list[tuple[str, pd.DataFrame]]
@@ -105,28 +102,36 @@ class Report:
         return pd.concat([study.pairs for base in self.bases for study in base.studies], ignore_index=True)
 
 
+@dataclass(frozen=True)
+class Models:
+    """What the trained models of a study's frame show, where they are there: reconstructions, features of images."""
+
+    reconstruct: Callable[[pd.DataFrame], tuple[Any, dict[str, Pictures]]] = lambda frame: (None, {})
+    encode: Callable[[pd.DataFrame], EncodedImages] = lambda frame: NOTHING
+
+
 def make_report(
     frame: pd.DataFrame,
     curves: pd.DataFrame,
-    pictures: Callable[[pd.DataFrame], tuple[Any, dict[str, Pictures]]],
+    models: Models,
     test: Test | None = None,
     pairs: bool = False,
 ) -> Report:
-    """Return the report of a frame; `pictures` gives a study's reconstructions, where there are any.
+    """Return the report of a frame.
 
     `test` is the one asked for, as in `analysis.studies.tables.summarise`; `pairs` asks for all pairs of each study's
     cells.
     """
-    bases = [_base(part, curves, pictures, test, pairs) for part in comparable(frame)]
+    bases = [_base(part, curves, models, test, pairs) for part in comparable(frame)]
     families = [family for base in bases for study in base.studies for family in study.families]
     families += [family for base in bases for family in base.families]
     return Report(bases, _facts(frame), multiplicity(families))
 
 
-def _base(frame: pd.DataFrame, curves: pd.DataFrame, pictures: Any, test: Test | None, pairs: bool) -> BasePart:
+def _base(frame: pd.DataFrame, curves: pd.DataFrame, models: Models, test: Test | None, pairs: bool) -> BasePart:
     frame = frame.sort_values(["source", "study"], kind="stable", ignore_index=True)  # as the paper has them
     checked = check(frame, test=test)
-    studies = [_study(part, curves, pictures, test, pairs) for _, part in frame.groupby("study_id", sort=False)]
+    studies = [_study(part, curves, models, test, pairs) for _, part in frame.groupby("study_id", sort=False)]
     across = []
     overview = overview_figure(frame, test=test)
     if frame["study_id"].nunique() > 1 and overview.axes:
@@ -165,7 +170,7 @@ def statistics(checked: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _study(frame: pd.DataFrame, curves: pd.DataFrame, pictures: Any, test: Test | None, pairs: bool) -> StudyPart:
+def _study(frame: pd.DataFrame, curves: pd.DataFrame, models: Models, test: Test | None, pairs: bool) -> StudyPart:
     first, study_id = frame.iloc[0], str(frame["study_id"].iloc[0])
     drawn = []
     if (frame["status"] == "finished").any():
@@ -176,7 +181,7 @@ def _study(frame: pd.DataFrame, curves: pd.DataFrame, pictures: Any, test: Test 
         caption = "Loss of pretraining, a line per seed. Losses of different targets or masks cannot be compared."
         drawn.append(Picture(f"{study_id}-loss", caption, loss_figure(losses)))
     if first["axis"] == "mask.ratio":
-        originals, cells = pictures(frame)
+        originals, cells = models.reconstruct(frame)
         if cells:
             caption = "Test images as the models of the cells see and complete them, each under its own masking ratio."
             drawn.append(Picture(f"{study_id}-images", caption, reconstruction_figure(originals, cells)))
@@ -191,6 +196,7 @@ def _study(frame: pd.DataFrame, curves: pd.DataFrame, pictures: Any, test: Test 
         display(summarise(frame, test)),
         remarks(frame, test),
         drawn,
+        task_page(frame, curves, models.encode, test),
         found.assign(study_id=study_id),
         matrices(frame, found),
         families_of_study(frame, found, test),

@@ -7,6 +7,7 @@
 | base, base_probe | str | the config its cells differ from, and how it is probed: what differs from the defaults |
 | data, data_digest | str | the images, and the hash of their content |
 | order, cell, is_default | int, str, bool | place in the table, name, whether it is the base config itself |
+| task | str | the cell's `pretext.kind` |
 | cell_probe | str | what the cell changes of the base's probe, where it acts on this row's |
 | x | float | value on the study's axis, NaN where it has none or one of its values is no number |
 | seed, run | int, str | `train.seed`; fingerprint of the pretraining |
@@ -56,7 +57,7 @@ TYPES: dict[str, str] = {
     "log_axis": "bool",
     **dict.fromkeys(("base", "base_probe", "data", "data_digest"), "str"),
     "order": "int64",
-    **dict.fromkeys(("cell", "cell_probe"), "str"),
+    **dict.fromkeys(("cell", "task", "cell_probe"), "str"),
     "is_default": "bool",
     "x": "float64",
     "seed": "int64",
@@ -140,6 +141,7 @@ def _row(record: StudyRecord, cell: CellRecord, trial: TrialRecord, probe: str, 
         "data": record.data.get("source", ""),
         "data_digest": record.data.get("digest", ""),
         "cell": cell.name,
+        "task": cell.overrides.get("pretext.kind", record.config.get("pretext.kind", "")),
         "cell_probe": cell_probe(record.config, cell.overrides, probe),
         "is_default": cell.is_default,
         "seed": trial.seed,

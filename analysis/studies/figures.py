@@ -2,49 +2,38 @@
 
 A bar is the interval of `analysis.statistics.comparisons` around a cell's difference from the default, drawn at the
 default's mean plus that difference: a cell whose bar leaves out the default's line is told apart from it. A bar of one
-seed is its interval over test images, and says nothing of that. Colours are told apart by the colour-blind, and by
-marker or place in grey print.
+seed is its interval over test images, and says nothing of that.
 """
 
-from collections.abc import Callable, Mapping
-from functools import wraps
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.legend_handler import HandlerTuple
-from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation, Transform
 
-from analysis.results.frame import setting
 from analysis.statistics.comparisons import Test
+from analysis.studies.figure_style import (
+    ACCURACY,
+    BARS,
+    BASELINE_LINES,
+    COLORS,
+    GREY,
+    MARKERS,
+    PALETTE,
+    PANEL,
+    bars_of,
+    caption,
+    explain,
+    styled,
+)
+from analysis.studies.pareto import pareto_front
 from analysis.studies.tables import BASELINES, speedups, summarise
 from mae.probing.kinds import PROBES, probe_title
-
-PALETTE = sns.color_palette("colorblind")
-COLORS = {kind: PALETTE[place % len(PALETTE)] for place, kind in enumerate([*PROBES, "none"])}
-MARKERS = {**{kind: probe.marker for kind, probe in PROBES.items()}, "none": "D"}
-GREY = "0.45"
-STYLE: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "grid.linewidth": 0.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "pdf.fonttype": 42,  # text stays text
-}
-PANEL = (3.3, 2.9)
-"""Width and height of a panel, inches: a column of a two-column page."""
 
 LEGEND = 0.5
 """Inches of height that the legend of a study's figure takes more than that of a panel."""
@@ -52,15 +41,7 @@ LEGEND = 0.5
 Pictures = tuple[np.ndarray, np.ndarray]
 """Masked and reconstructed images, each (n, H, W, C) of values in 0..1."""
 
-BARS = {
-    "single": "interval over test images",
-    "compared": "95 % interval of the difference from the default, all together",
-}
-"""What the kinds of bars are."""
-
 GAINED = "95 % interval of the gain, beside it: a cell gains if this bar misses its mean"
-
-BASELINE_LINES = {"untrained": (0, (1, 1)), "pixels": (0, (4, 1, 1, 1))}
 
 PAPER_LABELS = {
     "paper_linear": "the paper: linear probe of ViT-L",
@@ -81,20 +62,10 @@ AXES = {
     "probe.partial.blocks": "fine-tuned blocks",
     "probe.labels": "share of the labels",
 }
-ACCURACY = "test top-1, %"
 SPEEDUP = "speed-up of pretraining"
 
 
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    @wraps(draw)
-    def styled(*arguments: object, **options: object) -> Figure:
-        with mpl.rc_context(STYLE):
-            return draw(*arguments, **options)
-
-    return styled
-
-
-@_styled
+@styled
 def study_figure(frame: pd.DataFrame, test: Test | None = None) -> Figure:
     """Return a panel per probe of one study, or of its speed-ups where it is not probed; no panel without results.
 
@@ -109,39 +80,11 @@ def study_figure(frame: pd.DataFrame, test: Test | None = None) -> Figure:
         panel.set_title(probe_title(str(probe)) if probe in PROBES else SPEEDUP)
     if probes:
         figure.suptitle(caption(frame), fontsize=7)
-        _legend(figure, list(axes))
+        explain(figure, list(axes))
     return figure
 
 
-def caption(frame: pd.DataFrame) -> str:
-    """Return in two lines what one study asks, and on which data, base config, length and seeds it was run."""
-    first, seeds = frame.iloc[0], frame.loc[frame["status"] == "finished", "seed"].nunique()
-    return f"{first['question'] or first['study']}\n{setting(frame)}, {seeds} seed{'s' if seeds != 1 else ''}"
-
-
-def _legend(figure: Figure, panels: list[Axes]) -> None:
-    """Explain every mark once, below the panels; marks of several colours side by side."""
-    named: dict[str, dict[Any, Any]] = {}
-    for panel in panels:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            named.setdefault(label, {}).setdefault(cast(Line2D, handle).get_color(), handle)
-    handles: list[Any] = [tuple(each.values()) for each in named.values()]  # a tuple of marks is one entry
-    side_by_side = {tuple: HandlerTuple(ndivide=None)}
-    for columns in (4, 3, 2, 1):
-        legend = figure.legend(
-            handles=handles,
-            labels=list(named),
-            handler_map=side_by_side,
-            loc="outside lower center",
-            ncols=columns,
-            frameon=False,
-        )
-        if legend.get_window_extent().width <= figure.bbox.width or columns == 1:
-            return
-        legend.remove()
-
-
-@_styled
+@styled
 def overview_figure(frame: pd.DataFrame, probe: str = "linear", test: Test | None = None) -> Figure:
     """Return a panel per study of one base: what its table says, under one probe; `test` as in `study_figure`."""
     studies = [part for _, part in frame.groupby("study_id", sort=False) if _has_results(part, probe)]
@@ -185,7 +128,7 @@ def _draw(panel: Axes, frame: pd.DataFrame, probe: str, test: Test | None = None
     means = summarise(part, test) if probe != "none" else _means(seeds)
     means = means.dropna(subset=["mean"])
     places = part.drop_duplicates("order").set_index("order")["x"].to_dict() if curve else {}
-    bars = _bars(means)
+    bars = bars_of(means)
     _dots(panel, seeds, probe, places)
     _fit(panel, pd.concat([seeds["value"], bars["from"], bars["to"]]).dropna(), curve)
     _draw_baselines(panel, means, places, curve)
@@ -229,18 +172,6 @@ def _explain_bars(panel: Axes, kinds: set[str], color: Any, curve: bool) -> None
     if "compared" in kinds:
         label = "the default's mean: a cell is told apart if its bar misses this line"
         panel.plot([], [], across, markeredgewidth=0.8, label=label, **style)
-
-
-def _bars(means: pd.DataFrame) -> pd.DataFrame:
-    """Return the summary's rows with the ends of their bar, `from` and `to`, and its `kind`: compared, single or ""."""
-    default = means.loc[means["is_default"], "mean"].mean()
-    compared = means["difference_low"].notna()
-    single = ~compared & (means["runs"] == 1)
-    ends = {
-        "from": (default + means["difference_low"]).where(compared, means["low"].where(single)),
-        "to": (default + means["difference_high"]).where(compared, means["high"].where(single)),
-    }
-    return means.assign(**ends, kind=np.select([compared, single], ["compared", "single"], ""))
 
 
 def _draw_baselines(panel: Axes, means: pd.DataFrame, places: Mapping[int, float], curve: bool) -> None:
@@ -340,7 +271,7 @@ def _draw_paper(panel: Axes, part: pd.DataFrame, probe: str, curve: bool) -> Non
     other.spines[side].set(visible=True, color=GREY)
 
 
-@_styled
+@styled
 def cost_figure(frame: pd.DataFrame) -> Figure:
     """Return accuracy against compute of pretraining for the cells of one base, a panel per probe, with the front.
 
@@ -362,8 +293,7 @@ def cost_figure(frame: pd.DataFrame) -> Figure:
             cells = part[part["study"] == study]
             style = {"color": PALETTE[number % len(PALETTE)], "marker": "osD^v<>PX*"[number % 10]}
             panel.scatter(cells["tflop"], cells["mean"], s=18, label=study, zorder=3, **style)
-        dearer = part.sort_values(["tflop", "mean"], ascending=[True, False])
-        front = dearer[dearer["mean"] > dearer["mean"].cummax().shift(fill_value=-np.inf)]
+        front = pareto_front(part, "tflop", "mean")
         panel.plot(front["tflop"], front["mean"], drawstyle="steps-post", color="black", linewidth=0.8)
         middle = np.sqrt(part["tflop"].min() * part["tflop"].max())
         for row in front.to_dict("records"):
@@ -389,7 +319,7 @@ def _label_costs(panel: Axes) -> None:
     panel.set(xlabel="compute of pretraining, $10^{12}$ operations", ylabel=ACCURACY)
 
 
-@_styled
+@styled
 def loss_figure(curves: pd.DataFrame) -> Figure:
     """Return one study's losses over pretraining: a colour per cell, a thin line per seed."""
     cells = curves.drop_duplicates("order").sort_values("order")
@@ -405,7 +335,7 @@ def loss_figure(curves: pd.DataFrame) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def reconstruction_figure(originals: np.ndarray, cells: Mapping[str, Pictures]) -> Figure:
     """Return a grid: a column per cell; per image a row as its model sees it and a row as it completes it.
 

@@ -17,7 +17,7 @@ from ablations.studies.plan import Plan, all_jobs, make_plan
 from ablations.studies.run_studies import make_plans
 from ablations.studies.study import Study, product
 from ablations.studies.study_file import read_study
-from analysis.report.report import make_report, write_report
+from analysis.report.report import Models, make_report, write_report
 from analysis.results.curves import read_curves
 from analysis.results.frame import study_frame
 from analysis.results.loading import export, from_files, from_runs
@@ -87,7 +87,7 @@ def study_to_its_end(study: Study, runs_dir: Path) -> pd.DataFrame:
     frame = study_frame(plan.record, runs_dir, plan.directory.path.name)
     write_study(plan.directory, frame, runs_dir)
     assert_frame_equal(from_runs(runs_dir, pytest.fail), frame)
-    report = make_report(frame, read_curves(frame, runs_dir), lambda study: (None, {}))
+    report = make_report(frame, read_curves(frame, runs_dir), Models())
     write_report(report, runs_dir / "report.md", "md")
     for name in ("all.csv", "all.parquet"):
         export(frame, runs_dir / name)

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.report.report import Report, make_report, write_report
+from analysis.report.report import Models, Report, make_report, write_report
 from analysis.results.curves import read_curves
 from analysis.studies.tables import display, summarise
 from mae.config.resolve import build, flatten
@@ -16,12 +16,8 @@ from tests.helpers.study_factory import MASK_RATIO, study_frame_of
 FORMATS = ("html", "md", "tex", "pdf")
 
 
-def no_pictures(frame: pd.DataFrame) -> Any:
-    return None, {}
-
-
 def made(frame: pd.DataFrame) -> Report:
-    return make_report(frame, read_curves(frame[:0], Path()), no_pictures)
+    return make_report(frame, read_curves(frame[:0], Path()), Models())
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +115,7 @@ def test_the_test_that_was_asked_for_judges_findings_table_and_figures(monkeypat
     frame = study_frame_of(MASK_RATIO, probes=("linear",))
     other = study_frame_of(MASK_RATIO, "second", name="second", probes=("linear",))
     whole = pd.concat([frame, other])
-    base = make_report(whole, read_curves(frame[:0], Path()), no_pictures, test="welch").bases[0]
+    base = make_report(whole, read_curves(frame[:0], Path()), Models(), test="welch").bases[0]
     assert "contrast of 2 cells, welch" in base.statistics["test"][0]
     assert base.studies[0].table["linear Δ"].tolist() == display(summarise(frame, "welch"))["linear Δ"].tolist()
     assert any("Welch" in line for line in base.studies[0].remarks)
@@ -128,7 +124,7 @@ def test_the_test_that_was_asked_for_judges_findings_table_and_figures(monkeypat
 
 def with_pairs() -> Report:
     frame = study_frame_of(MASK_RATIO)
-    return make_report(frame, read_curves(frame[:0], Path()), no_pictures, pairs=True)
+    return make_report(frame, read_curves(frame[:0], Path()), Models(), pairs=True)
 
 
 @pytest.mark.parametrize("kind", ["html", "md", "tex"])
@@ -150,7 +146,7 @@ def test_tests_are_counted_by_kind_with_what_they_are_corrected_over() -> None:
 def test_the_best_cells_comparisons_are_counted_where_there_is_no_default_and_no_pairs() -> None:
     frame = study_frame_of(MASK_RATIO, default="")
     assert "4 differences of a cell from the best one in 2, " in made(frame).multiplicity
-    told = make_report(frame, read_curves(frame[:0], Path()), no_pictures, pairs=True).multiplicity
+    told = make_report(frame, read_curves(frame[:0], Path()), Models(), pairs=True).multiplicity
     assert "6 differences of two cells in 2, " in told
     assert "best one" not in told
 
