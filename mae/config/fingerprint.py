@@ -14,7 +14,8 @@ IN_DIGEST = {"data.source", "data.test_fraction", "data.split_seed"}
 """Keys that say which images: the digest of the data has what they come to. The last two act on some sources only."""
 
 PRETRAIN_SECTIONS = (
-    *("data", "model", "pretext", "denoise", "inpaint", "igpt", "tokenizer", "beit", "views"),
+    *("data", "model", "pretext", "denoise", "inpaint", "igpt", "tokenizer", "beit"),
+    *("moco", "simsiam", "views"),
     *("mask", "target", "loss", "train"),
 )
 

@@ -19,7 +19,9 @@ from mae.pretext.frozen_tokenizer import settings_in
 from mae.pretext.igpt import AutoregressivePixels, MaskedPixels
 from mae.pretext.inpaint import ContextEncoder
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
+from mae.pretext.moco import MomentumContrast
 from mae.pretext.rotation import Rotation
+from mae.pretext.simsiam import SimSiam
 from mae.pretext.untrained import Untrained
 from mae.pretext.vqvae import VectorQuantiser
 from mae.runtime.rng import generator
@@ -34,6 +36,8 @@ PRETEXTS: dict[str, type[Pretext]] = {
     "dvae": DiscreteVAE,
     "beit": Beit,
     "rotation": Rotation,
+    "moco": MomentumContrast,
+    "simsiam": SimSiam,
     "random": Untrained,
 }
 
