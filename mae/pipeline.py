@@ -26,7 +26,7 @@ from mae.probing.online import evaluate_online
 from mae.probing.probe import probe_all, subjects
 from mae.probing.subject import Setup, features_in_parts
 from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory
-from mae.runs.metrics import SECONDS
+from mae.runs.metrics import COLLAPSED, FINAL_OUTPUT_STD, OUTPUT_STD, SECONDS
 from mae.runs.stage import worked_on
 from mae.runs.tokenizer_run import tokenizer_run
 from mae.runs.weights import read_weights, write_weights
@@ -94,9 +94,23 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
             how = where.device, where.progress, where.stop, evaluate_online, processes, where.watch, tokenizer
             result = pretrain(config, data, run, *how)
             if processes.leads:
+                result["metrics"] |= _spread_of_outputs(run, where.progress)
                 run.write_json("result.json", result)
                 checkpoints.remove(run.checkpoints)
     return run
+
+
+def _spread_of_outputs(run: RunDirectory, progress: Progress) -> dict[str, float]:
+    """Return how far apart outputs are at the end, where a task measures it, and warn if they have collapsed."""
+    last: dict[str, float] = next((point["metrics"] for point in reversed(run.read_metrics())), {})
+    if OUTPUT_STD not in last:
+        return {}
+    if last[OUTPUT_STD] < COLLAPSED:
+        progress.warn(
+            f"{run.path.name}: outputs have collapsed: their standard deviation is {last[OUTPUT_STD]:.2f}; it is 1 if "
+            "they use all directions alike, 0 if they are one point"
+        )
+    return {FINAL_OUTPUT_STD: last[OUTPUT_STD]}
 
 
 def _tokenizer(config: Config, where: Workplace) -> KnownTokenizer | None:

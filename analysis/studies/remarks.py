@@ -10,6 +10,7 @@ from analysis.statistics.intervals import rank_agreement
 from analysis.studies.answer import answers, listed, power_lines
 from analysis.studies.tables import BASELINES, compared_cells, differs, summarise, with_results
 from mae.probing.kinds import PROBES, probe_label
+from mae.runs.metrics import COLLAPSED
 
 TEST_IN_WORDS = {
     "paired": "compared by the differences within seeds, each cell with a spread of its own, Holm's correction",
@@ -43,6 +44,7 @@ def caveats(frame: pd.DataFrame) -> list[str]:
         lines.append(
             f"{count} of {len(trials)} trainings {status}{f' ({reasons})' if reasons else ''}: not in any mean"
         )
+    lines += _collapsed(trials)
     seeds = frame[frame["status"] == "finished"].groupby("cell")["seed"].nunique()
     if len(seeds) and seeds.max() == 1:
         lines.append("one seed: no test, no difference counts")
@@ -54,6 +56,18 @@ def caveats(frame: pd.DataFrame) -> list[str]:
             "Time is relative to the default under the same conditions; memory cannot be compared"
         )
     return lines + _below_pixels(frame)
+
+
+def _collapsed(trials: pd.DataFrame) -> list[str]:
+    """Return a sentence that names the cells in which a task's outputs have become one point."""
+    found = trials[trials["output_std"] < COLLAPSED].sort_values("order")
+    if found.empty:
+        return []
+    low, high = found["output_std"].min(), found["output_std"].max()
+    return [
+        f"outputs have collapsed in {len(found)} trainings, to a standard deviation of {low:.2f} to {high:.2f} where 1 "
+        f"is healthy: {_cells(found)}"
+    ]
 
 
 def _versions(trials: pd.DataFrame) -> list[str]:

@@ -15,7 +15,7 @@ IN_DIGEST = {"data.source", "data.test_fraction", "data.split_seed"}
 
 PRETRAIN_SECTIONS = (
     *("data", "model", "pretext", "denoise", "inpaint", "igpt", "tokenizer", "beit"),
-    *("rotation", "context", "jigsaw", "colorize", "instance", "supervised", "views"),
+    *("rotation", "context", "jigsaw", "colorize", "instance", "moco", "simsiam", "supervised", "views"),
     *("mask", "target", "loss", "train"),
 )
 

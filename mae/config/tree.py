@@ -25,13 +25,15 @@ PretextKind = Literal[
     "jigsaw",
     "colorize",
     "instance",
+    "moco",
+    "simsiam",
     "supervised",
     "random",
 ]
 PIXEL_KINDS: tuple[PretextKind, ...] = ("igpt_ar", "igpt_bert")
 """Tasks whose encoder reads pixels of a palette in place of patches."""
 
-VIEWED: tuple[PretextKind, ...] = ("instance",)
+VIEWED: tuple[PretextKind, ...] = ("instance", "moco", "simsiam")
 """Tasks whose views are distorted as `views` says."""
 
 ProbeKind = Literal["linear", "knn", "attentive", "partial", "finetune"]
@@ -109,6 +111,8 @@ PATCHES = _acts({"pretext.kind": ("mae", "denoise"), "denoise.noise": ("masked_p
 PARTS = _acts(
     {"pretext.kind": ("mae", "denoise"), "denoise.noise": ("masked_pixels", "masked_patches", "salt_and_pepper")}
 )
+MOCO = _acts({"pretext.kind": ("moco",)})
+SIMSIAM = _acts({"pretext.kind": ("simsiam",)})
 VIEWS = _acts({"pretext.kind": VIEWED})
 LARS = _acts({"probe.linear.solver": ("lars",)})
 AUGMENTED = _acts({"probe.finetune.augment": (True,)})
@@ -523,6 +527,44 @@ class InstanceConfig(Section):
     )
 
 
+class MocoConfig(Section):
+    """How keys are made and compared in Momentum Contrast (v1: He et al., 2020; v2: Chen et al., 2020; v3: 2021)."""
+
+    version: Literal["v2", "v3"] = Field(
+        "v2", description="v2: a queue of keys; v3: the keys of the batch, both ways, with a predictor"
+    )
+    queue: Positive = Field(
+        4096,
+        description="keys that are kept; on ImageNet: 65536",
+        json_schema_extra=_acts({"moco.version": ("v2",)}),
+    )
+    momentum: float = Field(
+        0.99,
+        ge=0,
+        le=1,
+        description="share that the moving averages keep per step; with v3 at the start, from where it rises to 1. On "
+        "ImageNet 0.999, v3: 0.99",
+    )
+    temperature: float = Field(0.2, gt=0, description="similarities are divided by it")
+    hidden: Positive = Field(256, description="width of the heads' hidden layers; with a ResNet-50 2048, v3: 4096")
+    dim: Positive = Field(128, description="numbers in a key; v3: 256")
+    frozen_patches: bool = Field(
+        False,
+        description="leave the encoder's patch projection as it is initialised, which keeps ViTs stable",
+        json_schema_extra=_acts({"moco.version": ("v3",)}),
+    )
+
+
+class SimSiamConfig(Section):
+    """SimSiam's heads, and what keeps its outputs apart (Chen and He, 2021)."""
+
+    dim: Positive = Field(256, description="width of the projector's layers and of outputs; with a ResNet-50 2048")
+    bottleneck: Positive = Field(64, description="width of the predictor's hidden layer; with a ResNet-50 512")
+    stop_gradient: bool = Field(
+        True, description="take what is predicted for fixed; without it outputs collapse to one point (Fig. 2)"
+    )
+
+
 class SupervisedConfig(Section):
     """What is classified where the encoder is trained with labels."""
 
@@ -894,6 +936,8 @@ class Config(Section):
     jigsaw: JigsawConfig = Field(JigsawConfig(), description=JigsawConfig.__doc__, json_schema_extra=JIGSAW)
     colorize: ColorizeConfig = Field(ColorizeConfig(), description=ColorizeConfig.__doc__, json_schema_extra=COLORIZE)
     instance: InstanceConfig = Field(InstanceConfig(), description=InstanceConfig.__doc__, json_schema_extra=INSTANCE)
+    moco: MocoConfig = Field(MocoConfig(), description=MocoConfig.__doc__, json_schema_extra=MOCO)
+    simsiam: SimSiamConfig = Field(SimSiamConfig(), description=SimSiamConfig.__doc__, json_schema_extra=SIMSIAM)
     supervised: SupervisedConfig = Field(
         SupervisedConfig(), description=SupervisedConfig.__doc__, json_schema_extra=SUPERVISED
     )
@@ -967,6 +1011,11 @@ class Config(Section):
         """Whether the encoder has mask tokens, for hidden patches."""
         denoised = self.pretext.kind == "denoise" and self.denoise.noise == "masked_patches"
         return self.model.encoder_mask_tokens or denoised or self.pretext.kind == "beit"
+
+    @property
+    def couples_images(self) -> bool:
+        """Whether the loss of an image depends on the others of its batch, so that parts do not add up to the whole."""
+        return self.pretext.kind == "simsiam" or (self.pretext.kind == "moco" and self.moco.version == "v3")
 
     @property
     def predicts_codes(self) -> bool:
@@ -1056,6 +1105,13 @@ class Config(Section):
             raise ValueError(
                 f"igpt.mask_ratio: hides {self.masked_pixels} of {self.patches} pixels; expected at least 1, and 1 seen"
             )
+        if self.pretext.kind in VIEWED and self.data.augmentation == "color_jitter":
+            raise ValueError(
+                f"data.augmentation: views.jitter says how colours change with pretext.kind={self.pretext.kind}; "
+                "expected random_resized_crop, fixed_crop or none"
+            )
+        if self.couples_images:
+            self._check_batch()
         if self.pretext.kind == "denoise":
             self._check_noise()
         if self.pretext.kind == "inpaint":
@@ -1073,6 +1129,16 @@ class Config(Section):
                 f"{key}: keeps {self.kept_patches} of {self.patches} patches; expected at least 1, and 1 hidden"
             )
         return self
+
+    def _check_batch(self) -> None:
+        if self.train.micro_batches > 1:
+            raise ValueError(
+                f"train.micro_batches: expected 1, as all images of a batch have a part in each one's loss with "
+                f"pretext.kind={self.pretext.kind}; give a smaller train.batch_size, or more processes, which exchange "
+                "what they need"
+            )
+        if self.train.batch_size == 1:
+            raise ValueError(f"train.batch_size: expected at least 2, to be compared by {self.pretext.kind}")
 
     def _check_noise(self) -> None:
         if self.target.kind == "tokens":

@@ -23,7 +23,9 @@ from mae.pretext.inpaint import ContextEncoder
 from mae.pretext.instance import InstanceDiscrimination
 from mae.pretext.jigsaw import Jigsaw
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
+from mae.pretext.moco import MomentumContrast
 from mae.pretext.rotation import Rotation
+from mae.pretext.simsiam import SimSiam
 from mae.pretext.supervised import Supervised
 from mae.pretext.untrained import Untrained
 from mae.pretext.vqvae import VectorQuantiser
@@ -43,6 +45,8 @@ PRETEXTS: dict[str, type[Pretext]] = {
     "jigsaw": Jigsaw,
     "colorize": Colorize,
     "instance": InstanceDiscrimination,
+    "moco": MomentumContrast,
+    "simsiam": SimSiam,
     "supervised": Supervised,
     "random": Untrained,
 }

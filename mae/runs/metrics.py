@@ -13,6 +13,13 @@ ONLINE = "online/knn_top1"
 RANKME, LIDAR = "online/rankme", "online/lidar"
 """The points that tell so without labels: RankMe and LiDAR, effective ranks, from 1 to the width of the features."""
 
+OUTPUT_STD, FINAL_OUTPUT_STD = "train/output_std", "train/final_output_std"
+"""How far apart the outputs of a task are that could collapse to one point: 1 if they use all directions alike, 0 if
+they have; a point of the curves, and the last one."""
+
+COLLAPSED = 0.5
+"""Below it outputs are taken for collapsed."""
+
 FINAL_LOSS, SECONDS, STEPS = "train/final_loss", "cost/seconds", "cost/steps"
 COST_MEMORY, GFLOPS, PARAMETERS = "cost/peak_memory_mb", "cost/gflops_per_image", "cost/parameters"
 """Of a whole pretraining: its last loss, and what it took."""

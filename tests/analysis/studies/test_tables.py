@@ -290,3 +290,11 @@ def test_no_time_is_relative_to_an_encoder_that_took_no_step() -> None:
     frame = study_frame_of({"random": [50.0, 51.0], "mae": [60.0, 61.0]}, axis="", default="random", probes=("knn",))
     frame.loc[frame["cell"] == "random", ["gflops", "seconds"]] = [0.0, 0.001]
     assert summarise(frame)["time"].isna().all()
+
+
+def test_cells_whose_outputs_have_collapsed_are_named() -> None:
+    frame = make_study({"0.75": [61.0, 62.0], "0.9": [60.0, 61.0]})
+    frame["output_std"] = frame["cell"].map({"0.75": 0.98, "0.9": 0.04})
+    assert caveats(frame) == [
+        "outputs have collapsed in 2 trainings, to a standard deviation of 0.04 to 0.04 where 1 is healthy: 0.9"
+    ]

@@ -34,6 +34,8 @@ def values(schema: dict[str, Any]) -> list[Any]:
             return list(names)
         case {"type": "array", "prefixItems": [item, _]}:
             return [[low, high] for low in values(item) for high in values(item)]
+        case {"type": "array", "prefixItems": [item, *more]}:
+            return [[value, *[0.3] * len(more)] for value in values(item)]
         case {"type": "array", "items": item}:
             return [[value] for value in values(item)]
         case {"type": "integer"}:
