@@ -1015,7 +1015,8 @@ class Config(Section):
     @property
     def couples_images(self) -> bool:
         """Whether the loss of an image depends on the others of its batch, so that parts do not add up to the whole."""
-        return self.pretext.kind == "simsiam" or (self.pretext.kind == "moco" and self.moco.version == "v3")
+        version = self.moco.version if self.pretext.kind == "moco" else ""
+        return self.pretext.kind in ("instance", "simsiam") or version == "v3"
 
     @property
     def predicts_codes(self) -> bool:

@@ -4,11 +4,11 @@ bank, with one unit vector per image.
 Kept: vectors on the unit sphere, non-parametric softmax with temperature (equation 2), noise-contrastive estimation
 with uniform noise and a constant Z that the first batch tells (equations 4 to 8), proximal regularisation (equation
 10), and the bank, which follows an image's vector at each visit by the momentum of the release. Adapted: a linear head
-on the mean of the patches, as images are probed by default, in place of a ResNet's last layer; until the first step Z
-is that of random unit vectors.
+on the mean of the patches, as images are probed by default, and a batch norm behind it, in place of a ResNet, which has
+its own; until the first step Z is that of random unit vectors.
 
-The bank changes between steps only, so that parts of a batch make the whole. A part puts its vectors into their places
-in the batch; the mean of these tensors over parts is the batch's, whichever micro-batch or process had each image.
+An image's own row is the oldest of the bank, so whatever all vectors have in common and changes tells it from the
+others: without the batch norm, which takes that away, a ViT's vectors flee from the bank together.
 """
 
 import math
@@ -22,26 +22,27 @@ from torch.nn import functional as F
 from mae.config.tree import Config
 from mae.data import augmentation, distortion
 from mae.data.augmentation import centre, views
+from mae.models.batch_norm import BatchNorm
 from mae.models.vit import build_encoder, initialise, pool
 from mae.pretext.base import Batch, Pretext, Surroundings
 from mae.pretext.pictures import image_rows
 from mae.pretext.pixel_noise import draw_seeds, hashed
 from mae.runtime.autocast import full
+from mae.runtime.gathering import gathered
 from mae.runtime.rng import branch
 
 GALLERY, SIDE = 512, 64
 """Training images among which a picture looks for neighbours, and the longest side at which they are kept, pixels."""
 
-NEIGHBOURS = 3
-"""Rows of neighbours in a picture."""
+NEIGHBOURS, BESIDE = 3, 64
+"""Rows of neighbours in a picture, and images of the gallery that are in its batch, for the statistics."""
 
 
 class Draws(NamedTuple):
-    """Crops and distortion, the place of each image in the batch, and the seed of its negatives, int64 (count,)."""
+    """Crops and distortion, and the seed of each image's negatives, int64 (count,)."""
 
     crops: augmentation.Draws
     distortion: distortion.Draws
-    places: Tensor
     seeds: Tensor
 
 
@@ -59,6 +60,7 @@ class InstanceDiscrimination(Pretext):
         self.encoder = build_encoder(config)
         self.head = nn.Linear(config.model.encoder.dim, settings.width)
         self.head.apply(initialise)
+        self.norm = BatchNorm(settings.width, affine=False)
         count, temperature = surroundings.images, settings.temperature
         self.register_buffer("bank", F.normalize(torch.randn(count, settings.width), dim=1))
         # Cosines of random unit vectors have a variance of 1 / width: of exp(cosine / temperature) this is the mean.
@@ -68,8 +70,7 @@ class InstanceDiscrimination(Pretext):
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
         distorted = distortion.draw(self.config.views, count, 0, branch(generator, "distortion"))
-        seeds = draw_seeds(count, branch(generator, "negatives"))
-        return Draws(self.crops(count, generator), distorted, torch.arange(count), seeds)
+        return Draws(self.crops(count, generator), distorted, draw_seeds(count, branch(generator, "negatives")))
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         images = views(batch.images, self.config.data, draws.crops)
@@ -80,26 +81,23 @@ class InstanceDiscrimination(Pretext):
             found = judge(vectors, old, batch.indexes, draws.seeds)
             moved = (vectors - old).square().sum(dim=1).mean()
         found["loss"] = found["loss"] + self.config.instance.proximal * moved
-        return found | {"moved": moved.detach()} | self._in_place(vectors.detach(), batch.indexes, draws.places)
+        visited = {"vectors": gathered(vectors.detach()), "indexes": gathered(batch.indexes.float())}
+        return found | {"moved": moved.detach()} | visited
 
     def after_step(self, step: int, total: int, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """Move the bank towards the batch's vectors, and after the first step set Z."""
         tracked = dict(found)
-        there, vectors, indexes = (tracked.pop(name) for name in ("there", "vectors", "indexes"))
+        vectors, indexes = tracked.pop("vectors"), tracked.pop("indexes")
         if "z" in tracked and step == 1:
             self.z.copy_(tracked["z"])
-        share = 1 / there.clamp(min=1e-12)
-        rows = (indexes * share).round().long()
-        old = F.embedding(rows, self.bank)
-        momentum = self.config.instance.momentum
-        new = F.normalize(momentum * old + (1 - momentum) * vectors * share[:, None].float(), dim=1)
-        self.bank.index_add_(0, rows, torch.where(there[:, None] > 0, new - old, 0))
+        rows, momentum = indexes.round().long(), self.config.instance.momentum  # whole numbers, below 2^24 exactly
+        self.bank[rows] = F.normalize(momentum * self.bank[rows] + (1 - momentum) * vectors, dim=1)
         return tracked
 
     def vectors(self, images: Tensor) -> Tensor:
         """Return unit vectors (B, W), float32, of images (B, C, H, W) in 0..1."""
         tokens = self.encoder(self.look(images))
-        return F.normalize(self.head(pool(tokens, "patch_mean")).float(), dim=1)
+        return F.normalize(self.norm(self.head(pool(tokens, "patch_mean"))), dim=1)
 
     def _softmax(self, vectors: Tensor, old: Tensor, indexes: Tensor, seeds: Tensor) -> dict[str, Tensor]:
         """Return the cross-entropy over all images (equations 2 and 3), and how often its own row is nearest, in %."""
@@ -126,16 +124,6 @@ class InstanceDiscrimination(Pretext):
             return (vectors @ self.bank.T).gather(1, rows)
         return torch.einsum("bw,bmw->bm", vectors, F.embedding(rows, self.bank))
 
-    def _in_place(self, vectors: Tensor, indexes: Tensor, places: Tensor) -> dict[str, Tensor]:
-        """Return what `after_step` has to know of the batch: vectors (batch, W), indexes and whether there is an image.
-
-        All are scaled so that the mean over the parts of a batch is the whole batch's.
-        """
-        size = self.config.train.batch_size
-        rows = torch.cat([vectors.double(), indexes[:, None], torch.ones_like(indexes)[:, None]], dim=1)
-        whole = rows.new_zeros(size, rows.shape[1]).index_copy(0, places, rows * (size / len(places)))
-        return {"vectors": whole[:, :-2].float(), "indexes": whole[:, -2], "there": whole[:, -1]}
-
     def _keep_gallery(self, surroundings: Surroundings) -> None:
         """Keep training images small, with their indexes, for pictures of a finished run, which has no images."""
         fitted = surroundings.fitted
@@ -152,7 +140,9 @@ class InstanceDiscrimination(Pretext):
     @torch.inference_mode()
     def picture(self, images: Tensor, draws: Draws) -> Figure:
         """Images, and the training images of a sample whose rows of the bank are nearest to them."""
-        near = (self.vectors(images) @ self.bank[self.gallery_indexes].T).topk(NEIGHBOURS, dim=1).indices
+        beside = F.interpolate(self.gallery[:BESIDE].float() / 255, size=images.shape[2:], mode="area")
+        vectors = self.vectors(torch.cat([images, beside]))[: len(images)]
+        near = (vectors @ self.bank[self.gallery_indexes].T).topk(NEIGHBOURS, dim=1).indices
         rows = {f"nearest {place + 1}": self.gallery[near[:, place]].float() / 255 for place in range(NEIGHBOURS)}
         return image_rows({"image": images} | rows)
 

@@ -107,6 +107,7 @@ def assert_equal_weights(first: Path, second: Path) -> None:
         {"pretext.kind": "moco", "moco.queue": 1500, "train.micro_batches": 3} | NO_DECODER,
         {"pretext.kind": "moco", "moco.version": "v3"} | NO_DECODER,
         {"pretext.kind": "simsiam"} | NO_DECODER,
+        {"pretext.kind": "instance"} | NO_DECODER,
     ],
 )
 def test_two_processes_train_the_weights_of_one(more: dict[str, Any], tmp_path: Path) -> None:
