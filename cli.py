@@ -252,12 +252,19 @@ def probe(options: Options, output: Output, run: Run, kind: Kinds = None) -> Non
 def run_pipeline(options: Options, output: Output, kind: Kinds = None) -> None:
     """Pretrain, then probe: the pipeline."""
     config = options.resolve(*_kinds(kind))
+    if config.probe.source:
+        from mae.data.labels import check_labels
+
+        check_labels(config, _progress(output), "probes need to know the class")
     _share_cores(output)
-    from mae.pipeline import run_pretraining
+    from mae.pipeline import has_labels, run_pretraining
 
     with _workplace(options, output) as where, where.processes.joined(where.device):
         run = run_pretraining(config, where)
-        _probe_and_print(run, config, where, output)
+        if has_labels(run, config, where):
+            _probe_and_print(run, config, where, output)
+        elif where.processes.leads:
+            _say_not_probed(run, output)
 
 
 @_command("ablate")
@@ -288,7 +295,14 @@ def ablate(
     fail_fast: Annotated[bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")] = False,
 ) -> None:
     """Run an ablation study: train and probe what is missing, print its table beside the paper's figures."""
-    from ablations.studies.run_studies import check_comparable, choose_studies, make_plans, run_until, underway
+    from ablations.studies.run_studies import (
+        check_comparable,
+        check_labelled,
+        choose_studies,
+        make_plans,
+        run_until,
+        underway,
+    )
 
     who = _executor(options, workers, per_gpu, executor, address, "analysis.studies.figures")
     base = options.resolve(*_kinds(probes), refuse_inert=False)  # what a cell uses need not act in the base
@@ -299,14 +313,16 @@ def ablate(
     seeds = max(seeds, 2) if precision else seeds
     most = max(seeds, max_seeds) if precision else seeds
     plans = make_plans(studies, base, most, options.runs_dir, only or [], _progress(output))
+    check_labelled(plans, _progress(output))
     if precision:
         check_comparable(plans, only or [])
     if dry_run:
         expected, told = _print_prospects(plans, seeds, precision, options.runs_dir, output)
         _print_forecast(expected, told, options, who, output)
         return
-    if any(plan.missing(options.runs_dir) for plan in plans):
+    if missing := [job.config for plan in plans for job in plan.of_seeds(seeds).missing(options.runs_dir)]:
         who.reach()
+        who.decode(missing, _progress(output))
 
     def precise(plan: Any) -> bool:
         return precision is None or _print_precision(plan, precision, options.runs_dir, output, test)
@@ -360,6 +376,7 @@ def sweep(
     asked = make_sweep(request, options.resolve(), options.runs_dir, _progress(output))
     if not sweep_directory(options.runs_dir, asked.name).path.exists():
         who.reach()
+        who.decode([asked.base], _progress(output))
     with sweep_underway(asked, options.store, output.console) as directory:
         record, plan = run_sweep(asked, request, directory, who, output.console)
         from analysis.report.terminal import show_sweep
@@ -774,6 +791,14 @@ def _print_next(plans: Any, seeds: int, output: Output) -> None:
     steps = [f"open {figure}"] if figure.exists() and len(plans) == 1 else []
     steps += [f"mae-cli ui --study {name}", "mae-cli report", f"--seeds {max(3, 2 * seeds)} tells smaller differences"]
     output.console.print(f"next: {'; '.join(steps)}", highlight=False, soft_wrap=True)
+
+
+def _say_not_probed(run: Any, output: Output) -> None:
+    name = run.path.name
+    why = "not probed, as its images have no labels"
+    advice = f"with labelled images: mae-cli probe {name} --set probe.source=folder:OTHER"
+    output.console.print(f"run {name} is finished: {run.path}; {why}; {advice}", highlight=False, soft_wrap=True)
+    output.result({"run": name, "metrics": {}, "not_probed": "no labels"})
 
 
 def _probe_and_print(run: Any, config: Any, where: "Workplace", output: Output) -> None:

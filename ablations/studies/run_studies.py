@@ -14,6 +14,7 @@ from ablations.studies.plan import Plan, all_jobs, make_plan
 from ablations.studies.study import Digests, Study, product, read_study
 from mae.config.resolve import inert_keys, nearest, refuse_without_effect
 from mae.config.tree import Config, DataConfig
+from mae.data.labels import check_labels
 from mae.data.sources import Identity, identify
 from mae.errors import UserError
 from mae.runtime.progress import ConsoleProgress, Progress
@@ -85,6 +86,13 @@ def put_on_record(plans: Sequence[Plan]) -> None:
         plan.directory.write_text("study.json", plan.record.model_dump_json(indent=2) + "\n")
 
 
+def check_labelled(plans: Sequence[Plan], progress: Progress) -> None:
+    """Raise `UserError` if a study is judged by probes of images without labels: nothing is trained in vain."""
+    probed = {job.config.probed_data: job.config for plan in plans for job in plan.jobs if job.kinds}
+    for config in probed.values():
+        check_labels(config, progress, "a study is judged by probes")
+
+
 def check_comparable(plans: Sequence[Plan], only: Sequence[str]) -> None:
     """Raise `UserError` unless there are differences from a default that could be known to a precision."""
     if only:
@@ -135,7 +143,7 @@ def run_plans(plans: Sequence[Plan], executor: Executor, fail_fast: bool, consol
     console.print(f"{len(jobs)} trainings, {len(jobs) - len(missing)} of them done already", highlight=False)
     if not missing:
         return {}
-    with executor.queue(runs_dir, [job.config for job in missing], len(missing), console) as queue:
+    with executor.queue(runs_dir, len(missing), console) as queue:
         return run_jobs(missing, queue, fail_fast)
 
 

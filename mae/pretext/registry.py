@@ -1,6 +1,7 @@
 """The pretext tasks there are, by name. To add one, write its file and enter it here and in `PretextConfig.kind`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import torch
@@ -56,6 +57,14 @@ def new_pretext(
     torch.manual_seed(config.train.seed)
     tokenizer = tokenizer or _tokenizer_in(fitted)
     surroundings = Surroundings(len(data.train.labels), len(data.classes), data, sample, fitted, tokenizer)
+    return PRETEXTS[config.pretext.kind](config, surroundings)
+
+
+def untrained_pretext(pretrained: Pretext) -> Pretext:
+    """Return the task that was trained with its first weights again, fitted to the same: no image is needed."""
+    config, state = pretrained.config, pretrained.state_dict()
+    torch.manual_seed(config.train.seed)
+    surroundings = replace(pretrained.surroundings, fitted=state, tokenizer=_tokenizer_in(state))
     return PRETEXTS[config.pretext.kind](config, surroundings)
 
 
