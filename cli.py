@@ -257,9 +257,10 @@ def run_pipeline(options: Options, output: Output, kind: Kinds = None) -> None:
 
         check_labels(config, _progress(output), "probes need to know the class")
     _share_cores(output)
-    from mae.pipeline import has_labels, run_pretraining
+    from mae.pipeline import check_probed_images, has_labels, run_pretraining
 
     with _workplace(options, output) as where, where.processes.joined(where.device):
+        check_probed_images(config, where)
         run = run_pretraining(config, where)
         if has_labels(run, config, where):
             _probe_and_print(run, config, where, output)

@@ -236,6 +236,12 @@ def _probed_as(run: RunDirectory, config: Config, where: Workplace) -> str:
     return probed_fingerprint(run.path.name, record.data["digest"], digest)
 
 
+def check_probed_images(config: Config, where: Workplace) -> None:
+    """Raise `UserError` if `probe.source` has images that cannot be read: before a pretraining, not after it."""
+    if config.probe.source:
+        where.processes.in_turns(lambda: load_data(config.probed_data, config.run, where.progress))
+
+
 def has_labels(run: RunDirectory, config: Config, where: Workplace) -> bool:
     """Say whether there are labels to probe a finished run with; all processes call this."""
     record = run.read_record() if where.processes.leads else None

@@ -23,6 +23,8 @@ from mae.tracking.background_delivery import tracked_studies
 EVERYTHING = "paper"
 """The name that stands for all of the paper's studies in one plan, with the paper's cells only."""
 
+JUDGED = "a study is judged by probes"
+
 
 def choose_studies(name: str | None, file: Path | None, axes: Sequence[str]) -> list[Study]:
     """Return the studies that a name, a file or inline axes ask for; exactly one of the three is to be given."""
@@ -60,6 +62,8 @@ def make_plans(
 
     What is set in `base` has to act there or in a cell; `UserError` if it does in none.
     """
+    if base.probe.source:
+        check_labels(base, progress, JUDGED)
     digest_of = digests(progress)
     plans = [make_plan(study, base, seeds, digest_of, runs_dir, only) for study in studies]
     cells = [job.config for plan in plans for job in plan.jobs]
@@ -90,7 +94,7 @@ def check_labelled(plans: Sequence[Plan], progress: Progress) -> None:
     """Raise `UserError` if a study is judged by probes of images without labels: nothing is trained in vain."""
     probed = {job.config.probed_data: job.config for plan in plans for job in plan.jobs if job.kinds}
     for config in probed.values():
-        check_labels(config, progress, "a study is judged by probes")
+        check_labels(config, progress, JUDGED)
 
 
 def check_comparable(plans: Sequence[Plan], only: Sequence[str]) -> None:

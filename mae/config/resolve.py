@@ -145,7 +145,7 @@ def name_run(config: Config) -> str:
 def _name_of(source: str) -> str:
     """Return what images are called: `cifar10` wherever it lies, and a folder's own name."""
     kind, _, location = source.partition(":")
-    name = Path(location).expanduser().resolve().name if kind == "folder" else kind
+    name = Path(location).expanduser().absolute().name if kind == "folder" else kind
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

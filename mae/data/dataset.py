@@ -91,10 +91,10 @@ class ImageData:
 
     def told(self) -> str:
         """Return what was found, in one line."""
-        classes = [f"{len(self.classes):,} classes"] if self.labelled else []
+        classes = f"{len(self.classes):,} classes" if self.labelled else "no labels"
         counts = [f"{len(split.labels):,} {name}" for name, split in (("train", self.train), ("test", self.test))]
         bad = [f"{len(self.left_out):,} file(s) left out that cannot be read"] if self.left_out else []
-        return f"{shown(Path(self.source))}: {'; '.join([', '.join(counts + classes), *self.remarks, *bad])}"
+        return f"{shown(Path(self.source))}: {'; '.join([', '.join([*counts, classes]), *self.remarks, *bad])}"
 
     def on(self, device: torch.device) -> "ImageData":
         """Return the data with the training images on a GPU if they take less than half of its free memory.

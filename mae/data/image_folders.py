@@ -32,7 +32,7 @@ Parts = tuple[str, ...]
 class Contents:
     """What lies below a folder, hidden files and folders left out.
 
-    `images` are in order; `unusable` says why of files and folders that cannot be read; `endings` counts other files by
+    `images` are in order; `unusable` says why of image files that cannot be read; `endings` counts other files by
     how their names end; `folders` are those right in it; `unfollowed` counts links to folders that were there already.
     """
 
@@ -75,8 +75,8 @@ class ImageFolder:
 def read_folder(data: DataConfig, location: str) -> ImageFolder:
     """Return what `data.source=folder:location` has; `UserError` with the layouts that fit if it has none of them.
 
-    What cannot be opened (a link to nowhere, a pipe, a file or folder without the right to read it) is left out under
-    `data.skip_bad_images` and refused otherwise. Files that are broken inside are found when they are decoded.
+    A file that cannot be opened (a link to nowhere, a pipe, one that the user may not read) is left out under
+    `data.skip_bad_images` and refused otherwise. Those that are broken inside are found when they are decoded.
     """
     root = Path(location).expanduser()
     if not location:
@@ -88,7 +88,10 @@ def read_folder(data: DataConfig, location: str) -> ImageFolder:
         classes = contents.classes
         _check_classes(root, contents, classes)
         train = _part(root, contents, classes)
-        remarks = [f"a share of {data.test_fraction:g} is for testing", *_remarks(contents, train, classes, "PATH")]
+        remarks = [
+            f"a share of {data.test_fraction:g} held out for testing",
+            *_remarks(contents, train, classes, "PATH"),
+        ]
         return ImageFolder(root, train, None, classes, tuple(remarks), _left_out([((), contents)]))
     return _with_splits(root, train_name, top, data)
 
@@ -141,8 +144,7 @@ def contents_of(root: Path, whole: Path | None = None, wanted: Callable[[str, bo
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
-            contents.unusable[parts] = _reason(Path(folder), error)
-            return
+            raise _folder_error(Path(folder), error) from None
         for entry in entries:
             if entry.name.startswith("."):
                 continue
@@ -187,6 +189,11 @@ def _reason(path: Path, error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def _folder_error(path: Path, error: OSError) -> UserError:
+    """A folder is never left out: nobody knows how many images it has, nor whether it is a class."""
+    return UserError(f"folder {shown(path)} cannot be read: {_reason(path, error)}")
+
+
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
@@ -207,7 +214,7 @@ def _listed(root: Path, data: DataConfig) -> list[tuple[str, bool]]:
         what = "a file, no folder" if isinstance(error, NotADirectoryError) else "no such folder"
         raise UserError(f"data.source={shown(Path(data.source))}: {what}; {LAYOUTS}") from None
     except OSError as error:
-        raise UserError(f"folder {shown(root)} cannot be read: {_reason(root, error)}") from None
+        raise _folder_error(root, error) from None
 
 
 def _usable(parts: Mapping[str, Contents], root: Path, data: DataConfig) -> Mapping[str, Contents]:
@@ -272,7 +279,7 @@ def _remarks(
     contents: Contents, train: Part, classes: tuple[str, ...], where: str, endings: Counter[str] | None = None
 ) -> Iterator[str]:
     if not classes:
-        yield f"no labels, as there are no two folders right in {where} that hold images themselves"
+        yield f"classes would be folders right in {where} that hold images themselves, two or more"
     elif loose := int((train.labels < 0).sum()):
         yield f"{_counted(loose, 'training image')} without a label, in no class folder"
     yield from _ignored(contents.endings if endings is None else endings, contents.unfollowed)

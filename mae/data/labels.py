@@ -13,7 +13,10 @@ WITHOUT = "give images with labels to probe on: --set probe.source=folder:OTHER"
 
 def check_labels(config: Config, progress: Progress, work: str) -> None:
     """Raise `UserError` unless the images that probes see are there and have labels; `work` says what needs them."""
-    data = config.probed_data
-    if not identify(data, progress).labelled:
-        key = "probe.source" if config.probe.source else "data.source"
+    data, key = config.probed_data, "probe.source" if config.probe.source else "data.source"
+    try:
+        labelled = identify(data, progress).labelled
+    except UserError as error:
+        raise UserError(str(error).replace("data.source=", f"{key}=", 1)) from None
+    if not labelled:
         raise UserError(f"{key}={shown(Path(data.source))} has images without labels, and {work}; {WITHOUT}")

@@ -142,14 +142,16 @@ def _folder(data: DataConfig, location: str, progress: Progress) -> Source:
         return SourceSplit(part.labels, partial(_decode_file, paths, data), partial(_name_below, found.root, paths))
 
     train = split(found.train)
-    if found.test is None:
-        identity = _identify_files(found.root, found.train.files, progress).split_as(data)
-        train, test = _hold_out(train, data, found.classes)
-    else:
-        identity = _identify_files(found.root, found.train.files + found.test.files, progress)
+    files = found.train.files + (found.test.files if found.test else [])
+    identity = replace(_identify_files(found.root, files, progress), labelled=bool(found.classes))
+    if (train.labels < 0).any():  # earlier versions took every folder for a class, and split and probed accordingly
+        identity = replace(identity, content=hashlib.sha256(f"{identity.content} some unlabelled".encode()).hexdigest())
+    if found.test:
         test = split(found.test)
-    known = replace(identity, labelled=bool(found.classes))
-    return Source(train, test, found.classes, known, found.remarks, found.left_out)
+    else:
+        train, test = _hold_out(train, data, found.classes)
+        identity = identity.split_as(data)
+    return Source(train, test, found.classes, identity, found.remarks, found.left_out)
 
 
 def _torchvision(
@@ -293,8 +295,9 @@ def _check_enough(labels: np.ndarray, data: DataConfig, classes: Sequence[str]) 
     if alone:
         more = f" and {len(alone) - 10} more" if len(alone) > 10 else ""
         raise UserError(
-            f"{source}: one image only in class {', '.join(alone[:10])}{more}; a part of every class is held out for "
-            "testing, so each needs two at least: add images, take the folder away, or give PATH/train and PATH/test"
+            f"{source}: class folders with a single image: {', '.join(alone[:10])}{more}; a part of every class is "
+            "held out for testing, so each needs two: add images, take these folders away, or give PATH/train and "
+            "PATH/test"
         )
     test, sides = math.ceil(len(labels) * data.test_fraction), max(1, len(classes))
     if min(test, len(labels) - test) < sides:
