@@ -28,6 +28,8 @@ from mae.runs.catalogue import find_runs
 from mae.runs.directory import RunDirectory
 from mae.runtime.interruption import StopRequest
 from mae.runtime.progress import Silent
+from mae.tracking.background_delivery import delivering_undelivered
+from mae.tracking.mlflow_store import default_uri
 from tests.conftest import TINY
 
 
@@ -216,3 +218,21 @@ def test_files_that_were_left_out_are_listed_in_the_runs_folder(flat: Path, wher
     listed = (run.path / "left_out.txt").read_text().splitlines()
     assert listed == ["y.png: it is a link to what is not there", "x.png: is empty (0 bytes)"]
     assert run.read_record().data["skipped"] == 2  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("command", [["ablate", "--axis", "mask.ratio=0.5,0.75"], ["sweep", "--trials", "1"]])
+def test_a_broken_image_is_found_before_a_study_or_sweep_is_on_record(
+    command: list[str], labelled: Path, tmp_path: Path
+) -> None:
+    (labelled / "dark" / "0.png").write_bytes(b"")
+    name, *more = command
+    refused = invoke(name, tmp_path / "runs", settings(labelled), *more)
+    assert refused.exit_code == 2
+    assert "0.png is empty" in refused.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_where_nothing_is_to_be_delivered_no_store_is_made(tmp_path: Path) -> None:
+    with delivering_undelivered(tmp_path / "runs", default_uri(tmp_path / "runs")):
+        pass
+    assert not (tmp_path / "runs").exists()
