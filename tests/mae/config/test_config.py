@@ -158,6 +158,7 @@ def test_toml_is_valid_and_complete() -> None:
         "probe.linear.lars_warmup_epochs",
         "probe.labels_per_class",
         "probe.layer",
+        "probe.source",
         "probe.attentive.warmup_epochs",
         "probe.finetune.warmup_epochs",
         "run.loader_workers",
