@@ -352,12 +352,20 @@ def run_pipeline(options: Options, output: Output, kind: Kinds = None) -> None:
     Example: `mae-cli run --preset cifar10-tiny --set data.source=folder:photos --set data.image_size=32`
     """
     config = options.resolve(*_kinds(kind))
+    if config.probe.source:
+        from mae.data.labels import check_labels
+
+        check_labels(config, _progress(output), "probes need to know the class")
     _share_cores(output)
-    from mae.pipeline import run_pretraining
+    from mae.pipeline import check_probed_images, has_labels, run_pretraining
 
     with _workplace(options, output) as where, where.processes.joined(where.device):
+        check_probed_images(config, where)
         run = run_pretraining(config, where)
-        _probe_and_print(run, config, where, output)
+        if has_labels(run, config, where):
+            _probe_and_print(run, config, where, output)
+        elif where.processes.leads:
+            _say_not_probed(run, output)
 
 
 @_command("ablate")
@@ -402,7 +410,14 @@ def ablate(
     Examples: `mae-cli ablate mask-ratio --seeds 3 --dry-run`, `mae-cli ablate --axis mask.ratio=0.5,0.75 --seeds 3`,
     `mae-cli ablate list`, `mae-cli ablate list target --toml > my-study.toml`, `mae-cli ablate --file my-study.toml`
     """
-    from ablations.studies.run_studies import check_comparable, choose_studies, make_plans, run_until, underway
+    from ablations.studies.run_studies import (
+        check_comparable,
+        check_labelled,
+        choose_studies,
+        make_plans,
+        run_until,
+        underway,
+    )
 
     who = _executor(options, workers, per_gpu, executor, address, "analysis.studies.figures")
     base = options.resolve(*_kinds(probes), refuse_inert=False)  # what a cell uses need not act in the base
@@ -416,14 +431,16 @@ def ablate(
     seeds = max(seeds, 2) if precision else seeds
     most = max(seeds, max_seeds) if precision else seeds
     plans = make_plans(studies, base, most, options.runs_dir, only or [], _progress(output))
+    check_labelled(plans, _progress(output))
     if precision:
         check_comparable(plans, only or [])
     if dry_run:
         expected, told = _print_prospects(plans, seeds, precision, options.runs_dir, output)
         _print_forecast(expected, told, options, who, output)
         return
-    if any(plan.missing(options.runs_dir) for plan in plans):
+    if missing := [job.config for plan in plans for job in plan.of_seeds(seeds).missing(options.runs_dir)]:
         who.reach()
+        who.decode(missing, _progress(output))
 
     def precise(plan: Any) -> bool:
         return precision is None or _print_precision(plan, precision, options.runs_dir, output, test)
@@ -492,6 +509,7 @@ def sweep(
         return
     if not sweep_directory(options.runs_dir, asked.name).path.exists():
         who.reach()
+        who.decode([asked.base], _progress(output))
     with sweep_underway(asked, options.store, output.console) as directory:
         record, plan = run_sweep(asked, request, directory, who, output.console)
         from analysis.report.terminal import show_sweep
@@ -1000,6 +1018,14 @@ def _print_next(plans: Any, seeds: int, output: Output) -> None:
     steps = [f"open {figure}"] if figure.exists() and len(plans) == 1 else []
     steps += [f"mae-cli ui --study {name}", "mae-cli report", f"--seeds {max(3, 2 * seeds)} tells smaller differences"]
     output.console.print(f"next: {'; '.join(steps)}", highlight=False, soft_wrap=True)
+
+
+def _say_not_probed(run: Any, output: Output) -> None:
+    name = run.path.name
+    why = "not probed, as its images have no labels"
+    advice = f"with labelled images: mae-cli probe {name} --set probe.source=folder:OTHER"
+    output.console.print(f"run {name} is finished: {run.path}; {why}; {advice}", highlight=False, soft_wrap=True)
+    output.result({"run": name, "metrics": {}, "not_probed": "no labels"})
 
 
 def _probe_and_print(run: Any, config: Any, where: "Workplace", output: Output) -> None:

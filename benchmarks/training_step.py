@@ -64,7 +64,7 @@ def as_data(config: Config, images: Tensor) -> ImageData:
     """Wrap noise as a data set of one batch."""
     split = Split(CachedImages(images), torch.zeros(len(images), dtype=torch.int64))
     channels = config.data.channels
-    return ImageData("noise", split, split, ("one",), "", "", (0.5,) * channels, (0.25,) * channels, 0)
+    return ImageData("noise", split, split, ("one",), "", "", (0.5,) * channels, (0.25,) * channels)
 
 
 def matmul_flops(device: torch.device, precision: str) -> float:

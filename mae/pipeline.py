@@ -2,18 +2,19 @@
 
 import platform
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mae.config.fingerprint import imported_fingerprint, pretrain_fingerprint, probe_name
+from mae.config.fingerprint import pretrain_fingerprint, probe_name, probed_fingerprint
 from mae.config.resolve import differences, name_run, resolve
 from mae.config.tree import Config, ProbeKind
 from mae.data.dataset import ImageData, load_data
 from mae.data.facts import facts_of
 from mae.data.image_files import decode
+from mae.data.labels import WITHOUT
 from mae.data.sources import identify
 from mae.errors import RunError, UserError
 from mae.exchange.incoming import NO_IMAGES, Model, read_model, size_in_words
@@ -85,17 +86,20 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
             steps_per_epoch(config, data)  # refuses an impossible batch size before anything is written,
             check_labels(config, data.train.labels, len(data.classes))  # images that lack labels,
             check_device(config.train.compile, where.device)  # and what this device cannot do
+        where.progress.say(data.told())
         tokenizer = _tokenizer(config, where)
         use_deterministic_kernels(config.train.deterministic)
         record = Record(stage="pretrain", name=name_run(config), fingerprint=fingerprint, data=data.describe())
         on = f"{where.device}" if processes.count == 1 else f"{processes.count} processes, {where.device.type}"
         where.progress.say(f"{fingerprint}: {record.name}, on {on}")
         with _stage(run, record, config, where) if processes.leads else limits_explained(), processes.failures_told():
+            if processes.leads:
+                _list_left_out(data, run)
             how = where.device, where.progress, where.stop, evaluate_online, processes, where.watch, tokenizer
             result = pretrain(config, data, run, *how)
             if processes.leads:
                 result["metrics"] |= _spread_of_outputs(run, where.progress)
-                run.write_json("result.json", result)
+                run.write_json("result.json", result | ({} if data.labelled else {"labels": False}))
                 checkpoints.remove(run.checkpoints)
     return run
 
@@ -111,6 +115,12 @@ def _spread_of_outputs(run: RunDirectory, progress: Progress) -> dict[str, float
             "they use all directions alike, 0 if they are one point"
         )
     return {FINAL_OUTPUT_STD: last[OUTPUT_STD]}
+
+
+def _list_left_out(data: ImageData, run: RunDirectory) -> None:
+    """List in a run's folder the files that it has not seen."""
+    if data.left_out:
+        run.write_text("left_out.txt", "".join(f"{line}\n" for line in data.left_out))
 
 
 def _tokenizer(config: Config, where: Workplace) -> KnownTokenizer | None:
@@ -196,12 +206,14 @@ def _probe_missing(
     """Probe in process 0, which alone uses the directories `run` and `probes`; make features for it in the others."""
     processes = where.processes
 
-    def images() -> ImageData:
-        return images_of(run, config, where) if processes.leads else load_data(config.data, config.run, where.progress)
-
-    data = processes.in_turns(images)
+    data = processes.in_turns(lambda: _probed_images(run, config, where))
     processes.same(data.digest, "fingerprint of the images")
-    probed = subjects(config, data, load_pretext(run, config, where.device, processes))
+    own_digest = ""
+    if config.probe.source:
+        where.progress.say(f"probed on {data.told()}")
+        own_digest, mean, std = processes.from_first(_own_images(run) if processes.leads else ("", (), ()))
+        data = replace(data, mean=mean, std=std)
+    probed = subjects(config, data, load_pretext(run, config, where.device, processes), own_digest)
     sharing = Sharing(processes, where.stop)
     setup = Setup(config, data, where.device, where.progress, where.stop, sharing=sharing)
     if not processes.leads:
@@ -215,6 +227,7 @@ def _probe_missing(
             fingerprint, parent = probe.path.name.removeprefix(f"{kind}-"), run.path.name
             record = Record(stage="probe", name=name, fingerprint=fingerprint, parent=parent, data=data.describe())
             with _stage(probe, record, config, where), processes.failures_told():
+                _list_left_out(data, probe)
                 metrics = probe_all(kind, probed, setup, where.runs_dir, run=probe, last=kind == missing[-1])
                 probe.write_json("result.json", {"metrics": metrics})
                 checkpoints.remove(probe.checkpoints)
@@ -230,16 +243,47 @@ def _finished(run: RunDirectory) -> Record:
 
 
 def _probed_as(run: RunDirectory, config: Config, where: Workplace) -> str:
-    """Return what identifies the encoder of a run as it is probed: an imported one may be probed on any images."""
+    """Return what identifies the encoder of a run as it is probed: any may be probed on other images than its own."""
     record = run.read_record()
-    if record is None or not record.imported:
+    if record is None or not (record.imported or config.probe.source):
         return run.path.name
     _check_named(run, config)
-    return imported_fingerprint(run.path.name, identify(config.data, where.progress).digest)
+    digest = identify(config.probed_data, where.progress).digest
+    return probed_fingerprint(run.path.name, record.data["digest"], digest)
+
+
+def check_probed_images(config: Config, where: Workplace) -> None:
+    """Raise `UserError` if `probe.source` has images that cannot be read: before a pretraining, not after it."""
+    if config.probe.source:
+        where.processes.in_turns(lambda: load_data(config.probed_data, config.run, where.progress))
+
+
+def has_labels(run: RunDirectory, config: Config, where: Workplace) -> bool:
+    """Say whether there are labels to probe a finished run with; all processes call this."""
+    record = run.read_record() if where.processes.leads else None
+    none = record is not None and record.data.get("classes") == 0 and config.probe.source is None
+    return not where.processes.from_first(none)
+
+
+def _probed_images(run: RunDirectory, config: Config, where: Workplace) -> ImageData:
+    """Return the images that a finished run is probed on; `UserError` if they have no labels."""
+    if where.processes.leads and config.probe.source is None:
+        data = images_of(run, config, where)
+    else:
+        data = load_data(config.probed_data, config.run, where.progress)
+    if not data.labelled:
+        raise UserError(f"{run.path.name} cannot be probed: the images at {data.source} have no labels; {WITHOUT}")
+    return data
+
+
+def _own_images(run: RunDirectory) -> tuple[str, tuple[float, ...], tuple[float, ...]]:
+    """Return digest, mean and standard deviation of the images that a finished run was trained on."""
+    facts = facts_of(run)
+    return _finished(run).data["digest"], facts.mean, facts.std
 
 
 def _check_named(run: RunDirectory, config: Config) -> None:
-    if config.data.source == NO_IMAGES:
+    if config.probed_data.source == NO_IMAGES:
         raise UserError(f"{run.path.name} was imported, without images; name some with --set data.source=folder:PATH")
 
 

@@ -19,7 +19,7 @@ from mae.config.tree import Config
 from mae.errors import UserError
 from mae.runtime.imports import importing
 from mae.runtime.interruption import stop_on_signals
-from mae.runtime.progress import ConsoleProgress
+from mae.runtime.progress import ConsoleProgress, Progress
 from mae.runtime.threads import wait_passively
 
 
@@ -63,6 +63,18 @@ class Executor:
             wait_passively(say, max(self.workers or 1, self.per_gpu))  # the server hands its environment on
             start_server()
 
+    def decode(self, configs: Iterable[Config], progress: Progress) -> None:
+        """Decode the images of `configs` once, before any worker needs them, and say what they are.
+
+        `UserError` if they are not fit: nothing is written to the runs folder before that is known.
+        """
+        self.prepare(progress.say)
+        from mae.data.dataset import load_data  # heavy: a study or sweep that is finished answers at once
+
+        runs = {data: config.run for config in configs for data in (config.data, config.probed_data)}
+        for found in dict.fromkeys(load_data(data, run, progress).told() for data, run in runs.items()):
+            progress.say(found)
+
     @contextmanager
     def pool(self, runs_dir: Path) -> Iterator[WorkerPool]:
         """Yield the workers. Enter it before signals are handled: Ray takes SIGTERM for itself when it starts."""
@@ -76,17 +88,12 @@ class Executor:
             yield pool
 
     @contextmanager
-    def queue(self, runs_dir: Path, configs: Iterable[Config], jobs: int, console: Console) -> Iterator[JobQueue]:
-        """Yield a queue for `jobs` jobs that train on the images of `configs`, which are decoded first.
+    def queue(self, runs_dir: Path, jobs: int, console: Console) -> Iterator[JobQueue]:
+        """Yield a queue for `jobs` jobs on images that are decoded already.
 
         A signal becomes the queue's request to stop. When the block ends, all workers have saved and ended.
         """
-        progress = ConsoleProgress(console)
-        self.prepare(progress.say)
-        from mae.data.dataset import load_data  # heavy: a study or sweep that is finished answers at once
-
-        for config in {config.data: config for config in configs}.values():
-            load_data(config.data, config.run, progress)  # once, before any worker needs them
+        self.prepare(ConsoleProgress(console).say)
         with self.pool(runs_dir) as pool, stop_on_signals() as stop, JobsProgress(console, jobs, pool.size) as view:
             try:
                 with importing(self.later):

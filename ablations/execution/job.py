@@ -13,7 +13,8 @@ class Job:
     """One pretraining with its probes: the unit a worker takes.
 
     A watched one reports every online evaluation and waits for the word whether to go on. `also` are jobs with the same
-    pretraining and other probes, which are done with it.
+    pretraining and other probes, which are done with it. `probed_as` is what identifies the encoder as it is probed, if
+    that is on other images.
     """
 
     label: str
@@ -22,10 +23,11 @@ class Job:
     kinds: tuple[ProbeKind, ...]
     watched: bool = False
     also: tuple["Job", ...] = ()
+    probed_as: str = ""
 
     def probe_name(self, kind: ProbeKind) -> str:
         """Return the name of a probe's directory."""
-        return probe_name(self.config, kind, self.fingerprint)
+        return probe_name(self.config, kind, self.probed_as or self.fingerprint)
 
     @property
     def probes(self) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def _made_up(config: Config) -> ImageData:
     pixels = torch.randint(0, 256, (1, *shape), dtype=torch.uint8).expand(count, *shape)
     split = Split(CachedImages(pixels), torch.zeros(count, dtype=torch.int64))
     mean, std = ((value,) * config.data.channels for value in (0.5, 0.25))
-    return ImageData("noise", split, split, ("one",), "", "every byte", mean, std, 0)
+    return ImageData("noise", split, split, ("one",), "", "every byte", mean, std)
 
 
 def fit_speed(device: torch.device) -> FitSpeed:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ablations.execution.job import Job
-from ablations.studies.study import Digests, Study, plan_cells, possible
+from ablations.studies.study import Digests, Study, fingerprints, plan_cells, possible
 from mae.config.fingerprint import BEFORE, pretrain_fingerprint, probe_sections
 from mae.config.resolve import change, flatten, name_run
 from mae.config.tree import Config, ProbeKind
@@ -68,8 +68,8 @@ def make_plan(
     for seed in range(base.train.seed, base.train.seed + seeds):
         for cell in cells:
             config = change(cell.config, _seeds(cell.config, seed, seed - base.train.seed))
-            fingerprint = pretrain_fingerprint(config, digest_of(config.data))
-            job = Job(f"{study.name} {cell.name}, seed {seed}", config, fingerprint, kinds)
+            fingerprint, subject = fingerprints(config, digest_of)
+            job = Job(f"{study.name} {cell.name}, seed {seed}", config, fingerprint, kinds, probed_as=subject)
             probes = {kind: job.probe_name(kind) for kind in kinds}
             trials.append(TrialRecord(cell=cell.name, seed=seed, fingerprint=job.fingerprint, probes=probes))
             if not only or cell.name in only:
@@ -86,7 +86,8 @@ def make_plan(
         cells=[cell.record for cell in cells],
         trials=trials,
     )
-    folder = f"{study.name}-{_identity(base, record)}"
+    probed_on = digest_of(base.probed_data) if base.probe.source else ""
+    folder = f"{study.name}-{_identity(base, record, probed_on)}"
     notes = [
         f"study {study.name}: {' and '.join(cell.given)} are equal on this base config: one cell, {cell.name}"
         for cell in cells
@@ -111,14 +112,18 @@ def all_jobs(plans: Iterable[Plan]) -> list[Job]:
     return [replace(job, also=tuple(others)) for job, *others in map(dict.values, trainings.values())]
 
 
-def _identity(base: Config, record: StudyRecord) -> str:
-    """The same study on another base config, on other images or with other cells has a directory of its own."""
+def _identity(base: Config, record: StudyRecord, probed_on: str) -> str:
+    """The same study on another base config, on other images or with other cells has a directory of its own.
+
+    `probed_on` is the digest of the images of its probes where these are others.
+    """
     cells: list[Any] = [cell.model_dump() for cell in record.cells]
     # Kinds may be added to a study. Those that came after the first two named no folder before.
     read = {section for kind in base.probe.kinds for section in probe_sections(kind)} | {"linear", "knn"}
     unread = set(get_args(ProbeKind)) - read
     later = ("labels", "labels_per_class", "layer")
     before = {name for name in later if getattr(base.probe, name) == BEFORE[f"probe.{name}"]}
-    probes = base.probe.model_dump(mode="json", exclude={"kinds"} | unread | before)
-    text = json.dumps([pretrain_fingerprint(base, record.data["digest"]), probes, cells], sort_keys=True)
+    probes = base.probe.model_dump(mode="json", exclude={"kinds", "source"} | unread | before)
+    identity = [pretrain_fingerprint(base, record.data["digest"]), probes, cells, *([probed_on] if probed_on else [])]
+    text = json.dumps(identity, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

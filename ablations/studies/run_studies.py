@@ -15,6 +15,7 @@ from ablations.studies.study import Digests, Study, product
 from ablations.studies.study_file import read_study
 from mae.config.resolve import inert_keys, nearest, refuse_without_effect
 from mae.config.tree import Config, DataConfig
+from mae.data.labels import check_labels
 from mae.data.sources import Identity, identify
 from mae.errors import UserError
 from mae.runtime.progress import ConsoleProgress, Progress
@@ -22,6 +23,8 @@ from mae.tracking.background_delivery import tracked_studies
 
 EVERYTHING = "paper"
 """The name that stands for all of the paper's studies in one plan, with the paper's cells only."""
+
+JUDGED = "a study is judged by probes"
 
 
 def choose_studies(name: str | None, file: Path | None, axes: Sequence[str]) -> list[Study]:
@@ -65,6 +68,8 @@ def make_plans(
 
     What is set in `base` has to act there or in a cell; `UserError` if it does in none.
     """
+    if base.probe.source:
+        check_labels(base, progress, JUDGED)
     digest_of = digests(progress)
     plans = [make_plan(study, base, seeds, digest_of, runs_dir, only) for study in studies]
     cells = [job.config for plan in plans for job in plan.jobs]
@@ -89,6 +94,13 @@ def put_on_record(plans: Sequence[Plan]) -> None:
     """Write what each plan consists of into its directory."""
     for plan in plans:
         plan.directory.write_text("study.json", plan.record.model_dump_json(indent=2) + "\n")
+
+
+def check_labelled(plans: Sequence[Plan], progress: Progress) -> None:
+    """Raise `UserError` if a study is judged by probes of images without labels: nothing is trained in vain."""
+    probed = {job.config.probed_data: job.config for plan in plans for job in plan.jobs if job.kinds}
+    for config in probed.values():
+        check_labels(config, progress, JUDGED)
 
 
 def check_comparable(plans: Sequence[Plan], only: Sequence[str]) -> None:
@@ -141,7 +153,7 @@ def run_plans(plans: Sequence[Plan], executor: Executor, fail_fast: bool, consol
     console.print(f"{len(jobs)} trainings, {len(jobs) - len(missing)} of them done already", highlight=False)
     if not missing:
         return {}
-    with executor.queue(runs_dir, [job.config for job in missing], len(missing), console) as queue:
+    with executor.queue(runs_dir, len(missing), console) as queue:
         return run_jobs(missing, queue, fail_fast)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mae.config.fingerprint import pretrain_fingerprint, probe_name
+from mae.config.fingerprint import pretrain_fingerprint, probe_name, probed_fingerprint
 from mae.config.resolve import UNSET, change, differences, flatten, inert_keys, parse_value, spelled
 from mae.config.tree import Config, DataConfig, ProbeKind
 from mae.errors import UserError
@@ -180,8 +180,15 @@ def _schedule_of_equal_compute(base: Config, config: Config) -> dict[str, Any]:
 
 def _results_of(config: Config, digest_of: Digests) -> tuple[str, ...]:
     """Return what tells results of configs apart: what identifies the pretraining and its probes."""
-    pretraining = pretrain_fingerprint(config, digest_of(config.data))
-    return pretraining, *(probe_name(config, kind, pretraining) for kind in config.probe.kinds)
+    pretraining, subject = fingerprints(config, digest_of)
+    return pretraining, *(probe_name(config, kind, subject) for kind in config.probe.kinds)
+
+
+def fingerprints(config: Config, digest_of: Digests) -> tuple[str, str]:
+    """Return what identifies a pretraining, and its encoder as it is probed."""
+    own, probed = digest_of(config.data), digest_of(config.probed_data)
+    pretraining = pretrain_fingerprint(config, own)
+    return pretraining, probed_fingerprint(pretraining, own, probed)
 
 
 def _refuse_keys_without_results(study: Study) -> None:

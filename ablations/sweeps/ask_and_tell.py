@@ -18,10 +18,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ablations.execution.job import Job
 from ablations.execution.job_retries import REUSED, JobQueue, record_end
 from ablations.execution.worker_pool import Report
-from ablations.studies.study import Digests
+from ablations.studies.study import Digests, fingerprints
 from ablations.sweeps.goals import Objective, measure
 from ablations.sweeps.space import Space, grid, point_of, suggest
-from mae.config.fingerprint import pretrain_fingerprint
 from mae.config.presets import Overrides
 from mae.config.resolve import change
 from mae.config.tree import Config, ProbeKind
@@ -58,8 +57,8 @@ class Sweep:
 
     def job(self, config: Config, label: str) -> Job:
         """Return the job of one point of the space."""
-        fingerprint = pretrain_fingerprint(config, self.digest_of(config.data))
-        return Job(label, config, fingerprint, self.kinds, watched=self.pruner != "none")
+        fingerprint, subject = fingerprints(config, self.digest_of)
+        return Job(label, config, fingerprint, self.kinds, watched=self.pruner != "none", probed_as=subject)
 
 
 @dataclass(eq=False)

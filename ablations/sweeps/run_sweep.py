@@ -27,6 +27,8 @@ from ablations.sweeps.space import check_space, default_space, grid, read_space
 from ablations.sweeps.storage import open_study, opened
 from mae.config.resolve import change, flatten, name_run, to_toml
 from mae.config.tree import Config
+from mae.data.labels import check_labels
+from mae.data.sources import identify
 from mae.errors import UserError
 from mae.runs.directory import RunDirectory
 from mae.runs.sweep_record import ObjectiveRecord, SweepRecord, SweepTrial, sweep_directory
@@ -65,7 +67,11 @@ def make_sweep(request: SweepRequest, base: Config, runs_dir: Path, progress: Pr
     objectives = choose_objectives(request.objective, base)
     if request.seeds_top and len(objectives) > 1:
         raise UserError("--seeds-top: with several objectives there is a front and no best; give a single one")
-    pruner = choose_pruner(request.pruner, len(objectives) == 1 and objectives[0].probe is not None, base)
+    by_probe = any(objective.probe for objective in objectives)
+    if by_probe:
+        check_labels(base, progress, f"--objective {request.objective} is measured by a probe")
+    labelled = identify(base.data, progress).labelled
+    pruner = choose_pruner(request.pruner, len(objectives) == 1 and by_probe, labelled, base)
     base = evaluated(base, pruner, request.fixed)
     space = read_space(request.space) if request.space else default_space(base, request.fixed)
     check_space(space, base, request.fixed)
@@ -80,8 +86,9 @@ def make_sweep(request: SweepRequest, base: Config, runs_dir: Path, progress: Pr
 def identity(sweep: Sweep) -> dict[str, Any]:
     """Return what a study may not change: space, objectives, and whatever of the base config changes a number."""
     config = flatten(sweep.base.model_dump(mode="json", exclude={"run"}))
-    del config["data.source"], config["probe.kinds"]
-    return {
+    probed = {"probed": sweep.digest_of(sweep.base.probed_data)} if config["probe.source"] else {}
+    del config["data.source"], config["probe.kinds"], config["probe.source"]
+    return probed | {
         "space": {parameter.key: parameter.describe() for parameter in sweep.space},
         "objective": ",".join(objective.name for objective in sweep.objectives),
         "base": config,
@@ -185,7 +192,7 @@ def _ask_and_tell(
     if told >= request.trials and not unfinished:
         return
     try:
-        with executor.queue(sweep.runs_dir, [sweep.base], request.trials - told, console) as queue:
+        with executor.queue(sweep.runs_dir, request.trials - told, console) as queue:
             AskAndTell(sweep, study, queue).run(request.trials, request.seconds, record.write_now_and_then)
     finally:
         record.write()

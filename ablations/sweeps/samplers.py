@@ -57,13 +57,15 @@ def evaluated(base: Config, pruner: str, fixed: Sequence[str]) -> Config:
     return change(base, {"run.knn_every": max(1, base.train.epochs // EVALUATIONS)})
 
 
-def choose_pruner(name: str | None, accuracy_alone: bool, base: Config) -> str:
+def choose_pruner(name: str | None, accuracy_alone: bool, labelled: bool, base: Config) -> str:
     """Return the pruner asked for, or the default one; `UserError` where pruning is asked for and cannot be."""
     if name not in (None, *PRUNERS):
         raise UserError(f"--pruner {name}: expected one of {', '.join(PRUNERS)}")
     reason = ""
     if not accuracy_alone:
         reason = "trials are pruned on their k-NN accuracy, so only under one objective that is an accuracy"
+    elif not labelled:
+        reason = "trials are pruned on their k-NN accuracy, and these images have no labels"
     elif base.run.knn_every == 0:
         reason = "run.knn_every=0: there is no evaluation to prune on"
     if reason and name not in (None, "none"):

@@ -83,9 +83,10 @@ def _worked_out(probe: ProbeConfig, depth: int) -> dict[str, float]:
     }
 
 
-def imported_fingerprint(run: str, data_digest: str) -> str:
-    """Return the fingerprint of an imported `run` with the images that it is probed on: it brings none of its own."""
-    return _digest({"run": run, "data_digest": data_digest})
+def probed_fingerprint(subject: str, own_digest: str, probed_digest: str) -> str:
+    """Return the fingerprint of what is probed, together with the images that it is probed on, if they are others than
+    its own. An imported run has none of its own, but a digest of its weights."""
+    return subject if probed_digest == own_digest else _digest({"run": subject, "data_digest": probed_digest})
 
 
 def probe_name(config: Config, kind: ProbeKind, subject: str) -> str:

@@ -130,7 +130,8 @@ def differences(config: Config, base: Config) -> Overrides:
 def name_run(config: Config) -> str:
     """Return a name that says what a run is: the nearest preset and what differs from it, apart from how it is run.
 
-    The preset is `defaults` where the tree's own defaults are nearer than any. What has no effect is left out.
+    The preset is `defaults` where the tree's own defaults are nearer than any. If it is not about these images, their
+    name stands before it: `photos as cifar10-tiny train.epochs=3 seed=0`. What has no effect is left out.
     """
     starts = {name: preset.overrides for name, preset in PRESETS.items()} | {"defaults": {}}
     variants = {name: differences(config, build(overrides)) for name, overrides in starts.items()}
@@ -138,7 +139,15 @@ def name_run(config: Config) -> str:
     left_out = inert_keys(config) | {"data.source", "train.seed"}
     shown = [key for key in variants[nearest] if key not in left_out and not key.startswith(("run.", "probe."))]
     parts = [f"{key}={spelled(variants[nearest][key])}" for key in shown]
-    return " ".join([nearest, *parts, f"seed={config.train.seed}"])
+    images, about = _name_of(config.data.source), _name_of(starts[nearest].get("data.source", ""))
+    return " ".join([nearest if images == about else f"{images} as {nearest}", *parts, f"seed={config.train.seed}"])
+
+
+def _name_of(source: str) -> str:
+    """Return what images are called: `cifar10` wherever it lies, and a folder's own name."""
+    kind, _, location = source.partition(":")
+    name = Path(location).expanduser().absolute().name if kind == "folder" else kind
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def acts(key: str, values: Mapping[str, Any]) -> bool:

@@ -851,6 +851,13 @@ class ProbeConfig(Section):
     kinds: Annotated[tuple[ProbeKind, ...], BeforeValidator(_as_tuple)] = Field(
         ("linear", "knn"), min_length=1, description="probes to run"
     )
+    source: str | None = Field(
+        None,
+        min_length=1,
+        description="images with labels to probe on, named as in data.source, stored and normalised like those of the "
+        "pretraining; these themselves if unset",
+        json_schema_extra={"before": None},
+    )
     features: Literal["class_token", "patch_mean", "both"] = Field(
         "patch_mean", description="what is read off the encoder's last norm; the paper's linear probe: class_token"
     )
@@ -948,6 +955,11 @@ class Config(Section):
     train: TrainConfig = Field(TrainConfig(), description=TrainConfig.__doc__)
     probe: ProbeConfig = Field(ProbeConfig(), description=ProbeConfig.__doc__)
     run: RunConfig = Field(RunConfig(), description=RunConfig.__doc__)
+
+    @property
+    def probed_data(self) -> DataConfig:
+        """Which images probes see, and how these reach the model."""
+        return self.data.model_copy(update={"source": self.probe.source or self.data.source})
 
     @property
     def grid(self) -> tuple[int, int]:

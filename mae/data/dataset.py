@@ -70,6 +70,7 @@ class ImageData:
     """A data set: mean and standard deviation are per channel, of training pixels in 0..1.
 
     `digest` identifies images and split, by every byte or, where that takes too long, by less: see `identified_by`.
+    `left_out` has a line per file that could not be read, `remarks` what people should know of the rest.
     """
 
     source: str
@@ -80,7 +81,20 @@ class ImageData:
     identified_by: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    skipped: int
+    left_out: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels: images that have none can be pretrained on, and not be probed on."""
+        return bool(self.classes)
+
+    def told(self) -> str:
+        """Return what was found, in one line."""
+        classes = f"{len(self.classes):,} classes" if self.labelled else "no labels"
+        counts = [f"{len(split.labels):,} {name}" for name, split in (("train", self.train), ("test", self.test))]
+        bad = [f"{len(self.left_out):,} file(s) left out that cannot be read"] if self.left_out else []
+        return f"{shown(Path(self.source))}: {'; '.join([', '.join([*counts, classes]), *self.remarks, *bad])}"
 
     def on(self, device: torch.device) -> "ImageData":
         """Return the data with the training images on a GPU if they take less than half of its free memory.
@@ -101,7 +115,7 @@ class ImageData:
             "train_images": len(self.train.labels),
             "test_images": len(self.test.labels),
             "classes": len(self.classes),
-            "skipped": self.skipped,
+            "skipped": len(self.left_out),
             "mean": self.mean,
             "std": self.std,
             "class_names": [shown(Path(name)) for name in self.classes],
@@ -133,7 +147,7 @@ def load_data(data: DataConfig, run: RunConfig, progress: Progress) -> ImageData
         (folder / "meta.json").touch()  # tells `mae.runs.housekeeping` when the cache was last used
     opened = {}
     for name, split in splits.items():
-        readable = np.delete(np.arange(len(split.labels)), meta["bad"][name])
+        readable = np.delete(np.arange(len(split.labels)), [index for index, _ in meta["bad"][name]])
         images = StreamedImages(workers, name, readable) if workers else _map(folder / name, len(readable), data)
         opened[name] = Split(images, torch.from_numpy(split.labels[readable]))
     return ImageData(
@@ -145,8 +159,13 @@ def load_data(data: DataConfig, run: RunConfig, progress: Progress) -> ImageData
         identified_by=source.identity.covers,
         mean=data.mean or tuple(meta["mean"]),
         std=data.std or tuple(meta["std"]),
-        skipped=sum(len(bad) for bad in meta["bad"].values()),
+        left_out=source.left_out + _named(splits, meta),
+        remarks=source.remarks,
     )
+
+
+def _named(splits: Splits, meta: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(f"{splits[name].name(index)}: {why}" for name, bad in meta["bad"].items() for index, why in bad)
 
 
 def data_digest(data: DataConfig, progress: Progress) -> str:
@@ -165,7 +184,8 @@ def _shape(data: DataConfig) -> tuple[int, int, int]:
 def _cache_key(data: DataConfig, source: Source) -> str:
     """Return what decides which pixels there are: images, settings, and the code here and in libraries."""
     decoders = [PIL.__version__, *map(features.version, ("jpg", "libjpeg_turbo", "webp"))]
-    parts = [source.digest, data.stored, data.channels, data.skip_bad_images, ARITHMETIC, decoders]
+    bad = "left out, with reasons" if data.skip_bad_images else False
+    parts = [source.digest, data.stored, data.channels, bad, ARITHMETIC, decoders]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
@@ -205,7 +225,7 @@ def _build(
             bad, sums = _examine(building / name, name, examined, count, progress)
             if len(bad) == count:
                 raise UserError(f"data.source={data.source}: no {name} image can be read")
-            meta["bad"][name] = bad
+            meta["bad"][name] = list(bad.items())
             if name == "train":
                 meta["mean"], meta["std"] = _moments(sums, (count - len(bad)) * math.prod(data.stored))
         (building / "meta.json").write_text(json.dumps(meta))
@@ -231,14 +251,14 @@ def _in_place_of(folder: Path) -> Iterator[Path]:
 
 def _examine(
     path: Path, name: str, examined: Iterator[Examined], count: int, progress: Progress
-) -> tuple[list[int], np.ndarray]:
-    """Write what pixels there are to `path`; return the indexes of bad images and the sums over all others."""
-    bad: list[int] = []
+) -> tuple[dict[int, str], np.ndarray]:
+    """Write what pixels there are to `path`; return why images are bad, by index, and the sums over all others."""
+    bad: dict[int, str] = {}
     sums: np.ndarray | int = 0
     with progress.task(f"decoding {name} images", count, unit="images") as task, open(path, "wb") as file:
         for chunk in examined:
             file.write(chunk.pixels.data)
-            bad += chunk.bad
+            bad |= chunk.bad
             sums = sums + chunk.sums
             task.advance(chunk.count)
         file.flush()

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mae.data.image_files import Pixels
+from mae.data.image_files import Pixels, UnusableImage
 from mae.data.shared_arrays import Shared
 from mae.errors import RunError, UserError
 from mae.runtime.interruption import SIGNALS
@@ -39,13 +39,13 @@ Result = TypeVar("Result")
 class Examined:
     """A chunk of `count` images looked at for the first time.
 
-    `pixels` is uint8 (n, C, H, W) of the images that could be read, `bad` the indexes of those that could not, `sums`
-    int64 (2, C): per channel the sums of pixels and of squared pixels.
+    `pixels` is uint8 (n, C, H, W) of the images that could be read, `bad` why by the indexes of those that could not,
+    `sums` int64 (2, C): per channel the sums of pixels and of squared pixels.
     """
 
     count: int
     pixels: np.ndarray
-    bad: list[int]
+    bad: dict[int, str]
     sums: np.ndarray
 
 
@@ -56,14 +56,14 @@ def decode_chunk(decode: Decoder, indexes: Sequence[int]) -> np.ndarray:
 
 def examine_chunk(decode: Decoder, skip_bad: bool, indexes: Sequence[int]) -> Examined:
     """Decode a chunk; `UserError` at the first image that cannot be read, unless those are skipped."""
-    images, bad = [], []
+    images, bad = [], {}
     for index in indexes:
         try:
             images.append(decode(index))
-        except UserError:
+        except UserError as error:
             if not skip_bad:
-                raise
-            bad.append(index)
+                raise UserError(f"{error}; mend it, or leave such files out with data.skip_bad_images=true") from None
+            bad[index] = error.reason if isinstance(error, UnusableImage) else str(error)
     if not images:
         return Examined(len(bad), np.empty(0, np.uint8), bad, np.zeros((2, 1), np.int64))
     pixels = np.array(images)

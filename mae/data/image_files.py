@@ -12,11 +12,21 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from mae.errors import RunError, UserError
 
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+
 Pixels = np.ndarray
 """uint8 (C, H, W)."""
 
 PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """Failures of disk, network or system, not of the file that was read."""
+
+
+class UnusableImage(UserError):
+    """A file is empty, broken or too large; `reason` says which, without its name."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"image {shown(path)} {reason}")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -40,14 +50,14 @@ class PathList:
 
 
 def decode(path: Path, size: tuple[int, int], channels: int) -> Pixels:
-    """Return the pixels of an image file; `UserError` naming the file if it is empty, broken or too large.
+    """Return the pixels of an image file; `UnusableImage` if it is empty, broken or too large.
 
     `RunError` if the system fails to read it: with `data.skip_bad_images` it would be left out for good.
     EXIF rotation is applied, 16-bit grey is scaled to 8 bits, of an animation the first frame is taken.
     """
     try:
         if path.stat().st_size == 0:
-            raise UserError(f"image {shown(path)} is empty (0 bytes)")
+            raise UnusableImage(path, "is empty (0 bytes)")
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
@@ -56,13 +66,13 @@ def decode(path: Path, size: tuple[int, int], channels: int) -> Pixels:
                 image.draft(None, (2 * max(size), 2 * max(size)))
                 return to_pixels(image, size, channels)
     except UnidentifiedImageError:
-        raise UserError(f"image {shown(path)} is not an image that can be read") from None
+        raise UnusableImage(path, "is not an image that can be read") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise UserError(f"image {shown(path)} has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+        raise UnusableImage(path, f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
     except (OSError, ValueError, SyntaxError) as error:  # what PIL's decoders raise on broken files
         if getattr(error, "errno", None) in PASSING:
             raise RunError(f"image {shown(path)} cannot be read now: {error}; the same command tries again") from None
-        raise UserError(f"image {shown(path)} cannot be read: {error}") from None
+        raise UnusableImage(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def to_pixels(image: Image.Image, size: tuple[int, int], channels: int) -> Pixels:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +20,11 @@ from mae.config.resolve import nearest
 from mae.config.tree import DataConfig
 from mae.data.decode_workers import Decoder
 from mae.data.image_files import PathList, Pixels, decode, shown, to_pixels
+from mae.data.image_folders import Part, read_folder
 from mae.errors import RunError, UserError, first_line
 from mae.runs.locks_and_writes import replacing
 from mae.runtime.progress import Progress
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-TEST_FOLDERS = ("test", "val", "validation")
 HASHED_BYTES = 4 << 30
 """Folders up to this size are identified by every byte in them, larger ones by names and sizes: in these, an image put
 in the place of another of the same size goes unnoticed."""
@@ -35,22 +35,24 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class SourceSplit:
-    """Undecoded images: labels int64 (N,), -1 where there is none, and how to get one as uint8 (C, H, W)."""
+    """Undecoded images: labels int64 (N,), -1 where there is none, how to get one as uint8 (C, H, W), and its name."""
 
     labels: np.ndarray
     decode: Decoder
+    name: Callable[[int], str] = str
 
 
 @dataclass(frozen=True)
 class Identity:
     """What a data set is known by: a hash of its `content`, what that `covers`, and the split if the program makes it.
 
-    `split` is (test_fraction, split_seed).
+    `split` is (test_fraction, split_seed). Without labels, images are no less known.
     """
 
     content: str
     covers: Covers
     split: tuple[float, int] | None = None
+    labelled: bool = True
 
     @property
     def digest(self) -> str:
@@ -64,12 +66,18 @@ class Identity:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set before decoding."""
+    """A data set before decoding.
+
+    `classes` are none where no image has a label; `remarks` say what people should know of it; `left_out` has a line
+    per file that cannot be opened.
+    """
 
     train: SourceSplit
     test: SourceSplit
     classes: tuple[str, ...]
     identity: Identity
+    remarks: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -119,41 +127,31 @@ def _digits(data: DataConfig, location: str, progress: Progress) -> Source:
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
     labels = digits.target.astype(np.int64)
-    train, test = _split_by_class(labels, partial(_decode_array, pixels, data), data)
+    whole, names = SourceSplit(labels, partial(_decode_array, pixels, data)), tuple("0123456789")
+    train, test = _hold_out(whole, data, names)
     content = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
-    return Source(train, test, tuple("0123456789"), Identity(content, "every byte").split_as(data))
+    return Source(train, test, names, Identity(content, "every byte").split_as(data))
 
 
 def _folder(data: DataConfig, location: str, progress: Progress) -> Source:
-    """Class folders under train/ and one of test/, val/, validation/; or class folders alone, then split."""
-    root = Path(location).expanduser()
-    if not location or not root.is_dir():
-        raise UserError(
-            f"data.source={data.source}: no such folder; expected PATH/train/<class>/<image> and "
-            "PATH/test/<class>/<image>, or PATH/<class>/<image>"
-        )
-    if not (root / "train").is_dir():
-        classes = _class_names(root)
-        files, labels = _list_files(root, classes)
-        train, test = _split_by_class(labels, _file_decoder(files, data), data)
-        return Source(train, test, classes, _identify_files(root, files, progress).split_as(data))
-    classes = _class_names(root / "train")
-    test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
-    if test_root is None:
-        raise UserError(f"{shown(root)} has train/ but none of {', '.join(TEST_FOLDERS)}; add one, or give PATH/train")
-    unknown = set(_class_names(test_root, least=0)) - set(classes)
-    if unknown:
-        raise UserError(f"{shown(test_root)} has classes that train/ lacks: {', '.join(sorted(unknown))}")
-    train_files, train_labels = _list_files(root / "train", classes)
-    test_files, test_labels = _list_files(test_root, classes, needed=False)
-    if not test_files:
-        raise UserError(f"{shown(test_root)} holds no image, and probes need test images; add some, or give PATH/train")
-    return Source(
-        SourceSplit(train_labels, _file_decoder(train_files, data)),
-        SourceSplit(test_labels, _file_decoder(test_files, data)),
-        classes,
-        _identify_files(root, train_files + test_files, progress),
-    )
+    """Images of one's own, with classes or without, in any of the layouts of `mae.data.image_folders`."""
+    found = read_folder(data, location)
+
+    def split(part: Part) -> SourceSplit:
+        paths = PathList.of(part.files)
+        return SourceSplit(part.labels, partial(_decode_file, paths, data), partial(_name_below, found.root, paths))
+
+    train = split(found.train)
+    files = found.train.files + (found.test.files if found.test else [])
+    identity = replace(_identify_files(found.root, files, progress), labelled=bool(found.classes))
+    if (train.labels < 0).any():  # earlier versions took every folder for a class, and split and probed accordingly
+        identity = replace(identity, content=hashlib.sha256(f"{identity.content} some unlabelled".encode()).hexdigest())
+    if found.test:
+        test = split(found.test)
+    else:
+        train, test = _hold_out(train, data, found.classes)
+        identity = identity.split_as(data)
+    return Source(train, test, found.classes, identity, found.remarks, found.left_out)
 
 
 def _torchvision(
@@ -257,45 +255,58 @@ def _decode_chosen(decode_at: Decoder, chosen: np.ndarray, index: int) -> Pixels
     return decode_at(int(chosen[index]))
 
 
+def _name_below(root: Path, files: PathList, index: int) -> str:
+    return shown(files[index].relative_to(root))
+
+
+def _name_chosen(name: Callable[[int], str], chosen: np.ndarray, index: int) -> str:
+    return name(int(chosen[index]))
+
+
 def _file_decoder(files: Sequence[str | Path], data: DataConfig) -> Decoder:
     return partial(_decode_file, PathList.of(files), data)
 
 
-def _split_by_class(labels: np.ndarray, decode_at: Decoder, data: DataConfig) -> tuple[SourceSplit, SourceSplit]:
-    """Return train and test, every class in the same share, images in the order that they had."""
+def _hold_out(whole: SourceSplit, data: DataConfig, classes: Sequence[str]) -> tuple[SourceSplit, SourceSplit]:
+    """Return train and test, every class in the same share, images in the order that they had.
+
+    If there are classes, images without one are all for training. `UserError` if there are too few images.
+    """
     from sklearn.model_selection import train_test_split
 
-    try:
-        parts = train_test_split(
-            np.arange(len(labels)), test_size=data.test_fraction, random_state=data.split_seed, stratify=labels
+    labelled = np.flatnonzero(whole.labels >= 0) if len(classes) else np.arange(len(whole.labels))
+    labels = whole.labels[labelled] if len(classes) else None
+    _check_enough(whole.labels[labelled], data, classes)
+    split = {"test_size": data.test_fraction, "random_state": data.split_seed, "stratify": labels}
+    test = train_test_split(labelled, **split)[1]
+    train = np.setdiff1d(np.arange(len(whole.labels)), test)
+
+    def part(chosen: np.ndarray) -> SourceSplit:
+        decode_at, name = partial(_decode_chosen, whole.decode, chosen), partial(_name_chosen, whole.name, chosen)
+        return SourceSplit(whole.labels[chosen], decode_at, name)
+
+    return part(train), part(np.sort(test))
+
+
+def _check_enough(labels: np.ndarray, data: DataConfig, classes: Sequence[str]) -> None:
+    """Raise `UserError` unless images with `labels` (N,) can be split with some of every class on both sides."""
+    source = f"data.source={shown(Path(data.source))}"
+    alone = [shown(Path(name)) for number, name in enumerate(classes) if (labels == number).sum() == 1]
+    if alone:
+        more = f" and {len(alone) - 10} more" if len(alone) > 10 else ""
+        raise UserError(
+            f"{source}: class folders with a single image: {', '.join(alone[:10])}{more}; a part of every class is "
+            "held out for testing, so each needs two: add images, take these folders away, or give PATH/train and "
+            "PATH/test"
         )
-    except ValueError as error:
-        raise UserError(f"data.source={data.source} cannot be split by class: {error}") from None
-    train, test = (SourceSplit(labels[part], partial(_decode_chosen, decode_at, part)) for part in map(np.sort, parts))
-    return train, test
-
-
-def _class_names(root: Path, least: int = 2) -> tuple[str, ...]:
-    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(names) < least:
-        raise UserError(f"{shown(root)} holds {len(names)} class folder(s); expected at least {least}")
-    return tuple(names)
-
-
-def _list_files(root: Path, classes: tuple[str, ...], needed: bool = True) -> tuple[list[Path], np.ndarray]:
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(
-            path
-            for path in (root / name).rglob("*")
-            if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+    test, sides = math.ceil(len(labels) * data.test_fraction), max(1, len(classes))
+    if min(test, len(labels) - test) < sides:
+        needed = f"one of each of {len(classes)} classes" if len(classes) else "one"
+        raise UserError(
+            f"{source}: data.test_fraction={data.test_fraction:g} of {len(labels)} image(s) leaves "
+            f"{len(labels) - test} for training and {test} for testing; expected at least {needed} on both sides: add "
+            "images, set another data.test_fraction, or give PATH/train and PATH/test"
         )
-        if needed and not found:
-            raise UserError(f"class folder {shown(root / name)} holds no image ({', '.join(sorted(EXTENSIONS))})")
-        files += found
-        labels += [label] * len(found)
-    return files, np.asarray(labels, dtype=np.int64)
 
 
 def _identify_files(root: Path, files: list[Path], progress: Progress) -> Identity:

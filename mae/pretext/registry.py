@@ -1,6 +1,7 @@
 """The pretext tasks there are, by name. To add one, write its file and enter it here and in `PretextConfig.kind`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import torch
@@ -74,6 +75,14 @@ def new_pretext(
     tokenizer = tokenizer or _tokenizer_in(fitted)
     sizes = len(data.train.labels), len(data.classes)
     surroundings = Surroundings(*sizes, data, sample, fitted, tokenizer, data.classes, sampled)
+    return PRETEXTS[config.pretext.kind](config, surroundings)
+
+
+def untrained_pretext(pretrained: Pretext) -> Pretext:
+    """Return the task that was trained with its first weights again, fitted to the same: no image is needed."""
+    config, state = pretrained.config, pretrained.state_dict()
+    torch.manual_seed(config.train.seed)
+    surroundings = replace(pretrained.surroundings, fitted=state, tokenizer=_tokenizer_in(state))
     return PRETEXTS[config.pretext.kind](config, surroundings)
 
 

@@ -10,11 +10,17 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from mae.config.fingerprint import pixels_fingerprint, pretrain_fingerprint, probe_name, untrained_fingerprint
+from mae.config.fingerprint import (
+    pixels_fingerprint,
+    pretrain_fingerprint,
+    probe_name,
+    probed_fingerprint,
+    untrained_fingerprint,
+)
 from mae.config.tree import Config, ProbeKind
 from mae.data.dataset import ImageData
 from mae.pretext.base import Pretext
-from mae.pretext.registry import new_pretext
+from mae.pretext.registry import untrained_pretext
 from mae.probing.attentive import attentive_predict
 from mae.probing.finetune import finetune_predict
 from mae.probing.kinds import PROBES, probe_title
@@ -33,13 +39,20 @@ Found = tuple[Tensor, dict[str, float]]
 """What a probe finds: the classes (m,) of the test images, and the choices that it made."""
 
 
-def subjects(config: Config, data: ImageData, pretrained: Pretext) -> list[Subject]:
-    """Return the pretrained encoder and its two baselines."""
-    untrained = new_pretext(config, data, pretrained.state_dict())
+def subjects(config: Config, data: ImageData, pretrained: Pretext, own_digest: str = "") -> list[Subject]:
+    """Return the pretrained encoder and its two baselines, to be probed on `data`.
+
+    `own_digest` is that of the pretraining's images where they are others.
+    """
+    own = own_digest or data.digest
+
+    def fingerprint(of: Callable[[Config, str], str]) -> str:
+        return probed_fingerprint(of(config, own), own, data.digest)
+
     return [
-        Subject("pretrained", pretrain_fingerprint(config, data.digest), pretrained),
-        Subject("untrained", untrained_fingerprint(config, data.digest), untrained),
-        Subject("pixels", pixels_fingerprint(config, data.digest), None),
+        Subject("pretrained", fingerprint(pretrain_fingerprint), pretrained),
+        Subject("untrained", fingerprint(untrained_fingerprint), untrained_pretext(pretrained)),
+        Subject("pixels", fingerprint(pixels_fingerprint), None),
     ]
 
 

@@ -90,8 +90,11 @@ def _tracked(
 
 @contextmanager
 def delivering_undelivered(runs_dir: Path, uri: str) -> Iterator[None]:
-    """Send what earlier commands could not, beside the block; a server that is still away is no error here."""
-    if uri == NONE:
+    """Send what earlier commands could not, beside the block; a server that is still away is no error here.
+
+    Where there is nothing yet, no store is made: a command that is refused leaves nothing behind.
+    """
+    if uri == NONE or not any(found(runs_dir) for found in (find_runs, find_studies, find_sweeps)):
         yield
         return
 

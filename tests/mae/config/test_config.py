@@ -137,7 +137,7 @@ def test_the_name_leaves_out_what_has_no_effect() -> None:
 
 def test_a_run_near_no_preset_is_not_named_after_one() -> None:
     config = resolve(settings=["data.source=cifar10", "mask.ratio=0.5"])
-    assert name_run(config) == "defaults mask.ratio=0.5 seed=0"
+    assert name_run(config) == "cifar10 as defaults mask.ratio=0.5 seed=0"
 
 
 @pytest.mark.parametrize("key", [key for key, _ in config_fields() if key.startswith(("run.", "probe.knn"))])
@@ -158,6 +158,7 @@ def test_toml_is_valid_and_complete() -> None:
         "probe.linear.lars_warmup_epochs",
         "probe.labels_per_class",
         "probe.layer",
+        "probe.source",
         "probe.attentive.warmup_epochs",
         "probe.finetune.warmup_epochs",
         "run.loader_workers",

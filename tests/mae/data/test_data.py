@@ -102,7 +102,7 @@ def test_a_bad_image_is_named_and_nothing_is_left(content: bytes | str, reason: 
         with pytest.raises(UserError, match=rf"1\.jpg.*{reason}"):
             load(root)
     skipping = load(root, skip_bad_images=True)
-    assert (skipping.skipped, len(skipping.train.labels)) == (1, 8)
+    assert (len(skipping.left_out), len(skipping.train.labels)) == (1, 8)
     assert skipping.train.images.pixels[:4].max() < 100
     assert skipping.train.images.pixels[4:].min() > 100
 

@@ -136,4 +136,4 @@ def test_a_failing_disk_does_not_pass_for_a_broken_image(root: Path, monkeypatch
         patched.setattr("mae.data.image_files.Image.open", failing)
         with pytest.raises(RunError, match=r"0\.png cannot be read now: .*Input/output error"):
             load(root, skip_bad_images=True)
-    assert load(root, skip_bad_images=True).skipped == 0
+    assert load(root, skip_bad_images=True).left_out == ()

@@ -78,7 +78,7 @@ def test_streamed_images_train_the_same_bits_as_cached_ones(workers: int, folder
     cached_config, config = settings(folder, 1.0), settings(folder, 0.0, workers)
     cached, streamed = load(cached_config), load(config)
     assert isinstance(streamed.train.images, StreamedImages)
-    assert (streamed.mean, streamed.std, streamed.skipped) == (cached.mean, cached.std, cached.skipped)
+    assert (streamed.mean, streamed.std, streamed.left_out) == (cached.mean, cached.std, cached.left_out)
     assert streamed.train.labels.equal(cached.train.labels)
     assert trained(config, streamed, tmp_path / "1") == trained(cached_config, cached, tmp_path / "2")
     pretext, indexes = new_pretext(config, cached), torch.arange(20).flip(0)
@@ -108,7 +108,7 @@ def test_a_bad_image_is_found_before_training(folder: Path) -> None:
 def test_images_are_looked_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(settings(folder, 0.0))
     monkeypatch.setattr("mae.data.dataset._build", None)
-    assert load(settings(folder, 0.0)).skipped == 1
+    assert len(load(settings(folder, 0.0)).left_out) == 1
 
 
 class KillWorker(StopRequest):
