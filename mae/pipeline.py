@@ -29,6 +29,7 @@ from mae.runs.metrics import SECONDS
 from mae.runs.stage import worked_on
 from mae.runs.tokenizer_run import tokenizer_run
 from mae.runs.weights import read_weights, write_weights
+from mae.runtime import mps
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import StopRequest
 from mae.runtime.machine import environment, limits_explained, use_deterministic_kernels
@@ -83,6 +84,7 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
         with processes.together():
             steps_per_epoch(config, data)  # refuses an impossible batch size before anything is written,
             check_device(config.train.compile, where.device)  # and what this device cannot do
+            mps.check(config, where.device)
         tokenizer = _tokenizer(config, where)
         use_deterministic_kernels(config.train.deterministic)
         record = Record(stage="pretrain", name=name_run(config), fingerprint=fingerprint, data=data.describe())
