@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
-from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.terminal_theme import DIMMED_MONOKAI
 
@@ -29,10 +28,8 @@ def recorded(runs_dir: Path) -> str:
     console = Console(record=True, width=COLUMNS, markup=False, emoji=False, file=io.StringIO(), force_terminal=True)
     console.print(f"$ {COMMAND}", style="bold")
     show_studies([(record, directory)], runs_dir, console)
-    without_fonts = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-    return console.export_svg(
-        title=COMMAND, theme=DIMMED_MONOKAI, code_format=without_fonts.replace("Fira Code", "DejaVu Sans Mono")
-    )
+    svg = console.export_svg(title=COMMAND, theme=DIMMED_MONOKAI)
+    return re.sub(r"@font-face \{.*?\}\n", "", svg, flags=re.DOTALL).replace("Fira Code", "DejaVu Sans Mono")
 
 
 def to_png(svg: str, picture: Path) -> None:
