@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import sync_playwright
 from rich.console import Console
@@ -22,10 +23,17 @@ COLUMNS = 108
 COMMAND = "make demo"
 
 
+class Terminal(Console):
+    """A console whose long lines go on in the next one, as a terminal's do; the picture has an edge."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        super().print(*objects, **how | {"soft_wrap": False})
+
+
 def recorded(runs_dir: Path) -> str:
     """Return the newest study of a runs folder as `mae-cli ablate` prints it, as SVG with fonts of this machine."""
     directory, record = max(find_studies(runs_dir), key=lambda found: (found[0].path / "study.json").stat().st_mtime)
-    console = Console(record=True, width=COLUMNS, markup=False, emoji=False, file=io.StringIO(), force_terminal=True)
+    console = Terminal(record=True, width=COLUMNS, markup=False, emoji=False, file=io.StringIO(), force_terminal=True)
     console.print(f"$ {COMMAND}", style="bold")
     show_studies([(record, directory)], runs_dir, console)
     svg = console.export_svg(title=COMMAND, theme=DIMMED_MONOKAI)
