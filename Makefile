@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint mutants notebooks
+.PHONY: demo test lint docs mutants notebooks
 
 demo: .venv/installed
 	$(BIN)/mae-cli ablate --axis mask.ratio=0.5,0.75,0.95 --seeds 3 --workers 2 \
@@ -16,6 +16,9 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: .venv/installed # the site, in .site/; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 notebooks: .venv/installed
 	$(BIN)/python -m analysis.report.run_notebooks

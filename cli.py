@@ -159,7 +159,7 @@ class Options:
     tracking_uri: Annotated[
         str | None, _shared("--tracking-uri", "MLflow store; `none` for none. By default in the runs folder.")
     ] = None
-    device: Annotated[str, _shared("--device", "auto, cpu, cuda or cuda:N.")] = "auto"
+    device: Annotated[str, _shared("--device", "auto, cpu, cuda, cuda:N or mps.")] = "auto"
     as_json: Annotated[bool, _shared("--json", "One JSON object as the last line of stdout.")] = False
 
     @property

@@ -31,6 +31,7 @@ from mae.runs.metrics import COLLAPSED, FINAL_OUTPUT_STD, OUTPUT_STD, SECONDS
 from mae.runs.stage import worked_on
 from mae.runs.tokenizer_run import tokenizer_run
 from mae.runs.weights import read_weights, write_weights
+from mae.runtime import mps
 from mae.runtime.distributed import ALONE, Processes
 from mae.runtime.interruption import StopRequest
 from mae.runtime.machine import environment, limits_explained, use_deterministic_kernels
@@ -86,6 +87,7 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
             steps_per_epoch(config, data)  # refuses an impossible batch size before anything is written,
             check_labels(config, data.train.labels, len(data.classes))  # images that lack labels,
             check_device(config.train.compile, where.device)  # and what this device cannot do
+            mps.check(config, where.device)
         where.progress.say(data.told())
         tokenizer = _tokenizer(config, where)
         use_deterministic_kernels(config.train.deterministic)

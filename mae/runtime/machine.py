@@ -21,16 +21,18 @@ CONDITIONS = ("device_name", "processes", "threads")
 
 
 def choose_device(name: str, processes: Processes = ALONE) -> torch.device:
-    """Return the device `auto`, `cpu`, `cuda` or `cuda:N` names; `UserError` if this machine has no such one.
+    """Return the device `auto`, `cpu`, `cuda`, `cuda:N` or `mps` names; `UserError` if this machine has no such one.
 
-    Of several processes each takes a GPU of its own.
+    Of several processes each takes a GPU of its own. `auto` is CUDA or the CPU: MPS has to be asked for.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from None
+        raise UserError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from None
+    if device.type == "mps":
+        _check_mps(processes)
     if processes.count > 1 and device.type == "cuda":
         if device.index is not None:
             raise UserError(f"--device {name}: each of {processes.count} processes takes a GPU of its own; give cuda")
@@ -43,6 +45,15 @@ def choose_device(name: str, processes: Processes = ALONE) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s); try cpu")
     return device
+
+
+def _check_mps(processes: Processes) -> None:
+    """Raise `UserError` if Apple's GPU is not there, or several processes are to share it."""
+    if not torch.backends.mps.is_available():
+        why = "is built without MPS" if not torch.backends.mps.is_built() else "finds no GPU of Apple's"
+        raise UserError(f"--device mps: PyTorch {torch.__version__} {why}; give cpu")
+    if processes.count > 1:
+        raise UserError(f"--device mps: {processes.count} processes cannot exchange gradients on it; give cpu")
 
 
 def use_deterministic_kernels(wanted: bool) -> None:
@@ -98,10 +109,14 @@ def _processor_name() -> str:
 
 def _git_commit() -> str:
     """Return the commit of the code that runs, with `+` if it was changed, or "" outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+
+    def git(*arguments: str) -> str:
+        return subprocess.check_output(["git", *arguments], cwd=here.parent, stderr=subprocess.DEVNULL, text=True)
+
+    here = Path(__file__)
     try:
-        here = Path(__file__).parent
-        return subprocess.check_output(command, cwd=here, stderr=subprocess.DEVNULL, text=True).strip()
+        git("ls-files", "--error-unmatch", here.name)  # it may be installed within somebody else's checkout
+        return git("describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*").strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
 

@@ -93,7 +93,8 @@ class Saver:
             if place is None or (place.shape, place.dtype) != (tensor.shape, tensor.dtype):
                 place = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
             self.memory.append(place)
-            return place.copy_(tensor, non_blocking=True)  # into pinned memory, at the full speed of the bus
+            # Into pinned memory, at the full speed of the bus; from another device it would return before it is there.
+            return place.copy_(tensor, non_blocking=tensor.is_cuda)
 
         copied: dict[str, Any] = each_tensor(state, copy)
         if self.device.type == "cuda":
