@@ -90,10 +90,10 @@ class Options:
     def resolve(self, *more: str, refuse_inert: bool = True) -> "Config":
         """Return the config that preset, file, settings and `more` settings give."""
         from mae.config.resolve import resolve
-        from mae.runs.tokenizer_run import with_whole_fingerprint
+        from mae.runs.named_runs import with_whole_fingerprints
 
         config = resolve(self.preset, self.config, [*(self.settings or ()), *more], refuse_inert)
-        return with_whole_fingerprint(config, self.runs_dir)
+        return with_whole_fingerprints(config, self.runs_dir)
 
     def resolve_for(self, run: Any, changeable: tuple[str, ...], *more: str) -> "Config":
         """Return the config of a finished run, changed by settings in the `changeable` sections only."""

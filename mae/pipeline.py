@@ -19,12 +19,14 @@ from mae.errors import RunError, UserError
 from mae.exchange.incoming import NO_IMAGES, Model, read_model, size_in_words
 from mae.exchange.kept_patches import keeping_as_officially
 from mae.pretext.base import KnownTokenizer, Pretext, parameter_count
+from mae.pretext.beginning import Beginning
 from mae.pretext.pictures import draw, shown_images
 from mae.pretext.registry import known_tokenizer, saved_pretext
 from mae.probing.online import evaluate_online
 from mae.probing.probe import probe_all, subjects
 from mae.probing.subject import Setup, features_in_parts
 from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory
+from mae.runs.initial_run import initial_run, task_differences
 from mae.runs.metrics import SECONDS
 from mae.runs.stage import worked_on
 from mae.runs.tokenizer_run import tokenizer_run
@@ -83,13 +85,22 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
         with processes.together():
             steps_per_epoch(config, data)  # refuses an impossible batch size before anything is written,
             check_device(config.train.compile, where.device)  # and what this device cannot do
-        tokenizer = _tokenizer(config, where)
+        tokenizer, beginning = _tokenizer(config, where), _beginning(config, where)
         use_deterministic_kernels(config.train.deterministic)
         record = Record(stage="pretrain", name=name_run(config), fingerprint=fingerprint, data=data.describe())
         on = f"{where.device}" if processes.count == 1 else f"{processes.count} processes, {where.device.type}"
         where.progress.say(f"{fingerprint}: {record.name}, on {on}")
         with _stage(run, record, config, where) if processes.leads else limits_explained(), processes.failures_told():
-            how = where.device, where.progress, where.stop, evaluate_online, processes, where.watch, tokenizer
+            how = (
+                where.device,
+                where.progress,
+                where.stop,
+                evaluate_online,
+                processes,
+                where.watch,
+                tokenizer,
+                beginning,
+            )
             result = pretrain(config, data, run, *how)
             if processes.leads:
                 run.write_json("result.json", result)
@@ -106,6 +117,25 @@ def _tokenizer(config: Config, where: Workplace) -> KnownTokenizer | None:
             read = [resolve(file=run.path / "config.toml"), facts, state]
     found = processes.from_first(read)
     return known_tokenizer(*found) if found else None
+
+
+def _beginning(config: Config, where: Workplace) -> Beginning | None:
+    """Return the weights that a config begins with, which process 0 alone reads, and say which; None for random ones.
+
+    `UserError` if they are not there, or of another shape.
+    """
+    processes, read = where.processes, []
+    with processes.together():
+        if processes.leads and (run := initial_run(config, where.runs_dir)):
+            its = resolve(file=run.path / "config.toml")
+            _, state = _facts_and_state(run)
+            rest = any(not name.startswith("encoder.") for name in state)
+            otherwise = task_differences(config, its) if rest else ["it has an encoder only"]
+            what = f"encoder of {run.path.name}; the rest is new: {', '.join(otherwise)} there"
+            where.progress.say(f"begins with the {what if otherwise else f'weights of {run.path.name}'}")
+            read = [state, its.grid, not otherwise]
+    found = processes.from_first(read)
+    return Beginning(*found) if found else None
 
 
 def run_import(model: Model, where: Workplace) -> RunDirectory:

@@ -11,6 +11,7 @@ from mae.config.tree import Config
 from mae.data.dataset import ImageData
 from mae.data.facts import DataFacts, Statistics
 from mae.pretext.base import KnownTokenizer, Pretext, Surroundings
+from mae.pretext.beginning import Beginning, begin
 from mae.pretext.beit import Beit
 from mae.pretext.denoise import DenoisingAutoencoder
 from mae.pretext.dvae import DiscreteVAE
@@ -43,10 +44,12 @@ def new_pretext(
     data: ImageData,
     fitted: Mapping[str, Tensor] = MappingProxyType({}),
     tokenizer: KnownTokenizer | None = None,
+    beginning: Beginning | None = None,
 ) -> Pretext:
-    """Return the task of a config with its first weights, which follow from `train.seed`, fitted on the images.
+    """Return the task of a config with its first weights, fitted on the images.
 
-    Where another task of the config is there, its state is what this one is `fitted` to: no image is read.
+    They follow from `train.seed`, but for those that another run gives as a `beginning`. Where another task of the
+    config is there, its state is what this one is `fitted` to: no image is read.
     """
 
     def sample(count: int) -> Tensor:
@@ -56,7 +59,10 @@ def new_pretext(
     torch.manual_seed(config.train.seed)
     tokenizer = tokenizer or _tokenizer_in(fitted)
     surroundings = Surroundings(len(data.train.labels), len(data.classes), data, sample, fitted, tokenizer)
-    return PRETEXTS[config.pretext.kind](config, surroundings)
+    task = PRETEXTS[config.pretext.kind](config, surroundings)
+    if beginning:
+        begin(task, beginning)
+    return task
 
 
 def saved_pretext(config: Config, facts: DataFacts, state: Mapping[str, Tensor]) -> Pretext:
