@@ -391,6 +391,87 @@ def reconstruct(
     output.result({"run": found.path.name, "picture": str(to)})
 
 
+@_command("features")
+def features(
+    options: Options,
+    output: Output,
+    run: Run,
+    folder: Annotated[Path, typer.Argument(help="Image files, in it or below; a folder's name is their class.")],
+    to: Annotated[Path, typer.Argument(metavar="OUT", help="The table to write, .parquet or .csv.")],
+) -> None:
+    """Write features of your own images as a table: `features 3fa9c1 photos features.parquet --set probe.layer=3`."""
+    from mae.runs.catalogue import find_run
+
+    found = find_run(options.runs_dir, run)
+    config = options.resolve_for(found, ("probe", "data.skip_bad_images"))
+    from analysis.images.own_images import own_images
+
+    with own_images(found, options.settings or (), config, options.device, _progress(output)) as images:
+        told = images.write_features(folder, to)
+    left_out = f"; {len(told['left_out'])} file(s) left out" if told["left_out"] else ""
+    line = f"{told['images']} images, {told['features']} features each: {to}{left_out}"
+    output.console.print(line, highlight=False, soft_wrap=True)
+    output.result({"run": found.path.name, **told})
+
+
+@_command("neighbours")
+def neighbours(
+    options: Options,
+    output: Output,
+    run: Run,
+    folder: Annotated[Path | None, typer.Argument(help="Images to choose from; the run's test images if none.")] = None,
+    images: Annotated[list[Path] | None, typer.Argument(help="Image files to ask for; some of FOLDER if none.")] = None,
+    count: Annotated[int, typer.Option("--count", min=1, max=32, help="Neighbours of each image.")] = 8,
+    to: Annotated[Path, typer.Option("--to", help="The PNG to write.")] = Path("neighbours.png"),
+) -> None:
+    """Draw images beside those whose features are most similar: `neighbours 3fa9c1 photos cat.jpg --count 5`."""
+    from mae.runs.catalogue import find_run
+
+    found = find_run(options.runs_dir, run)
+    config = options.resolve_for(found, ("probe", "data.skip_bad_images"))
+    from analysis.images.own_images import own_images
+    from analysis.images.pictures import check_picture, write_picture
+
+    check_picture(to)
+
+    with own_images(found, options.settings or (), config, options.device, _progress(output)) as own:
+        drawn = own.neighbours_in(folder, images or [], count) if folder else own.neighbours_in_test_images(count)
+        write_picture(drawn[0], to)
+    output.console.print(f"drawn: {to}", highlight=False, soft_wrap=True)
+    output.result({"run": found.path.name, "picture": str(to), "rows": drawn[1]})
+
+
+@_command("confusion")
+def confusion(
+    options: Options,
+    output: Output,
+    run: Run,
+    probe: Annotated[
+        str, typer.Option("--probe", help="(The start of) its folder's name, such as knn; the first kind if not given.")
+    ] = "",
+    to: Annotated[Path, typer.Option("--to", help="The PNG to write; a CSV goes beside it.")] = Path("confusion.png"),
+) -> None:
+    """Tell a probe's accuracy per class and draw its confusion matrix: `confusion 3fa9c1 --probe knn`."""
+    from analysis.images import confusion as matrix
+    from analysis.images.pictures import check_picture, write_picture
+    from analysis.report.terminal import print_frame
+    from mae.runs.catalogue import find_run
+
+    found = find_run(options.runs_dir, run)
+    check_picture(to)
+    chosen = matrix.find_probe(found, probe)
+    counts = matrix.confusion(found, chosen)
+    table = matrix.table_beside(to)
+    write_picture(matrix.confusion_figure(counts, matrix.title_of(found, chosen)), to)
+    matrix.write_table(counts, table)
+    told = matrix.per_class(counts)
+    print_frame(told.head(20).round(1).astype(str), output.console)
+    left = f"; the worst 20 of {len(told)} classes above" if len(told) > 20 else ""
+    output.console.print(f"drawn: {to}, counts: {table}{left}", highlight=False, soft_wrap=True)
+    classes = json.loads(told.to_json(orient="records"))
+    output.result({"run": found.path.name, "probe": chosen.path.name, "picture": str(to), "classes": classes})
+
+
 @_command("import")
 def import_model(
     options: Options,

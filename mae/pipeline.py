@@ -1,6 +1,7 @@
 """The pipeline: pretrain, then probe; each stage reused if it is finished, continued if it was cut off."""
 
 import platform
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,12 +273,13 @@ def images_of(run: RunDirectory, config: Config, where: Workplace) -> ImageData:
 
 
 def stored_config(run: RunDirectory, settings: tuple[str, ...], changeable: tuple[str, ...]) -> Config:
-    """Return the config a run was made with, changed by `settings` in `changeable` sections and data.source only."""
+    """Return the config a run was made with, changed by `settings` in `changeable` sections or keys, and data.source
+    only."""
     original = resolve(file=run.path / "config.toml")
     config = resolve(file=run.path / "config.toml", settings=settings)
     for key in differences(config, original):
-        if key != "data.source" and key.split(".")[0] not in changeable:
-            allowed = ", ".join(f"{section}.*" for section in changeable)
+        if key not in ("data.source", *changeable) and key.split(".")[0] not in changeable:
+            allowed = ", ".join(each if "." in each else f"{each}.*" for each in changeable)
             raise UserError(f"{key} cannot be changed for a finished pretraining; only {allowed} and data.source can")
     return config
 
@@ -305,10 +307,10 @@ def _facts_and_state(run: RunDirectory) -> list[Any]:
     return [facts, {f"encoder.{name}": value for name, value in encoder.items()} | rest]
 
 
-def finished_model(run: RunDirectory) -> Model:
-    """Return the model of a finished run, to be exported or registered; `UserError` if it is not finished."""
+def finished_model(run: RunDirectory, settings: Sequence[str] = ()) -> Model:
+    """Return the model of a finished run, changed by `settings`; `UserError` if it is not finished."""
     _finished(run)
-    return read_model(run.path)
+    return read_model(run.path, settings)
 
 
 def _has_encoder_only(run: RunDirectory, record: Record) -> bool:

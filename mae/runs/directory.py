@@ -12,7 +12,8 @@
                                          not there for an encoder that was imported without
         result.json                      {"metrics": {...}, ...}; exists only once the stage is finished
         tracking-*.json                  what each tracking server has received so far
-        probes/<kind>-<fingerprint>/     the same files for one probe of this pretraining
+        probes/<kind>-<fingerprint>/     the same files for one probe of this pretraining, and
+            predictions.csv              what it took each test image for, as indexes of the record's `class_names`
 
 A process that works on a stage holds the lock on its directory. The kernel lets it go when the process dies, so a
 directory that says "running" without a held lock belongs to a process that was killed.

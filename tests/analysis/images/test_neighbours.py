@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from analysis.studies.neighbours import nearest, neighbour_figure, read_folder
 from PIL import Image
 
-from analysis.studies.neighbours import nearest, neighbour_figure, read_folder
 from mae.errors import UserError
 from mae.exchange.feature_encoder import FeatureEncoder
 from tests.mae.exchange.test_outgoing import model
