@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -20,15 +20,65 @@ if TYPE_CHECKING:
     from mae.config.tree import Config
     from mae.pipeline import Workplace
 
-app = typer.Typer(help="Ablation studies of masked autoencoders.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
-SHARED = "Options of every command"
+DEBUG = "MAE_DEBUG"
+SHARED = "Settings and places"
+
+
+def complete_preset() -> list[str]:
+    from mae.config.presets import PRESETS
+
+    return [*PRESETS]
+
+
+def complete_setting(incomplete: str) -> list[str]:
+    from mae.config.completion import settings_beginning
+
+    return settings_beginning(incomplete)
+
+
+def complete_probe(incomplete: str) -> list[str]:
+    from mae.probing.kinds import PROBES
+
+    given, comma, _ = incomplete.rpartition(",")
+    return [f"{given}{comma}{kind}" for kind in PROBES if kind not in given.split(",")]
+
+
+def complete_study() -> list[str]:
+    from ablations.studies.own import OWN
+    from ablations.studies.paper import STUDIES
+
+    return ["paper", "list", *STUDIES, *OWN]
+
+
+def complete_own_study(context: typer.Context) -> list[str]:
+    from mae.runs.study_record import find_studies
+
+    return [record.name for _, record in find_studies(Path(context.params.get("runs_dir") or "runs"))]
+
+
+def complete_run(context: typer.Context) -> list[str]:
+    runs_dir = Path(context.params.get("runs_dir") or "runs")
+    return [file.parent.name for file in runs_dir.glob("*/record.json")]
+
+
 Kinds = Annotated[
     list[str] | None,
-    typer.Option("--kind", help="linear, knn, attentive, partial, finetune: repeatable, or with commas."),
+    typer.Option(
+        "--probe",
+        "--kind",
+        help="linear, knn, attentive, partial, finetune: repeatable, or with commas.",
+        autocompletion=complete_probe,
+    ),
 ]
 Studies = Annotated[
-    list[str] | None, typer.Option("--study", help="A study's name or its folder's. Repeatable; all if not given.")
+    list[str] | None,
+    typer.Option(
+        "--study",
+        help="A study's name or its folder's. Repeatable; all if not given.",
+        autocompletion=complete_own_study,
+    ),
 ]
 FromMlflow = Annotated[bool, typer.Option("--mlflow", help="Read the MLflow store, not the runs folder.")]
 Results = Annotated[
@@ -43,30 +93,76 @@ Test = Annotated[
     typer.Option("--test", help="How cells are compared; seeds as blocks where that fits. See docs/statistics.md."),
 ]
 Pairs = Annotated[bool, typer.Option("--pairs", help="Compare all pairs of cells too, not only with the default.")]
-Run = Annotated[str, typer.Argument(help="(The start of) a run's fingerprint; see `mae-cli runs`.")]
+Run = Annotated[
+    str,
+    typer.Argument(help="(The start of) a run's fingerprint; see `mae-cli runs`.", autocompletion=complete_run),
+]
+Name = Annotated[str | None, typer.Option("--name", help="Call the run so; commands take it like its fingerprint.")]
+Note = Annotated[str | None, typer.Option("--note", help="Something to remember about it.")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", help="A word to find it by. Repeatable.")]
+Conditions = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONDITION]...",
+        help="Only runs that fit: a setting, a metric, run, name, status, date, data, study or seconds; = != > < >= <=; a "
+        "value, in which * and ? stand for any characters.",
+    ),
+]
 Register = Annotated[
     str | None,
     typer.Option("--register", help="Log the encoder in MLflow, as a new version of the model of this name."),
 ]
 
 
-def _shared(flag: str, text: str) -> Any:
-    return typer.Option(flag, help=text, rich_help_panel=SHARED)
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from mae.runtime.machine import version
+
+        print(version())
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Tell program, commit, Python, PyTorch, device."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar=DEBUG, help="Tell errors with their traceback, in Python's words.")
+    ] = False,
+) -> None:
+    """Ablation studies of masked autoencoders: pretrain, probe, track, compare.
+
+    Begin with `mae-cli ablate --axis mask.ratio=0.5,0.75,0.95 --seeds 3`, on digits that are embedded, in two minutes;
+    `mae-cli ablate list` names the studies, `mae-cli COMMAND --help` has examples.
+    """
+    if debug:
+        os.environ[DEBUG] = "1"
+
+
+def _shared(flag: str, text: str, complete: Any = None) -> Any:
+    return typer.Option(flag, help=text, rich_help_panel=SHARED, autocompletion=complete)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What every command takes; one that a command has no use for changes nothing there."""
+    """What commands have in common; each takes those of them that act there."""
 
     preset: Annotated[
         str | None,
         _shared(
-            "--preset", "Starting point; see `mae-cli presets`. If not given: digits, or none for another data.source."
+            "--preset",
+            "Starting point; see `mae-cli presets`. If not given: digits, or none for another data.source.",
+            complete_preset,
         ),
     ] = None
     config: Annotated[Path | None, _shared("--config", "TOML file; wins over the preset.")] = None
     settings: Annotated[
-        list[str] | None, _shared("--set", "dotted.key=value, `unset` for none; wins over all. Repeatable.")
+        list[str] | None,
+        _shared("--set", "dotted.key=value, `unset` for none; wins over all. Repeatable.", complete_setting),
     ] = None
     runs_dir: Annotated[Path, _shared("--runs-dir", "Where runs are kept.")] = Path("runs")
     tracking_uri: Annotated[
@@ -97,11 +193,8 @@ class Options:
 
     def resolve_for(self, run: Any, changeable: tuple[str, ...], *more: str) -> "Config":
         """Return the config of a finished run, changed by settings in the `changeable` sections only."""
-        from mae.errors import UserError
         from mae.pipeline import stored_config
 
-        if self.preset or self.config:
-            raise UserError("--preset and --config say how to pretrain; this command takes the settings of the run")
         return stored_config(run, (*(self.settings or ()), *more), changeable)
 
 
@@ -117,10 +210,17 @@ class Output:
             print(json.dumps(value, allow_nan=False))
 
 
+STORED = ("runs_dir", "as_json")
+ON_IMAGES = (*STORED, "settings", "device")
+TRACKED = (*STORED, "tracking_uri")
+OF_A_RUN = (*TRACKED, "settings", "device")
+"""Options of commands that only read the runs folder, that read or write MLflow too, that work with a finished run."""
+
+
 def _command(
-    name: str, on: typer.Typer = app, shared_by_processes: bool = False
+    name: str, takes: tuple[str, ...] = (), shared_by_processes: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register `function(options, output, ...)` as a command that also takes every field of `Options`.
+    """Register `function(options, output, ...)` as a command that also takes the named fields of `Options`, or all.
 
     It refuses to run as one of several processes that torchrun has started, unless they are to share its work.
     """
@@ -130,6 +230,7 @@ def _command(
         shared = [
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
             for field in fields(Options)
+            if not takes or field.name in takes
         ]
         own = list(inspect.signature(function).parameters.values())[2:]
 
@@ -146,7 +247,7 @@ def _command(
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         run.__doc__ = function.__doc__
-        on.command(name)(run)
+        app.command(name)(run)
         return function
 
     return register
@@ -179,10 +280,12 @@ def _reporting(as_json: bool) -> Iterator[Output]:
             console.width = 120  # a log has no edge that a table must fit
         yield Output(console, as_json and processes.leads)
     except UserError as error:
+        _tell_traceback(error)
         if processes.local_rank == 0 and str(error):
             print(f"{who}error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     except RunError as error:
+        _tell_traceback(error)
         if str(error):
             print(f"{who}failed: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -190,6 +293,13 @@ def _reporting(as_json: bool) -> Iterator[Output]:
         if processes.leads:
             print(str(stop), file=sys.stderr)
         raise typer.Exit(stop.exit_code) from None
+
+
+def _tell_traceback(error: Exception) -> None:
+    if os.environ.get(DEBUG):
+        from mae.errors import whole_traceback
+
+        print(whole_traceback(error), file=sys.stderr, end="")
 
 
 @contextmanager
@@ -217,29 +327,41 @@ def _share_cores(output: Output) -> None:
     wait_passively(_progress(output).say)
 
 
+def _notes(name: str | None, note: str | None, tags: list[str] | None) -> Any:
+    from mae.runs.notes import GivenNotes
+
+    return GivenNotes(name, note, None if tags is None else tuple(tags))
+
+
 def _kinds(given: list[str] | None) -> list[str]:
     kinds = [kind for each in given or () for kind in each.split(",")]
     return [f"probe.kinds={json.dumps(kinds)}"] if kinds else []
 
 
 @_command("pretrain", shared_by_processes=True)
-def pretrain(options: Options, output: Output) -> None:
-    """Pretrain an encoder; the same command continues an interrupted run and reuses a finished one."""
-    config = options.resolve()
+def pretrain(options: Options, output: Output, name: Name = None, note: Note = None, tag: Tags = None) -> None:
+    """Pretrain an encoder; the same command continues an interrupted run and reuses a finished one.
+
+    Example: `mae-cli pretrain --preset cifar10-tiny --set train.epochs=20 --set pretext.kind=denoise`
+    """
+    config, notes = options.resolve(), _notes(name, note, tag)
     _share_cores(output)
     from mae.pipeline import run_pretraining
 
     with _workplace(options, output) as where:
-        run = run_pretraining(config, where)
+        run = run_pretraining(config, replace(where, notes=notes))
         if not where.processes.leads:
             return
     output.console.print(f"run {run.path.name} is finished: {run.path}", highlight=False, soft_wrap=True)
     output.result({"run": run.path.name, **run.result()})
 
 
-@_command("probe", shared_by_processes=True)
+@_command("probe", OF_A_RUN, shared_by_processes=True)
 def probe(options: Options, output: Output, run: Run, kind: Kinds = None) -> None:
-    """Probe a finished pretraining, beside the untrained encoder and raw pixels."""
+    """Probe a finished pretraining, beside the untrained encoder and raw pixels.
+
+    Example: `mae-cli probe 3fa9c1 --probe linear,finetune --set probe.labels=0.1`
+    """
     from mae.runs.catalogue import find_run
 
     found = find_run(options.runs_dir, run)
@@ -249,14 +371,19 @@ def probe(options: Options, output: Output, run: Run, kind: Kinds = None) -> Non
 
 
 @_command("run", shared_by_processes=True)
-def run_pipeline(options: Options, output: Output, kind: Kinds = None) -> None:
-    """Pretrain, then probe: the pipeline."""
-    config = options.resolve(*_kinds(kind))
+def run_pipeline(
+    options: Options, output: Output, kind: Kinds = None, name: Name = None, note: Note = None, tag: Tags = None
+) -> None:
+    """Pretrain, then probe: the pipeline.
+
+    Example: `mae-cli run --preset cifar10-tiny --set data.source=folder:photos --set data.image_size=32`
+    """
+    config, notes = options.resolve(*_kinds(kind)), _notes(name, note, tag)
     _share_cores(output)
     from mae.pipeline import run_pretraining
 
     with _workplace(options, output) as where, where.processes.joined(where.device):
-        run = run_pretraining(config, where)
+        run = run_pretraining(config, replace(where, notes=notes))
         _probe_and_print(run, config, where, output)
 
 
@@ -264,19 +391,22 @@ def run_pipeline(options: Options, output: Output, kind: Kinds = None) -> None:
 def ablate(
     options: Options,
     output: Output,
-    name: Annotated[str | None, typer.Argument(help="A study, `paper` for all of them, or `list`.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A study, `paper` for all of them, or `list`.", autocompletion=complete_study),
+    ] = None,
     file: Annotated[Path | None, typer.Option("--file", help="TOML file with a study of your own.")] = None,
-    axis: Annotated[list[str] | None, typer.Option("--axis", help="key=value,value; several: their product.")] = None,
+    axis: Annotated[
+        list[str] | None,
+        typer.Option("--axis", help="key=value,value; several: their product.", autocompletion=complete_setting),
+    ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings per cell; 3 or more are recommended.")] = 1,
     precision: Annotated[
         float | None,
         typer.Option("--precision", min=0.01, help="Add seeds until differences are known to ± so many points."),
     ] = None,
     max_seeds: Annotated[int, typer.Option("--max-seeds", min=2, help="With --precision: no more than these.")] = 10,
-    probes: Annotated[
-        list[str] | None,
-        typer.Option("--probe", help="linear, knn, attentive, partial, finetune: repeatable, or with commas."),
-    ] = None,
+    probes: Kinds = None,
     workers: Workers = None,
     per_gpu: PerGpu = 1,
     executor: ExecutorKind = "local",
@@ -287,7 +417,10 @@ def ablate(
     pairs: Pairs = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast/--keep-going", help="Stop at the first failure.")] = False,
 ) -> None:
-    """Run an ablation study: train and probe what is missing, print its table beside the paper's figures."""
+    """Run an ablation study: train and probe what is missing, print its table beside the paper's figures.
+
+    Examples: `mae-cli ablate mask-ratio --seeds 3 --dry-run`, `mae-cli ablate --axis mask.ratio=0.5,0.75 --seeds 3`
+    """
     from ablations.studies.run_studies import check_comparable, choose_studies, make_plans, run_until, underway
 
     who = _executor(options, workers, per_gpu, executor, address, "analysis.studies.figures")
@@ -330,9 +463,12 @@ def sweep(
     output: Output,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Trials in all, earlier ones included.")] = 50,
     space: Annotated[Path | None, typer.Option("--space", help="TOML file with the search space.")] = None,
-    sampler: Annotated[str, typer.Option("--sampler", help="tpe, random, grid, gp, cmaes or nsga2.")] = "tpe",
+    sampler: Annotated[
+        Literal["tpe", "random", "grid", "gp", "cmaes", "nsga2"], typer.Option("--sampler", help="Optuna's, by name.")
+    ] = "tpe",
     pruner: Annotated[
-        str | None, typer.Option("--pruner", help="hyperband (the default), median, wilcoxon or none.")
+        Literal["hyperband", "median", "wilcoxon", "none"] | None,
+        typer.Option("--pruner", help="Optuna's, by name; hyperband if not given, none for several objectives."),
     ] = None,
     objective: Annotated[
         str, typer.Option("--objective", help="Such as linear_top1; several with commas: their Pareto front.")
@@ -349,7 +485,10 @@ def sweep(
     seeds_top: Annotated[int, typer.Option("--seeds-top", min=0, help="Train the best N with more seeds.")] = 0,
     seeds: Annotated[int, typer.Option("--seeds", min=2, help="With --seeds-top: trainings per config.")] = 3,
 ) -> None:
-    """Search a space with Optuna for the best probe accuracy; the same command continues."""
+    """Search a space with Optuna for the best probe accuracy; the same command continues.
+
+    Examples: `mae-cli sweep --trials 50 --workers 2`, `mae-cli sweep --space space.toml --objective knn_top1`
+    """
     from ablations.sweeps.run_sweep import SweepRequest, make_sweep, run_sweep, sweep_underway
     from mae.runs.sweep_record import sweep_directory
 
@@ -370,7 +509,7 @@ def sweep(
         raise typer.Exit(1)
 
 
-@_command("reconstruct")
+@_command("reconstruct", OF_A_RUN)
 def reconstruct(
     options: Options,
     output: Output,
@@ -378,7 +517,10 @@ def reconstruct(
     images: Annotated[list[Path] | None, typer.Argument(help="Image files; the first test images if none.")] = None,
     to: Annotated[Path, typer.Option("--to", help="The PNG to write.")] = Path("reconstruction.png"),
 ) -> None:
-    """Draw original, masked and reconstructed images; `--set mask.ratio=0.9` hides more than in training (Fig. 4)."""
+    """Draw original, masked and reconstructed images (Fig. 4), with more hidden than in training if asked for.
+
+    Example: `mae-cli reconstruct 3fa9c1 photo.jpg --to drawn.png --set mask.ratio=0.9`
+    """
     from mae.runs.catalogue import find_run
 
     found = find_run(options.runs_dir, run)
@@ -391,7 +533,7 @@ def reconstruct(
     output.result({"run": found.path.name, "picture": str(to)})
 
 
-@_command("features")
+@_command("features", ON_IMAGES)
 def features(
     options: Options,
     output: Output,
@@ -414,7 +556,7 @@ def features(
     output.result({"run": found.path.name, **told})
 
 
-@_command("neighbours")
+@_command("neighbours", ON_IMAGES)
 def neighbours(
     options: Options,
     output: Output,
@@ -441,7 +583,7 @@ def neighbours(
     output.result({"run": found.path.name, "picture": str(to), "rows": drawn[1]})
 
 
-@_command("confusion")
+@_command("confusion", STORED)
 def confusion(
     options: Options,
     output: Output,
@@ -472,18 +614,17 @@ def confusion(
     output.result({"run": found.path.name, "probe": chosen.path.name, "picture": str(to), "classes": classes})
 
 
-@_command("import")
+@_command("import", (*TRACKED, "settings"))
 def import_model(
     options: Options,
     output: Output,
     file: Annotated[Path, typer.Argument(help="A checkpoint, a Hugging Face folder or a run's folder.")],
     register: Register = None,
 ) -> None:
-    """Make a run of a model from elsewhere: the official release's, Hugging Face's, timm's; see docs/checkpoints.md."""
-    from mae.errors import UserError
+    """Make a run of a model from elsewhere: the official release's, Hugging Face's, timm's; see docs/checkpoints.md.
 
-    if options.preset or options.config:
-        raise UserError("--preset and --config say how to pretrain; import takes what the file lacks from --set")
+    Example: `mae-cli import mae_visualize_vit_base.pth`
+    """
     from mae.exchange.incoming import read_model
 
     model = read_model(file, options.settings or ())
@@ -508,13 +649,23 @@ def _register(options: Options, output: Output, run: Any, model: Any, name: str 
     return address
 
 
-@_command("config")
+@_command("config", ("preset", "config", "settings", *STORED))
 def show_config(
     options: Options,
     output: Output,
+    run: Annotated[
+        str | None, typer.Argument(help="Print what this run was made with.", autocompletion=complete_run)
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="List every key: type, range, default, meaning.")] = False,
 ) -> None:
-    """Print the resolved config as TOML and its fingerprint, which needs the images, or every key there is."""
+    """Print the resolved config as TOML and its fingerprint, which needs the images, or every key there is.
+
+    Examples: `mae-cli config --preset cifar10-vit-t > base.toml`, `mae-cli config --schema`,
+    `mae-cli config 3fa9c1`, the settings of a run and those that differ from its preset
+    """
+    if run:
+        _show_config_of(run, options, schema, output)
+        return
     if schema:
         from mae.config.reference import schema as every_key
 
@@ -543,9 +694,28 @@ def show_config(
     output.result({"fingerprint": fingerprint, "config": config.model_dump(mode="json")})
 
 
-@_command("presets")
+def _show_config_of(run: str, options: Options, schema: bool, output: Output) -> None:
+    from mae.config.resolve import nearest_preset, resolve, spelled, to_toml
+    from mae.errors import UserError
+    from mae.runs.catalogue import find_run
+
+    if options.preset or options.config or options.settings or schema:
+        raise UserError(
+            f"config {run}: it prints what a run was made with; leave --preset, --config, --set, --schema out"
+        )
+    found = find_run(options.runs_dir, run)
+    config = resolve(file=found.path / "config.toml")
+    preset, differing = nearest_preset(config)
+    told = [f"#   {key} = {spelled(value)}" for key, value in differing.items()]
+    head = [f"# run {found.path.name}; differs from {preset} in {len(told)} setting(s){':' if told else ''}", *told]
+    output.console.print("\n".join([*head, to_toml(config)]), highlight=False, soft_wrap=True)
+    shown = {"run": found.path.name, "preset": preset, "differences": differing}
+    output.result({**shown, "config": config.model_dump(mode="json")})
+
+
+@_command("presets", ("as_json",))
 def presets(options: Options, output: Output) -> None:
-    """List the presets."""
+    """List the presets, which `--preset` takes."""
     from mae.config.presets import PRESETS
 
     for name, preset in PRESETS.items():
@@ -553,7 +723,7 @@ def presets(options: Options, output: Output) -> None:
     output.result({"presets": {name: preset.model_dump() for name, preset in PRESETS.items()}})
 
 
-@_command("export")
+@_command("export", TRACKED)
 def export_results(
     options: Options,
     output: Output,
@@ -608,7 +778,7 @@ def _export_model(
     output.result(told | {"registered": _register(options, output, found, model, register)})
 
 
-@_command("report")
+@_command("report", TRACKED)
 def report(
     options: Options,
     output: Output,
@@ -621,7 +791,10 @@ def report(
     mlflow: FromMlflow = False,
     results: Results = None,
 ) -> None:
-    """Write one document of tables, figures, and what the paper found beside what was found here."""
+    """Write one document of tables, figures, and what the paper found beside what was found here.
+
+    Example: `mae-cli report --study mask-ratio --format pdf`
+    """
     from analysis.report.report import make_report, write_report
     from analysis.report.run_notebooks import Execution, beside, execute_notebooks
     from analysis.results.curves import curves_of
@@ -648,13 +821,16 @@ def report(
     done.check()
 
 
-@_command("compare")
+@_command("compare", STORED)
 def compare(
     options: Options,
     output: Output,
     names: Annotated[list[str], typer.Argument(metavar="RUN...", help="(Starts of) fingerprints; two or more.")],
 ) -> None:
-    """Compare runs: the settings that differ, metrics, cost; runs that differ in their seed alone repeat a config."""
+    """Compare runs: the settings that differ, metrics, cost; runs that differ in their seed alone repeat a config.
+
+    Example: `mae-cli compare 3fa9c1 0b77de`
+    """
     from analysis.report.terminal import print_frame
     from analysis.studies.run_comparison import compare_runs, config_differences
 
@@ -665,34 +841,117 @@ def compare(
     output.result({"compared": json.loads(compared.to_json()), "differences": told})
 
 
-@_command("runs")
+@_command("runs", STORED)
 def runs(
     options: Options,
     output: Output,
-    where: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Only such runs.")] = None,
+    where: Conditions = None,
     sort: Annotated[str, typer.Option("--sort", help="A setting or metric, best or largest first.")] = "",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Show this many at most.")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show what any terminal or machine works on here, again and again.")
+    ] = False,
 ) -> None:
-    """List the runs, newest first, with their probes: `mae-cli runs mask.ratio=0.75 --sort knn/top1`."""
-    from mae.probing.kinds import PROBES, probe_label
-    from mae.runs.catalogue import list_runs, select_runs, unreadable_runs
-    from mae.runs.metrics import FINAL_LOSS, top1
+    """List the runs, newest first, with their probes.
 
-    rows = select_runs(list_runs(options.runs_dir), options.runs_dir, where or [], sort, limit)
-    kinds = [kind for kind in PROBES if any(top1(kind) in row["metrics"] for row in rows)]
-    table = Table("run", "status", "name", *map(probe_label, kinds), "loss", "min")
-    for row in rows:
-        metrics = row["metrics"]
-        shown = [metrics.get(key) for key in (*map(top1, kinds), FINAL_LOSS)]
-        numbers = ["" if value is None else f"{value:.4g}" for value in shown]
-        table.add_row(row["run"], row["status"], row["name"], *numbers, f"{row['seconds'] / 60:.1f}")
-    output.console.print(table)
-    for run in unreadable_runs(options.runs_dir):
-        output.console.print(f"left out: {run.path} was written by another version of mae-cli", highlight=False)
+    Examples: `mae-cli runs mask.ratio=0.75 --sort knn/top1`, `mae-cli runs 'knn/top1>60' 'name=cifar*' status!=failed`
+    """
+    if watch:
+        _watch(options, output, bool(where or sort or limit))
+        return
+    from mae.runs.catalogue import unreadable_runs
+    from mae.runs.selection import select_runs
+
+    rows = select_runs(options.runs_dir, where or [], sort, limit)
+    if rows:
+        output.console.print(_table_of_runs(rows))
+    else:
+        output.console.print(
+            f"no run in {options.runs_dir} {'fits' if where else 'yet'} {' '.join(where or [])}".strip()
+        )
+    for run, reason in unreadable_runs(options.runs_dir).items():
+        output.console.print(f"left out: {run.path}: {reason}", highlight=False, soft_wrap=True)
     output.result({"runs": rows})
 
 
-@_command("clean")
+def _table_of_runs(rows: list[dict[str, Any]]) -> Table:
+    from mae.probing.kinds import PROBES, probe_label
+    from mae.runs.metrics import FINAL_LOSS, top1
+
+    kinds = [kind for kind in PROBES if any(top1(kind) in row["metrics"] for row in rows)]
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("run", "started", "status"):
+        table.add_column(name, no_wrap=True)
+    own = [key for key in ("tags", "note") if any(row[key] for row in rows)]
+    for name in ("name", *own, "data", "study"):
+        table.add_column(name, overflow="fold")
+    for name in (*map(probe_label, kinds), "loss", "min"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        shown = [row["metrics"].get(key) for key in (*map(top1, kinds), FINAL_LOSS)]
+        numbers = ["" if value is None else f"{value:.4g}" for value in shown]
+        texts = [row[key] for key in ("run", "date", "status", "name", *own, "data", "study")]
+        table.add_row(*texts, *numbers, f"{row['seconds'] / 60:.1f}")
+    return table
+
+
+def _watch(options: Options, output: Output, chosen: bool) -> None:
+    from analysis.report.watch import watch
+    from mae.errors import UserError
+
+    if chosen or output.as_json:
+        raise UserError("--watch shows all that is under way; leave conditions, --sort, --limit and --json out")
+    watch(options.runs_dir, output.console)
+
+
+@_command("note", TRACKED)
+def note(
+    options: Options,
+    output: Output,
+    run: Run,
+    text: Annotated[str | None, typer.Argument(metavar="[NOTE]", help="Something to remember about it.")] = None,
+    name: Name = None,
+    tag: Tags = None,
+) -> None:
+    """Give a run a name, a note or tags, in place of those it has; an empty one takes them away. They change no number.
+
+    Examples: `mae-cli note 3fa9c1 "for figure 5" --name baseline --tag paper`, `mae-cli note baseline --tag ""`
+    """
+    from mae.runs.catalogue import find_run
+    from mae.runs.notes import take_notes
+    from mae.tracking.background_delivery import delivering_undelivered
+
+    found, given = find_run(options.runs_dir, run), _notes(name, text, tag)
+    notes = take_notes(found, given)
+    told = [f"{key}: {value}" for key, value in (("name", notes.name), ("note", notes.note)) if value]
+    told += [f"tags: {', '.join(notes.tags)}"] if notes.tags else []
+    line = f"{found.path.name}: {'; '.join(told) or 'nothing is said of it'}"
+    output.console.print(line, highlight=False, soft_wrap=True)
+    output.result({"run": found.path.name, **notes.model_dump()})
+    if given.any:
+        with delivering_undelivered(options.runs_dir, options.store):
+            pass
+
+
+@_command("doctor", (*TRACKED, "device"))
+def doctor(options: Options, output: Output) -> None:
+    """Look at program, device, folders, locks and the MLflow store: each is well, or it is said what to do.
+
+    Example: `mae-cli doctor --runs-dir /shared/runs --device cuda`
+    """
+    from mae.doctor import examine
+
+    findings = examine(options.runs_dir, options.store, options.device)
+    for each in findings:
+        state = f"\n    to do: {each.advice}" if each.advice else ""
+        mark = "LOOK" if each.advice else "ok  "
+        output.console.print(f"{mark} {each.subject}: {each.found}{state}", highlight=False, soft_wrap=True)
+    output.result({"findings": [asdict(each) for each in findings]})
+    if any(each.advice for each in findings):
+        raise typer.Exit(1)
+
+
+@_command("clean", STORED)
 def clean(
     options: Options,
     output: Output,
@@ -701,7 +960,10 @@ def clean(
     ] = 30,
     delete: Annotated[bool, typer.Option("--delete", help="Remove what is listed.")] = False,
 ) -> None:
-    """List what takes disk and is of no more use; weights, results and unfinished runs are never touched."""
+    """List what takes disk and is of no more use; weights, results and unfinished runs are never touched.
+
+    Example: `mae-cli clean --unused-days 7 --delete`
+    """
     from mae.data.sources import cache_folder
     from mae.runs.housekeeping import bytes_in, find_removable, remove
 
@@ -723,29 +985,41 @@ def clean(
     output.result({"items": items, "bytes": total})
 
 
-@_command("ui")
+@_command("ui", TRACKED)
 def ui(
     options: Options,
     output: Output,
     study: Annotated[
         str | None, typer.Option("--study", help="Link to the trials of this study or sweep: compared, and as a table.")
     ] = None,
-    port: Annotated[int, typer.Option("--port", help="Port on this machine.")] = 5000,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65535, help="Port on this machine; 5000 or a free one.")
+    ] = None,
 ) -> None:
-    """Serve the MLflow page of the runs on this machine, until Ctrl-C, and print links to it."""
-    from mae.tracking.background_delivery import deliver_all
-    from mae.tracking.mlflow_store import experiment_page, study_pages
+    """Serve the MLflow page of the runs on this machine, until Ctrl-C, and print links to it.
 
+    Example: `mae-cli ui --study mask-ratio`
+    """
+    from mae.errors import UserError
+    from mae.tracking.background_delivery import deliver_all
+    from mae.tracking.mlflow_store import experiment_page, free_port, study_pages
+
+    if not options.runs_dir.is_dir():
+        raise UserError(f"there is no folder {options.runs_dir}; --runs-dir names the one that runs are in")
+    port = free_port(port)
     deliver_all(options.runs_dir, options.store)
     pages = study_pages(options.store, study) if study else [experiment_page(options.store, options.runs_dir)]
     links = [f"http://127.0.0.1:{port}/{fragment}" for fragment in pages]
+    output.console.print("MLflow answers in a few seconds; Ctrl-C ends it")
     for link in links:
         output.console.print(link, highlight=False, soft_wrap=True)
     output.result({"page": links[0], "table": links[-1]})
     sys.stdout.flush()
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven more processes that nobody needs here
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", options.store]
-    os.execv(sys.executable, [*server, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"])
+    quiet = ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    os.execv(sys.executable, [*server, "--host", "127.0.0.1", "--port", str(port), *quiet])
 
 
 def _load(options: Options, studies: list[str] | None, mlflow: bool, results: list[Path] | None, output: Output) -> Any:
@@ -874,7 +1148,25 @@ def _probe_and_print(run: Any, config: Any, where: "Workplace", output: Output) 
             cells.append(f"{top1:.2f} ({low:.2f} to {high:.2f})")
         table.add_row(kind, *cells)
     output.console.print(table)
+    for kind in config.probe.kinds:
+        output.console.print(_against_untrained(kind, metrics), highlight=False, soft_wrap=True)
+    output.console.print(f"run {run.path.name}: {run.path}", highlight=False, soft_wrap=True)
+    draw = f"mae-cli reconstruct {run.path.name}; " if config.pretext.kind == "mae" else ""
+    output.console.print(f"next: {draw}mae-cli runs; mae-cli ui; other seeds: --set train.seed=1", highlight=False)
     output.result({"run": run.path.name, "metrics": metrics})
+
+
+def _against_untrained(kind: str, metrics: dict[str, float]) -> str:
+    """Return in a line whether a probe's intervals, each over the test images, lie apart from the untrained encoder's."""
+    from mae.probing.kinds import probe_label
+
+    if metrics[f"{kind}/low"] > metrics[f"{kind}/untrained_high"]:
+        found = "better than its untrained encoder"
+    elif metrics[f"{kind}/high"] < metrics[f"{kind}/untrained_low"]:
+        found = "worse than its untrained encoder"
+    else:
+        found = "not told apart from its untrained encoder"
+    return f"{probe_label(kind)}: {found} (95 % intervals over test images)"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from mae.probing.subject import Setup, features_in_parts
 from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory
 from mae.runs.initial_run import initial_run, task_differences
 from mae.runs.metrics import SECONDS
+from mae.runs.notes import GivenNotes, take_notes
 from mae.runs.stage import worked_on
 from mae.runs.tokenizer_run import tokenizer_run
 from mae.runs.weights import read_weights, write_weights
@@ -48,7 +49,7 @@ from mae.training.step import steps_per_epoch
 class Workplace:
     """Where and how stages run: folder of all runs, MLflow store, device, progress, request to stop, processes.
 
-    `watch` may prune a pretraining after an online evaluation.
+    `watch` may prune a pretraining after an online evaluation; `notes` are what people say of it.
     """
 
     runs_dir: Path
@@ -58,6 +59,7 @@ class Workplace:
     stop: StopRequest
     processes: Processes = ALONE
     watch: Watch = lambda epochs, accuracy: ""
+    notes: GivenNotes = field(default_factory=GivenNotes)
 
 
 def run_pretraining(config: Config, where: Workplace, planned: str | None = None) -> RunDirectory:
@@ -92,17 +94,10 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
         on = f"{where.device}" if processes.count == 1 else f"{processes.count} processes, {where.device.type}"
         where.progress.say(f"{fingerprint}: {record.name}, on {on}")
         with _stage(run, record, config, where) if processes.leads else limits_explained(), processes.failures_told():
-            how = (
-                where.device,
-                where.progress,
-                where.stop,
-                evaluate_online,
-                processes,
-                where.watch,
-                tokenizer,
-                beginning,
-            )
-            result = pretrain(config, data, run, *how)
+            if processes.leads:
+                take_notes(run, where.notes)
+            how = where.device, where.progress, where.stop, evaluate_online, processes, where.watch
+            result = pretrain(config, data, run, *how, tokenizer, beginning)
             if processes.leads:
                 run.write_json("result.json", result)
                 checkpoints.remove(run.checkpoints)
@@ -170,6 +165,7 @@ def _is_finished(run: RunDirectory, config: Config, where: Workplace) -> bool:
     if run.result() is None:
         return False
     where.progress.say(f"{run.path.name} is finished already: {name_run(config)}")
+    take_notes(run, where.notes)
     record = run.read_record()
     if record is not None and record.status != "finished":
         with suppress(UserError), run.locked():  # a folder that cannot be written to stays as it is

@@ -113,12 +113,12 @@ def study_frame(record: StudyRecord, runs_dir: Path, study_id: str = "") -> pd.D
 
 
 def _outcome(run: RunDirectory, probes: Mapping[str, str]) -> Outcome:
-    stages, metrics = {PRETRAINING: status_of(run)}, dict((run.result() or {}).get("metrics", {}))
-    for kind, name in probes.items():
-        place = run.probe(name)
-        result = place.result()
-        stages[kind] = status_of(place) if result is None else ("finished", "")
-        metrics |= (result or {}).get("metrics", {})
+    stages, metrics = {}, {}
+    for stage, place in {PRETRAINING: run, **{kind: run.probe(name) for kind, name in probes.items()}}.items():
+        stages[stage] = status_of(place)
+        if stages[stage][0] != "unreadable" and (result := place.result()) is not None:
+            stages[stage] = "finished", ""
+            metrics |= result["metrics"]
     record = run.read_record()
     return Outcome(stages, metrics, record.tags if record else {})
 

@@ -1,7 +1,7 @@
 """Runs side by side: what was set differently, what came out, what it cost; which configs are told apart."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from mae.runs.metrics import top1
 def compare_runs(runs_dir: Path, names: Sequence[str]) -> pd.DataFrame:
     """Return a column per run and a row per setting that differs, metric and cost, all as text.
 
-    A metric that a run does not have is empty. `UserError` for fewer than two runs, or one that is not there.
+    An accuracy has its interval behind it. A metric that a run does not have is empty. `UserError` for fewer than two runs, or one that is not there.
     """
     runs = _chosen(runs_dir, names)
     configs = {name: resolve(file=run.path / "config.toml") for name, run in runs.items()}
@@ -34,10 +34,19 @@ def compare_runs(runs_dir: Path, names: Sequence[str]) -> pd.DataFrame:
     rows: dict[str, list[str]] = {key: [spelled(values[key]) for values in settings.values()] for key in keys}
     shown = [run_row(run) for run in runs.values()]
     rows["status"] = [row["status"] for row in shown]
-    metrics = sorted({key for row in shown for key in row["metrics"]}, key=lambda key: (key.startswith("cost/"), key))
-    for key in metrics:
-        rows[key] = [f"{row['metrics'][key]:.6g}" if key in row["metrics"] else "" for row in shown]
+    found = {key for row in shown for key in row["metrics"] if not key.endswith(("low", "high"))}
+    for key in sorted(found, key=lambda key: (key.startswith("cost/"), key)):
+        rows[key] = [_told(key, row["metrics"]) for row in shown]
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(runs))
+
+
+def _told(key: str, metrics: Mapping[str, float]) -> str:
+    if key not in metrics:
+        return ""
+    start, whole = key.removesuffix("top1"), f"{metrics[key]:,.0f}" if metrics[key] >= 1e4 else f"{metrics[key]:.4g}"
+    if key == start or f"{start}low" not in metrics:
+        return whole
+    return f"{metrics[key]:.2f} ({metrics[f'{start}low']:.2f} to {metrics[f'{start}high']:.2f})"
 
 
 def _chosen(runs_dir: Path, names: Sequence[str]) -> dict[str, RunDirectory]:

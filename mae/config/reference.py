@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from mae.config.resolve import ACTS_WHEN, config_fields, flatten, told
 from mae.config.tree import Config
+from mae.errors import UserError
 
 _BOUNDS = {
     "minimum": "at least",
@@ -15,6 +16,16 @@ _BOUNDS = {
     "multipleOf": "a multiple of",
 }
 _TYPES = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text", "null": "unset"}
+
+
+def stored_value(key: str, value: Any) -> Any:
+    """Return a value of a setting as a run's settings have it; `UserError` for one that the setting cannot have."""
+    field = dict(config_fields())[key]
+    allowed: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field], config=ConfigDict(strict=True))
+    try:
+        return allowed.dump_python(allowed.validate_python(value), mode="json")
+    except ValidationError:
+        raise UserError(f"{key}={value}: expected {_say(allowed.json_schema())}") from None
 
 
 def schema() -> list[dict[str, Any]]:

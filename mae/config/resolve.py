@@ -131,13 +131,19 @@ def name_run(config: Config) -> str:
 
     The preset is `defaults` where the tree's own defaults are nearer than any. What has no effect is left out.
     """
+    nearest, differing = nearest_preset(config)
+    left_out = inert_keys(config) | {"data.source", "train.seed"}
+    shown = [key for key in differing if key not in left_out and not key.startswith(("run.", "probe."))]
+    parts = [f"{key}={spelled(differing[key])}" for key in shown]
+    return " ".join([nearest, *parts, f"seed={config.train.seed}"])
+
+
+def nearest_preset(config: Config) -> tuple[str, Overrides]:
+    """Return the preset from which a config differs in the fewest settings, and these; `defaults`: the tree's own."""
     starts = {name: preset.overrides for name, preset in PRESETS.items()} | {"defaults": {}}
     variants = {name: differences(config, build(overrides)) for name, overrides in starts.items()}
     nearest = min(variants, key=lambda name: len(variants[name]))
-    left_out = inert_keys(config) | {"data.source", "train.seed"}
-    shown = [key for key in variants[nearest] if key not in left_out and not key.startswith(("run.", "probe."))]
-    parts = [f"{key}={spelled(variants[nearest][key])}" for key in shown]
-    return " ".join([nearest, *parts, f"seed={config.train.seed}"])
+    return nearest, variants[nearest]
 
 
 def acts(key: str, values: Mapping[str, Any]) -> bool:

@@ -235,7 +235,7 @@ def _examine(
     """Write what pixels there are to `path`; return the indexes of bad images and the sums over all others."""
     bad: list[int] = []
     sums: np.ndarray | int = 0
-    with progress.task(f"decoding {name} images", count) as task, open(path, "wb") as file:
+    with progress.task(f"decoding {name} images", count, unit="images") as task, open(path, "wb") as file:
         for chunk in examined:
             file.write(chunk.pixels.data)
             bad += chunk.bad

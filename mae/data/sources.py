@@ -322,7 +322,7 @@ def _identify_files(root: Path, files: list[Path], progress: Progress) -> Identi
 def _hash_files(files: list[Path], names: list[bytes], sizes: list[int], whole: bool, progress: Progress) -> str:
     """Return a SHA-256 over every file's name, size and, if `whole`, bytes."""
     digest = hashlib.sha256()
-    with progress.task("identifying images", len(files)) as task, ThreadPoolExecutor(8) as pool:
+    with progress.task("identifying images", len(files), unit="files") as task, ThreadPoolExecutor(8) as pool:
         contents = pool.map(
             lambda path: hashlib.sha256(_reading(path, Path.read_bytes)).digest() if whole else b"", files
         )

@@ -69,7 +69,7 @@ def _linear(subject: Subject, setup: Setup) -> Found:
     config, labels, classes = setup.config.probe, setup.labels(), len(setup.data.classes)
     train, test = features_of(subject, "train", setup), features_of(subject, "test", setup)
     if config.linear.solver == "lbfgs":
-        with setup.task(f"linear probe, {subject.name}", len(config.linear.penalties) + 1) as task:
+        with setup.task(f"linear probe, {subject.name}", len(config.linear.penalties) + 1, unit="fits") as task:
             return lbfgs_predict(train, labels, test, classes, config.linear, holdout(len(train), config), task)
 
     def views(epoch: int) -> Tensor:
@@ -77,7 +77,7 @@ def _linear(subject: Subject, setup: Setup) -> Found:
             return train
         return augmented_features(subject, epoch, setup)
 
-    with setup.task(f"linear probe, {subject.name}", config.linear.lars_epochs) as task:
+    with setup.task(f"linear probe, {subject.name}", config.linear.lars_epochs, unit="epochs") as task:
         return lars_predict(views, labels, test, classes, config.linear, config.seed, task, setup.checkpoints())
 
 

@@ -51,9 +51,9 @@ class Setup:
     sharing: Sharing = field(default_factory=Sharing)
 
     @contextmanager
-    def task(self, description: str, total: int, done: int = 0) -> Iterator[StoppableTask]:
+    def task(self, description: str, total: int, done: int = 0, unit: str = "") -> Iterator[StoppableTask]:
         """Open a piece of work of `total` units, `done` of which were done before."""
-        with self.progress.task(description, total, done) as task:
+        with self.progress.task(description, total, done, unit) as task:
             yield StoppableTask(task, self.stop)
 
     def learned_from(self) -> Tensor:
@@ -114,7 +114,7 @@ def features_of(subject: Subject, split: Literal["train", "test"], setup: Setup)
     if split not in subject.features:
         view = View(subject.name, split)
         total = sum(map(len, view.batches(setup)))
-        with setup.task(f"features of {split} images, {subject.name}", total) as task:
+        with setup.task(f"features of {split} images, {subject.name}", total, unit="images") as task:
             subject.features[split] = _gathered(subject, view, setup, task)
     return near(subject.features[split], setup.device)
 

@@ -117,7 +117,7 @@ class Examples:
         if first.nbytes * len(self.indexes) > free_memory(torch.device("cpu")) / 2:
             return None
         parts = self.indexes.split(batch_size(self.setup.device))
-        with self.setup.task("what is frozen, of train images", len(self.indexes)) as task:
+        with self.setup.task("what is frozen, of train images", len(self.indexes), unit="images") as task:
             rows = (each.flatten(1) for each in fronts(self.learner, self.images, parts, self.setup))
             return gathered(told(rows, task), len(self.indexes)).unflatten(1, first.shape[1:])
 
@@ -149,7 +149,7 @@ def fit_and_predict(
     with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
         fit(f"{probe_title(kind)}, {name}", learner, examples, held, rest, config)
     parts = torch.arange(len(setup.data.test.labels)).split(batch_size(setup.device))
-    with setup.task(f"test images, {name}", len(setup.data.test.labels)) as task:
+    with setup.task(f"test images, {name}", len(setup.data.test.labels), unit="images") as task:
         predicted = predict(learner, told(fronts(learner, setup.data.test.images, parts, setup), task))
     return predicted, {"holdout_top1": held_out_top1(learner, examples, held)}
 
@@ -167,7 +167,7 @@ def fit(name: str, learner: Learner, examples: Examples, held: Tensor, rest: Ten
     done, note = saved.restore(learner, optimizer), ""
     if setup.run is not None:
         setup.run.forget_metrics_after(done)
-    with setup.task(name, steps * config.epochs, done) as task:
+    with setup.task(name, steps * config.epochs, done, "steps") as task:
         for epoch in range(done // steps, config.epochs):
             order = rest[torch.randperm(len(rest), generator=generator(setup.config.probe.seed, "tuning order", epoch))]
             places, first = order.split(size)[:steps], max(0, done - epoch * steps)

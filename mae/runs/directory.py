@@ -4,6 +4,7 @@
         record.json                      what it is and how it stands: name, status, reason, tags, times
         config.toml                      the whole config; reproduces the run
         environment.json                 versions, machine, command line
+        notes.json                       a name, a note and tags, if people have given any
         metrics.jsonl                    one object per logged step: {"step": ..., "time": ..., "metrics": {...}}
         checkpoints/step-00001234.pt     the last two, until the stage is finished
         pictures/*.png
@@ -36,6 +37,10 @@ from mae.runs.locks_and_writes import is_held, lock_at_once, replacing, try_lock
 
 class Busy(UserError):
     """Another living process works on the directory."""
+
+
+class Damaged(UserError):
+    """A file of a directory is not what was written."""
 
 
 ENCODER, PRETEXT = "encoder.safetensors", "pretext.safetensors"
@@ -124,11 +129,16 @@ class RunDirectory:
         self.write_text(name, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
     def read_json(self, name: str) -> Any:
-        """Return the content of a JSON file, or None where there is none."""
+        """Return the content of a JSON file, None where there is none; `Damaged` where it is no JSON."""
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except ValueError as error:  # of JSON or of UTF-8
+            raise Damaged(
+                f"{self.path / name} is damaged ({error}); move the folder {self.path} away, and the same command "
+                "makes it again"
+            ) from None
 
     def write_record(self, record: Record) -> None:
         """Replace `record.json`."""
@@ -173,14 +183,17 @@ def status_of(run: RunDirectory) -> tuple[str, str]:
     """Return a stage's status and its reason.
 
     Beside those of `Status`: `killed` if its process died, `missing` if it was never begun, `unreadable` if another
-    version of the program wrote its record.
+    version of the program wrote its record, or a file of it is damaged.
     """
-    record = run.read_record()
-    if record is None:
-        there = (run.path / "record.json").exists()
-        return ("unreadable", "written by another version of mae-cli") if there else ("missing", "")
+    try:
+        record, result = run.read_record(), run.result()
+        if record is None:
+            there = run.read_json("record.json") is not None
+            return ("unreadable", "written by another version of mae-cli") if there else ("missing", "")
+    except Damaged as error:
+        return "unreadable", str(error)
     if record.status == "running" and not run.is_locked():
-        return ("killed", "its process died") if run.result() is None else ("finished", "")
+        return ("killed", "its process died") if result is None else ("finished", "")
     return record.status, record.reason
 
 

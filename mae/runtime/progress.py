@@ -29,8 +29,9 @@ class Progress(Protocol):
     def warn(self, message: str) -> None:
         """Show one line that stays about something that is not as it should be; a study passes it on too."""
 
-    def task(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
-        """Open a piece of work of `total` units, `done` of which were done before."""
+    def task(self, description: str, total: int, done: int = 0, unit: str = "") -> AbstractContextManager[Task]:
+        """Open a piece of work of `total` units, named in the plural, `done` of which were done before. Where the block
+        ends without an error, all of it is done."""
 
 
 class ConsoleProgress:
@@ -46,19 +47,20 @@ class ConsoleProgress:
     def warn(self, message: str) -> None:
         self.say(message)
 
-    def task(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
+    def task(self, description: str, total: int, done: int = 0, unit: str = "") -> AbstractContextManager[Task]:
         show = self._bar if self.console.is_terminal else self._lines
-        return show(description, total, done)
+        return show(description, total, done, unit)
 
     @contextmanager
-    def _bar(self, description: str, total: int, done: int) -> Iterator[Task]:
+    def _bar(self, description: str, total: int, done: int, unit: str) -> Iterator[Task]:
         outermost = self.bars is None
         bars = self.bars = self.bars or _bars(self.console)
         if outermost:
             bars.start()
-        row = bars.add_task(description, total=total, completed=done, note="")
+        row = bars.add_task(description, total=total, completed=done, note="", unit=unit)
         try:
             yield _Bar(bars, row)
+            bars.update(row, completed=total)
         finally:
             bars.stop_task(row)
             if outermost:
@@ -68,9 +70,10 @@ class ConsoleProgress:
                 bars.remove_task(row)
 
     @contextmanager
-    def _lines(self, description: str, total: int, done: int) -> Iterator[Task]:
-        lines = _Lines(self, description, total, done)
+    def _lines(self, description: str, total: int, done: int, unit: str) -> Iterator[Task]:
+        lines = _Lines(self, description, total, done, unit)
         yield lines
+        lines.done = total
         lines.report()
 
 
@@ -79,6 +82,7 @@ def _bars(console: Console) -> Bars:
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}", markup=False),
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[note]}", style="dim", markup=False),
     ]
@@ -94,8 +98,8 @@ class _Bar:
 
 
 class _Lines:
-    def __init__(self, progress: ConsoleProgress, description: str, total: int, done: int) -> None:
-        self.progress, self.description, self.total = progress, description, total
+    def __init__(self, progress: ConsoleProgress, description: str, total: int, done: int, unit: str) -> None:
+        self.progress, self.description, self.total, self.unit = progress, description, total, unit
         self.done = self.done_before = done
         self.note = ""
         self.started = self.reported = time.monotonic()
@@ -113,7 +117,8 @@ class _Lines:
         if fresh > 0 and self.done < self.total:
             left = f", {duration(worked / fresh * (self.total - self.done))} left"
         note = f"  {self.note}" if self.note else ""
-        self.progress.say(f"{self.description}: {self.done}/{self.total} in {duration(worked)}{left}{note}")
+        counted = f"{self.done}/{self.total} {self.unit}".rstrip()
+        self.progress.say(f"{self.description}: {counted} in {duration(worked)}{left}{note}")
 
 
 def duration(seconds: float) -> str:
@@ -134,7 +139,7 @@ class Silent:
         pass
 
     @contextmanager
-    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
+    def task(self, description: str, total: int, done: int = 0, unit: str = "") -> Iterator[Task]:
         yield self
 
     def advance(self, amount: int = 1, note: str = "") -> None:

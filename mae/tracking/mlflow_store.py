@@ -3,9 +3,10 @@
 import json
 import logging
 import os
+import socket
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -29,9 +30,9 @@ STAGE_COLUMNS = (
     "params.`mask.ratio`",
 )
 
-ACCURACIES = tuple(f"metrics.`{name}`" for name in (*map(top1, PROBES), FINAL_LOSS))
 TOLD = {"study": ("cell", "seed"), "sweep": ("trial", "state")}
-"""What the list of trials shows: columns, and tags of studies and sweeps; the best linear probe comes first."""
+"""Tags that the list of trials of a study or sweep shows beside accuracies and loss; the best of its first probe comes
+first."""
 
 COMPARED = 100
 """Most trials in a link: a browser's address has an end, and so has what fits on a page."""
@@ -92,6 +93,16 @@ def connect(uri: str, runs_dir: Path, name: str = EXPERIMENT) -> tuple[Any, Any]
         return client, client.get_experiment(client.create_experiment(name, artifact_location=artifacts))
 
 
+def free_port(wanted: int | None) -> int:
+    """Return the port if a server on this machine can take it, or, where none is wanted, 5000 or a free one."""
+    for port in (5000, 0) if wanted is None else (wanted,):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that has just been left is free
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise UserError(f"--port {wanted}: another program uses it, or it is reserved; leave --port out for a free one")
+
+
 def experiment_page(uri: str, runs_dir: Path) -> str:
     """Return the fragment of the MLflow page that lists all pretrainings and probes."""
     client, experiment = connect(uri, runs_dir)
@@ -120,8 +131,10 @@ def study_pages(uri: str, study: str) -> tuple[str, str]:
         )
     runs = json.dumps([run.info.run_id for run in children[:COMPARED]])
     query = urlencode({"runs": runs, "experiments": json.dumps([experiment]), "workflowType": "machine_learning"})
-    columns = [*ACCURACIES, *(f"tags.`{name}`" for name in TOLD[parent.data.tags["mae.stage"]])]
-    return f"#/compare-runs?{query}", _table_page(client, experiment, columns, child_of, ACCURACIES[0])
+    probed = [kind for kind in PROBES if any(top1(kind) in run.data.metrics for run in children)]
+    shown = [f"metrics.`{name}`" for name in (*map(top1, probed), FINAL_LOSS)]
+    columns = [*shown, *(f"tags.`{name}`" for name in TOLD[parent.data.tags["mae.stage"]])]
+    return f"#/compare-runs?{query}", _table_page(client, experiment, columns, child_of, shown[0])
 
 
 def _table_page(client: Any, experiment_id: str, columns: Sequence[str], search: str = "", best: str = "") -> str:

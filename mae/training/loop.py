@@ -67,10 +67,10 @@ def pretrain(
     _go_back(trainer, run, progress)
     with (
         Saver(run.checkpoints, device) as saver,
-        progress.task("pretraining", trainer.total_steps, trainer.position.step) as task,
+        progress.task("pretraining", trainer.total_steps, trainer.position.step, "steps") as task,
         closing(micro_batches(trainer)) as pieces,
     ):
-        clock = _Clock(trainer.position.seconds)
+        clock, online = _Clock(trainer.position.seconds), ""
         for index in range(trainer.position.step, trainer.total_steps):
             step = trainer.step(islice(pieces, config.train.micro_batches), index)
             epoch = index // trainer.steps_per_epoch
@@ -89,8 +89,9 @@ def pretrain(
                     metrics |= evaluate(trainer.pretext, trainer.data)
                 run.append_metrics(trainer.position.step, metrics | system_metrics(device))
                 if ONLINE in metrics:
-                    pruned = watch(epoch + 1, metrics[ONLINE])
-                note = f"loss {metrics[LOSS]:.4f}  {metrics[IMAGES_PER_SECOND]:.0f} images/s"
+                    pruned, online = watch(epoch + 1, metrics[ONLINE]), f"  k-NN {metrics[ONLINE]:.1f} %"
+                at, speed = f"epoch {epoch + 1}/{config.train.epochs}", metrics[IMAGES_PER_SECOND]
+                note = f"{at}  loss {metrics[LOSS]:.4f}{online}  {speed:.0f} images/s"
             task.advance(1, note)
             if last_of_epoch and _due(config.run.picture_every, epoch + 1, config.train.epochs):
                 draw(trainer.pretext, shown_images(data), run.pictures / f"epoch-{epoch + 1:04d}.png")

@@ -104,9 +104,9 @@ def test_features_are_let_go_after_the_last_probe_and_before_those_of_the_next_s
     held: list[int] = []
 
     class Watching(Silent):
-        def task(self, description: str, total: int, done: int = 0) -> Any:
+        def task(self, description: str, total: int, done: int = 0, unit: str = "") -> Any:
             held.append(len(first.features))
-            return super().task(description, total, done)
+            return super().task(description, total, done, unit)
 
     setup = Setup(tiny, digits, CPU, Watching())
     probe_all("knn", [first, second], setup, tmp_path / "kept", RunDirectory(tmp_path / "saved"), last=False)

@@ -442,7 +442,7 @@ class Recorded(Silent):
         self.tasks: dict[str, tuple[int, Counting]] = {}
 
     @contextmanager
-    def task(self, description: str, total: int, done: int = 0) -> Iterator[Counting]:
+    def task(self, description: str, total: int, done: int = 0, unit: str = "") -> Iterator[Counting]:
         self.tasks[description] = (total, Counting())
         yield self.tasks[description][1]
 

@@ -193,7 +193,7 @@ class Shown(Silent):
     warn = say
 
     @contextmanager
-    def task(self, description: str, total: int, done: int = 0) -> Iterator[Any]:
+    def task(self, description: str, total: int, done: int = 0, unit: str = "") -> Iterator[Any]:
         self.tasks.append((description, total, done))
         yield self
 
