@@ -16,11 +16,11 @@ from mae.config.tree import Config
 from mae.data.image_files import shown
 from mae.errors import UserError
 from mae.exchange.feature_encoder import FeatureEncoder
-from mae.pipeline import Workplace, finished_model, images_of
+from mae.pipeline import Workplace, finished_model, images_of, stored_config
 from mae.runs.directory import RunDirectory
 from mae.runtime.interruption import StoppableTask, stop_on_signals
 from mae.runtime.machine import choose_device
-from mae.runtime.progress import Progress
+from mae.runtime.progress import Progress, Silent
 from mae.tracking.mlflow_store import NONE
 
 
@@ -115,3 +115,10 @@ def own_images(
 def _check_count(images: int) -> None:
     if images < 2:
         raise UserError("neighbours: expected at least 2 images to choose from, found 1")
+
+
+def neighbours_of_a_run(path: Path, folder: Path | None, count: int) -> Figure:
+    """Return the picture of a folder's images, or of the test images, as the run in the folder `path` sees them."""
+    run = RunDirectory(path)
+    with own_images(run, (), stored_config(run, (), ()), "cpu", Silent()) as images:
+        return (images.neighbours_in(folder, (), count) if folder else images.neighbours_in_test_images(count))[0]

@@ -30,6 +30,11 @@ def resolve(
     """
     overrides = {} if file is None else flatten(read_toml(file))
     overrides |= map(parse_setting, settings)
+    return resolve_values(preset, overrides, refuse_inert)
+
+
+def resolve_values(preset: str | None, overrides: Overrides, refuse_inert: bool = True) -> Config:
+    """Return the config that `preset`, if there is one, and values by dotted key give; as `resolve`."""
     own = PRESETS[DEFAULT].overrides["data.source"]
     if preset is None and overrides.get("data.source", own) != own:
         return build(overrides, refuse_inert)
