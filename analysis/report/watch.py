@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mae.errors import UserError
+from mae.probing.kinds import PROBES, probe_title
 from mae.runs.metrics import LOSS, ONLINE
 from mae.runs.under_way import UnderWay, runs_under_way
 from mae.runtime.progress import duration
@@ -50,7 +51,7 @@ def _table(found: list[UnderWay]) -> Table:
             each.run,
             "" if each.share is None else f"{each.share:.0%}",
             "" if each.seconds_left is None else duration(each.seconds_left),
-            each.work,
+            probe_title(each.work) if each.work in PROBES else each.work,
             "" if loss is None else f"{loss:.4f}",
             "" if accuracy is None else f"{accuracy:.1f}",
             Text(each.name),

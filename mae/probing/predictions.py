@@ -35,7 +35,7 @@ def read_predictions(run: RunDirectory) -> Predictions:
     try:
         rows = list(csv.reader(file.read_text(encoding="utf-8").splitlines()))
         numbers = np.array(rows[1:], dtype=np.int64)
-        if rows[0] != HEADER or numbers.ndim != 2 or numbers.min() < 0:
+        if rows[0] != HEADER or numbers.shape[1:] != (3,) or numbers.min() < 0:
             raise ValueError
     except FileNotFoundError:
         raise UserError(f"{run.path.name} was made before predictions were kept; {again}") from None

@@ -60,7 +60,7 @@ def test_features_are_those_that_the_encoder_gives_from_python(finished: RunDire
         pixels = np.asarray(image.convert("L"))
     # PIL rounds to whole pixels when it resizes, so that numbers agree nearly
     expected = encoder(torch.from_numpy(pixels.copy())[None, None])[0]
-    assert torch.allclose(torch.tensor(table.iloc[2, 2:].astype(float)).float(), expected, atol=0.05)
+    assert torch.allclose(torch.tensor(table.iloc[2, 2:].to_numpy("float32")), expected, atol=0.05)
 
 
 def test_settings_of_probes_say_what_is_read(finished: RunDirectory, photos: Path) -> None:

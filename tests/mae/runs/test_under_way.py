@@ -56,8 +56,10 @@ def test_a_probe_is_named_beside_its_run(runs_dir: Path) -> None:
         found = [*runs_under_way(runs_dir)]
         console = Console(width=120, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
         console.print(look(runs_dir))
-    assert [(each.run, each.work) for each in found] == [("0123456789ab", "k-NN probe")]
-    assert "1 under way" in console.export_text()
+    assert [(each.run, each.work) for each in found] == [("0123456789ab", "knn")]
+    told = console.export_text()
+    assert "1 under way" in told
+    assert "k-NN probe" in told
 
 
 def test_watching_needs_a_terminal_and_shows_all(runs_dir: Path) -> None:
