@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
+DEBUG = "MAE_DEBUG"
 SHARED = "Settings and places"
 
 
@@ -96,6 +97,9 @@ Run = Annotated[
     str,
     typer.Argument(help="(The start of) a run's fingerprint; see `mae-cli runs`.", autocompletion=complete_run),
 ]
+Name = Annotated[str | None, typer.Option("--name", help="Call the run so; commands take it like its fingerprint.")]
+Note = Annotated[str | None, typer.Option("--note", help="Something to remember about it.")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", help="A word to find it by. Repeatable.")]
 Conditions = Annotated[
     list[str] | None,
     typer.Argument(
@@ -126,12 +130,17 @@ def main(
             "--version", callback=_tell_version, is_eager=True, help="Tell program, commit, Python, PyTorch, device."
         ),
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar=DEBUG, help="Tell errors with their traceback, in Python's words.")
+    ] = False,
 ) -> None:
     """Ablation studies of masked autoencoders: pretrain, probe, track, compare.
 
     Begin with `mae-cli ablate --axis mask.ratio=0.5,0.75,0.95 --seeds 3`, on digits that are embedded, in two minutes;
     `mae-cli ablate list` names the studies, `mae-cli COMMAND --help` has examples.
     """
+    if debug:
+        os.environ[DEBUG] = "1"
 
 
 def _shared(flag: str, text: str, complete: Any = None) -> Any:
@@ -177,10 +186,10 @@ class Options:
     def resolve(self, *more: str, refuse_inert: bool = True) -> "Config":
         """Return the config that preset, file, settings and `more` settings give."""
         from mae.config.resolve import resolve
-        from mae.runs.tokenizer_run import with_whole_fingerprint
+        from mae.runs.named_runs import with_whole_fingerprints
 
         config = resolve(self.preset, self.config, [*(self.settings or ()), *more], refuse_inert)
-        return with_whole_fingerprint(config, self.runs_dir)
+        return with_whole_fingerprints(config, self.runs_dir)
 
     def resolve_for(self, run: Any, changeable: tuple[str, ...], *more: str) -> "Config":
         """Return the config of a finished run, changed by settings in the `changeable` sections only."""
@@ -202,6 +211,7 @@ class Output:
 
 
 STORED = ("runs_dir", "as_json")
+ON_IMAGES = (*STORED, "settings", "device")
 TRACKED = (*STORED, "tracking_uri")
 OF_A_RUN = (*TRACKED, "settings", "device")
 """Options of commands that only read the runs folder, that read or write MLflow too, that work with a finished run."""
@@ -270,10 +280,12 @@ def _reporting(as_json: bool) -> Iterator[Output]:
             console.width = 120  # a log has no edge that a table must fit
         yield Output(console, as_json and processes.leads)
     except UserError as error:
+        _tell_traceback(error)
         if processes.local_rank == 0 and str(error):
             print(f"{who}error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     except RunError as error:
+        _tell_traceback(error)
         if str(error):
             print(f"{who}failed: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -281,6 +293,13 @@ def _reporting(as_json: bool) -> Iterator[Output]:
         if processes.leads:
             print(str(stop), file=sys.stderr)
         raise typer.Exit(stop.exit_code) from None
+
+
+def _tell_traceback(error: Exception) -> None:
+    if os.environ.get(DEBUG):
+        from mae.errors import whole_traceback
+
+        print(whole_traceback(error), file=sys.stderr, end="")
 
 
 @contextmanager
@@ -308,23 +327,29 @@ def _share_cores(output: Output) -> None:
     wait_passively(_progress(output).say)
 
 
+def _notes(name: str | None, note: str | None, tags: list[str] | None) -> Any:
+    from mae.runs.notes import GivenNotes
+
+    return GivenNotes(name, note, None if tags is None else tuple(tags))
+
+
 def _kinds(given: list[str] | None) -> list[str]:
     kinds = [kind for each in given or () for kind in each.split(",")]
     return [f"probe.kinds={json.dumps(kinds)}"] if kinds else []
 
 
 @_command("pretrain", shared_by_processes=True)
-def pretrain(options: Options, output: Output) -> None:
+def pretrain(options: Options, output: Output, name: Name = None, note: Note = None, tag: Tags = None) -> None:
     """Pretrain an encoder; the same command continues an interrupted run and reuses a finished one.
 
     Example: `mae-cli pretrain --preset cifar10-tiny --set train.epochs=20 --set pretext.kind=denoise`
     """
-    config = options.resolve()
+    config, notes = options.resolve(), _notes(name, note, tag)
     _share_cores(output)
     from mae.pipeline import run_pretraining
 
     with _workplace(options, output) as where:
-        run = run_pretraining(config, where)
+        run = run_pretraining(config, replace(where, notes=notes))
         if not where.processes.leads:
             return
     output.console.print(f"run {run.path.name} is finished: {run.path}", highlight=False, soft_wrap=True)
@@ -346,12 +371,14 @@ def probe(options: Options, output: Output, run: Run, kind: Kinds = None) -> Non
 
 
 @_command("run", shared_by_processes=True)
-def run_pipeline(options: Options, output: Output, kind: Kinds = None) -> None:
+def run_pipeline(
+    options: Options, output: Output, kind: Kinds = None, name: Name = None, note: Note = None, tag: Tags = None
+) -> None:
     """Pretrain, then probe: the pipeline.
 
     Example: `mae-cli run --preset cifar10-tiny --set data.source=folder:photos --set data.image_size=32`
     """
-    config = options.resolve(*_kinds(kind))
+    config, notes = options.resolve(*_kinds(kind)), _notes(name, note, tag)
     if config.probe.source:
         from mae.data.labels import check_labels
 
@@ -361,7 +388,7 @@ def run_pipeline(options: Options, output: Output, kind: Kinds = None) -> None:
 
     with _workplace(options, output) as where, where.processes.joined(where.device):
         check_probed_images(config, where)
-        run = run_pretraining(config, where)
+        run = run_pretraining(config, replace(where, notes=notes))
         if has_labels(run, config, where):
             _probe_and_print(run, config, where, output)
         elif where.processes.leads:
@@ -544,6 +571,87 @@ def reconstruct(
     output.result({"run": found.path.name, "picture": str(to)})
 
 
+@_command("features", ON_IMAGES)
+def features(
+    options: Options,
+    output: Output,
+    run: Run,
+    folder: Annotated[Path, typer.Argument(help="Image files, in it or below; a folder's name is their class.")],
+    to: Annotated[Path, typer.Argument(metavar="OUT", help="The table to write, .parquet or .csv.")],
+) -> None:
+    """Write features of your own images as a table: `features 3fa9c1 photos features.parquet --set probe.layer=3`."""
+    from mae.runs.catalogue import find_run
+
+    found = find_run(options.runs_dir, run)
+    config = options.resolve_for(found, ("probe", "data.skip_bad_images"))
+    from analysis.images.own_images import own_images
+
+    with own_images(found, options.settings or (), config, options.device, _progress(output)) as images:
+        told = images.write_features(folder, to)
+    left_out = f"; {len(told['left_out'])} file(s) left out" if told["left_out"] else ""
+    line = f"{told['images']} images, {told['features']} features each: {to}{left_out}"
+    output.console.print(line, highlight=False, soft_wrap=True)
+    output.result({"run": found.path.name, **told})
+
+
+@_command("neighbours", ON_IMAGES)
+def neighbours(
+    options: Options,
+    output: Output,
+    run: Run,
+    folder: Annotated[Path | None, typer.Argument(help="Images to choose from; the run's test images if none.")] = None,
+    images: Annotated[list[Path] | None, typer.Argument(help="Image files to ask for; some of FOLDER if none.")] = None,
+    count: Annotated[int, typer.Option("--count", min=1, max=32, help="Neighbours of each image.")] = 8,
+    to: Annotated[Path, typer.Option("--to", help="The PNG to write.")] = Path("neighbours.png"),
+) -> None:
+    """Draw images beside those whose features are most similar: `neighbours 3fa9c1 photos cat.jpg --count 5`."""
+    from mae.runs.catalogue import find_run
+
+    found = find_run(options.runs_dir, run)
+    config = options.resolve_for(found, ("probe", "data.skip_bad_images"))
+    from analysis.images.own_images import own_images
+    from analysis.images.pictures import check_picture, write_picture
+
+    check_picture(to)
+
+    with own_images(found, options.settings or (), config, options.device, _progress(output)) as own:
+        drawn = own.neighbours_in(folder, images or [], count) if folder else own.neighbours_in_test_images(count)
+        write_picture(drawn[0], to)
+    output.console.print(f"drawn: {to}", highlight=False, soft_wrap=True)
+    output.result({"run": found.path.name, "picture": str(to), "rows": drawn[1]})
+
+
+@_command("confusion", STORED)
+def confusion(
+    options: Options,
+    output: Output,
+    run: Run,
+    probe: Annotated[
+        str, typer.Option("--probe", help="(The start of) its folder's name, such as knn; the first kind if not given.")
+    ] = "",
+    to: Annotated[Path, typer.Option("--to", help="The PNG to write; a CSV goes beside it.")] = Path("confusion.png"),
+) -> None:
+    """Tell a probe's accuracy per class and draw its confusion matrix: `confusion 3fa9c1 --probe knn`."""
+    from analysis.images import confusion as matrix
+    from analysis.images.pictures import check_picture, write_picture
+    from analysis.report.terminal import print_frame
+    from mae.runs.catalogue import find_run
+
+    found = find_run(options.runs_dir, run)
+    check_picture(to)
+    chosen = matrix.find_probe(found, probe)
+    counts = matrix.confusion(found, chosen)
+    table = matrix.table_beside(to)
+    write_picture(matrix.confusion_figure(counts, matrix.title_of(found, chosen)), to)
+    matrix.write_table(counts, table)
+    told = matrix.per_class(counts)
+    print_frame(told.head(20).round(1).astype(str), output.console)
+    left = f"; the worst 20 of {len(told)} classes above" if len(told) > 20 else ""
+    output.console.print(f"drawn: {to}, counts: {table}{left}", highlight=False, soft_wrap=True)
+    classes = json.loads(told.to_json(orient="records"))
+    output.result({"run": found.path.name, "probe": chosen.path.name, "picture": str(to), "classes": classes})
+
+
 @_command("import", (*TRACKED, "settings"))
 def import_model(
     options: Options,
@@ -583,12 +691,19 @@ def _register(options: Options, output: Output, run: Any, model: Any, name: str 
 def show_config(
     options: Options,
     output: Output,
+    run: Annotated[
+        str | None, typer.Argument(help="Print what this run was made with.", autocompletion=complete_run)
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="List every key: type, range, default, meaning.")] = False,
 ) -> None:
     """Print the resolved config as TOML and its fingerprint, which needs the images, or every key there is.
 
-    Examples: `mae-cli config --preset cifar10-vit-t > base.toml`, `mae-cli config --schema`
+    Examples: `mae-cli config --preset cifar10-vit-t > base.toml`, `mae-cli config --schema`,
+    `mae-cli config 3fa9c1`, the settings of a run and those that differ from its preset
     """
+    if run:
+        _show_config_of(run, options, schema, output)
+        return
     if schema:
         from mae.config.reference import schema as every_key
 
@@ -615,6 +730,25 @@ def show_config(
     lines = f"# fingerprint {fingerprint or told}\n{to_toml(config)}"
     output.console.print(lines, highlight=False, soft_wrap=True)  # a file for --config
     output.result({"fingerprint": fingerprint, "config": config.model_dump(mode="json")})
+
+
+def _show_config_of(run: str, options: Options, schema: bool, output: Output) -> None:
+    from mae.config.resolve import nearest_preset, resolve, spelled, to_toml
+    from mae.errors import UserError
+    from mae.runs.catalogue import find_run
+
+    if options.preset or options.config or options.settings or schema:
+        raise UserError(
+            f"config {run}: it prints what a run was made with; leave --preset, --config, --set, --schema out"
+        )
+    found = find_run(options.runs_dir, run)
+    config = resolve(file=found.path / "config.toml")
+    preset, differing = nearest_preset(config)
+    told = [f"#   {key} = {spelled(value)}" for key, value in differing.items()]
+    head = [f"# run {found.path.name}; differs from {preset} in {len(told)} setting(s){':' if told else ''}", *told]
+    output.console.print("\n".join([*head, to_toml(config)]), highlight=False, soft_wrap=True)
+    shown = {"run": found.path.name, "preset": preset, "differences": differing}
+    output.result({**shown, "config": config.model_dump(mode="json")})
 
 
 @_command("presets", ("as_json",))
@@ -770,11 +904,17 @@ def runs(
     where: Conditions = None,
     sort: Annotated[str, typer.Option("--sort", help="A setting or metric, best or largest first.")] = "",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Show this many at most.")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show what any terminal or machine works on here, again and again.")
+    ] = False,
 ) -> None:
     """List the runs, newest first, with their probes.
 
     Examples: `mae-cli runs mask.ratio=0.75 --sort knn/top1`, `mae-cli runs 'knn/top1>60' 'name=cifar*' status!=failed`
     """
+    if watch:
+        _watch(options, output, bool(where or sort or limit))
+        return
     from mae.runs.catalogue import unreadable_runs
     from mae.runs.selection import select_runs
 
@@ -798,16 +938,73 @@ def _table_of_runs(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=SIMPLE_HEAD)
     for name in ("run", "started", "status"):
         table.add_column(name, no_wrap=True)
-    for name in ("name", "data", "study"):
+    own = [key for key in ("tags", "note") if any(row[key] for row in rows)]
+    for name in ("name", *own, "data", "study"):
         table.add_column(name, overflow="fold")
     for name in (*map(probe_label, kinds), "loss", "min"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         shown = [row["metrics"].get(key) for key in (*map(top1, kinds), FINAL_LOSS)]
         numbers = ["" if value is None else f"{value:.4g}" for value in shown]
-        texts = [row[key] for key in ("run", "date", "status", "name", "data", "study")]
+        texts = [row[key] for key in ("run", "date", "status", "name", *own, "data", "study")]
         table.add_row(*texts, *numbers, f"{row['seconds'] / 60:.1f}")
     return table
+
+
+def _watch(options: Options, output: Output, chosen: bool) -> None:
+    from analysis.report.watch import watch
+    from mae.errors import UserError
+
+    if chosen or output.as_json:
+        raise UserError("--watch shows all that is under way; leave conditions, --sort, --limit and --json out")
+    watch(options.runs_dir, output.console)
+
+
+@_command("note", TRACKED)
+def note(
+    options: Options,
+    output: Output,
+    run: Run,
+    text: Annotated[str | None, typer.Argument(metavar="[NOTE]", help="Something to remember about it.")] = None,
+    name: Name = None,
+    tag: Tags = None,
+) -> None:
+    """Give a run a name, a note or tags, in place of those it has; an empty one takes them away. They change no number.
+
+    Examples: `mae-cli note 3fa9c1 "for figure 5" --name baseline --tag paper`, `mae-cli note baseline --tag ""`
+    """
+    from mae.runs.catalogue import find_run
+    from mae.runs.notes import take_notes
+    from mae.tracking.background_delivery import delivering_undelivered
+
+    found, given = find_run(options.runs_dir, run), _notes(name, text, tag)
+    notes = take_notes(found, given)
+    told = [f"{key}: {value}" for key, value in (("name", notes.name), ("note", notes.note)) if value]
+    told += [f"tags: {', '.join(notes.tags)}"] if notes.tags else []
+    line = f"{found.path.name}: {'; '.join(told) or 'nothing is said of it'}"
+    output.console.print(line, highlight=False, soft_wrap=True)
+    output.result({"run": found.path.name, **notes.model_dump()})
+    if given.any:
+        with delivering_undelivered(options.runs_dir, options.store):
+            pass
+
+
+@_command("doctor", (*TRACKED, "device"))
+def doctor(options: Options, output: Output) -> None:
+    """Look at program, device, folders, locks and the MLflow store: each is well, or it is said what to do.
+
+    Example: `mae-cli doctor --runs-dir /shared/runs --device cuda`
+    """
+    from mae.doctor import examine
+
+    findings = examine(options.runs_dir, options.store, options.device)
+    for each in findings:
+        state = f"\n    to do: {each.advice}" if each.advice else ""
+        mark = "LOOK" if each.advice else "ok  "
+        output.console.print(f"{mark} {each.subject}: {each.found}{state}", highlight=False, soft_wrap=True)
+    output.result({"findings": [asdict(each) for each in findings]})
+    if any(each.advice for each in findings):
+        raise typer.Exit(1)
 
 
 @_command("clean", STORED)

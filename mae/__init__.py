@@ -1,8 +1,8 @@
 """One pretrain-then-probe pipeline for masked autoencoders (He et al., 2021, arXiv 2111.06377)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from mae.exchange.feature_encoder import FeatureEncoder
@@ -21,3 +21,32 @@ def load_encoder(source: str | Path, pooling: str | None = None, settings: Seque
     from mae.exchange.feature_encoder import load
 
     return load(source, pooling, settings)
+
+
+class Finished(NamedTuple):
+    """A finished run: its folder, and the metrics of its training and its probes by name, such as `knn/top1`."""
+
+    folder: Path
+    metrics: dict[str, float]
+
+
+def run(
+    settings: Mapping[str, Any], preset: str | None = None, runs_dir: str | Path = "runs", device: str = "auto"
+) -> Finished:
+    """Pretrain and probe, or take what is there, as `mae-cli run` does: `run({"data.source": "folder:photos"})`.
+
+    `settings` are values by dotted key, which win over the preset. Nothing is printed, and MLflow hears of the run with
+    the next command. `mae.errors.UserError` for what cannot be, `RunError` for a run that fails.
+    """
+    from mae.config.resolve import resolve_values
+    from mae.pipeline import Workplace, run_pretraining, run_probes
+    from mae.runs.named_runs import with_whole_fingerprints
+    from mae.runtime.interruption import StopRequest
+    from mae.runtime.machine import choose_device
+    from mae.runtime.progress import Silent
+    from mae.tracking.mlflow_store import NONE
+
+    config = with_whole_fingerprints(resolve_values(preset, dict(settings)), Path(runs_dir))
+    where = Workplace(Path(runs_dir), NONE, choose_device(device), Silent(), StopRequest())
+    done = run_pretraining(config, where)
+    return Finished(done.path, done.result()["metrics"] | run_probes(done, config, where))

@@ -5,6 +5,7 @@ errors are faults of the machine, of the files or of the program, and may pass.
 """
 
 import re
+import traceback
 
 
 class UserError(Exception):
@@ -21,6 +22,15 @@ class ImpossibleSettings(UserError):
 
 class SettingsError(RunError):
     """A run has failed because of its settings: loss or gradient not finite, out of the device's memory."""
+
+
+def whole_traceback(error: BaseException) -> str:
+    """Return the traceback of an error and of what it was raised from, that of people's errors too, which hide it."""
+    above: BaseException | None = error
+    while above is not None:
+        above.__suppress_context__ = above.__cause__ is not None
+        above = above.__cause__ or above.__context__
+    return without_secrets("".join(traceback.format_exception(error)))
 
 
 def without_secrets(uri: str) -> str:

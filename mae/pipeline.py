@@ -1,8 +1,9 @@
 """The pipeline: pretrain, then probe; each stage reused if it is finished, continued if it was cut off."""
 
 import platform
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mae.errors import RunError, UserError
 from mae.exchange.incoming import NO_IMAGES, Model, read_model, size_in_words
 from mae.exchange.kept_patches import keeping_as_officially
 from mae.pretext.base import KnownTokenizer, Pretext, parameter_count
+from mae.pretext.beginning import Beginning
 from mae.pretext.pictures import draw, shown_images
 from mae.pretext.registry import known_tokenizer, saved_pretext
 from mae.pretext.supervised import check_labels
@@ -27,7 +29,9 @@ from mae.probing.online import evaluate_online
 from mae.probing.probe import probe_all, subjects
 from mae.probing.subject import Setup, features_in_parts
 from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory
+from mae.runs.initial_run import initial_run, task_differences
 from mae.runs.metrics import COLLAPSED, FINAL_OUTPUT_STD, OUTPUT_STD, SECONDS
+from mae.runs.notes import GivenNotes, take_notes
 from mae.runs.stage import worked_on
 from mae.runs.tokenizer_run import tokenizer_run
 from mae.runs.weights import read_weights, write_weights
@@ -48,7 +52,7 @@ from mae.training.step import steps_per_epoch
 class Workplace:
     """Where and how stages run: folder of all runs, MLflow store, device, progress, request to stop, processes.
 
-    `watch` may prune a pretraining after an online evaluation.
+    `watch` may prune a pretraining after an online evaluation; `notes` are what people say of it.
     """
 
     runs_dir: Path
@@ -58,6 +62,7 @@ class Workplace:
     stop: StopRequest
     processes: Processes = ALONE
     watch: Watch = lambda epochs, accuracy: ""
+    notes: GivenNotes = field(default_factory=GivenNotes)
 
 
 def run_pretraining(config: Config, where: Workplace, planned: str | None = None) -> RunDirectory:
@@ -89,7 +94,7 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
             check_device(config.train.compile, where.device)  # and what this device cannot do
             mps.check(config, where.device)
         where.progress.say(data.told())
-        tokenizer = _tokenizer(config, where)
+        tokenizer, beginning = _tokenizer(config, where), _beginning(config, where)
         use_deterministic_kernels(config.train.deterministic)
         record = Record(stage="pretrain", name=name_run(config), fingerprint=fingerprint, data=data.describe())
         on = f"{where.device}" if processes.count == 1 else f"{processes.count} processes, {where.device.type}"
@@ -97,8 +102,9 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
         with _stage(run, record, config, where) if processes.leads else limits_explained(), processes.failures_told():
             if processes.leads:
                 _list_left_out(data, run)
-            how = where.device, where.progress, where.stop, evaluate_online, processes, where.watch, tokenizer
-            result = pretrain(config, data, run, *how)
+                take_notes(run, where.notes)
+            how = where.device, where.progress, where.stop, evaluate_online, processes, where.watch
+            result = pretrain(config, data, run, *how, tokenizer, beginning)
             if processes.leads:
                 result["metrics"] |= _spread_of_outputs(run, where.progress)
                 run.write_json("result.json", result | ({} if data.labelled else {"labels": False}))
@@ -136,6 +142,25 @@ def _tokenizer(config: Config, where: Workplace) -> KnownTokenizer | None:
     return known_tokenizer(*found) if found else None
 
 
+def _beginning(config: Config, where: Workplace) -> Beginning | None:
+    """Return the weights that a config begins with, which process 0 alone reads, and say which; None for random ones.
+
+    `UserError` if they are not there, or of another shape.
+    """
+    processes, read = where.processes, []
+    with processes.together():
+        if processes.leads and (run := initial_run(config, where.runs_dir)):
+            its = resolve(file=run.path / "config.toml")
+            _, state = _facts_and_state(run)
+            rest = any(not name.startswith("encoder.") for name in state)
+            otherwise = task_differences(config, its) if rest else ["it has an encoder only"]
+            what = f"encoder of {run.path.name}; the rest is new: {', '.join(otherwise)} there"
+            where.progress.say(f"begins with the {what if otherwise else f'weights of {run.path.name}'}")
+            read = [state, its.grid, not otherwise]
+    found = processes.from_first(read)
+    return Beginning(*found) if found else None
+
+
 def run_import(model: Model, where: Workplace) -> RunDirectory:
     """Return the finished run of a model from elsewhere, writing it if it is not there yet."""
     run = RunDirectory(where.runs_dir / model.fingerprint)
@@ -167,6 +192,7 @@ def _is_finished(run: RunDirectory, config: Config, where: Workplace) -> bool:
     if run.result() is None:
         return False
     where.progress.say(f"{run.path.name} is finished already: {name_run(config)}")
+    take_notes(run, where.notes)
     record = run.read_record()
     if record is not None and record.status != "finished":
         with suppress(UserError), run.locked():  # a folder that cannot be written to stays as it is
@@ -304,12 +330,13 @@ def images_of(run: RunDirectory, config: Config, where: Workplace) -> ImageData:
 
 
 def stored_config(run: RunDirectory, settings: tuple[str, ...], changeable: tuple[str, ...]) -> Config:
-    """Return the config a run was made with, changed by `settings` in `changeable` sections and data.source only."""
+    """Return the config a run was made with, changed by `settings` in `changeable` sections or keys, and data.source
+    only."""
     original = resolve(file=run.path / "config.toml")
     config = resolve(file=run.path / "config.toml", settings=settings)
     for key in differences(config, original):
-        if key != "data.source" and key.split(".")[0] not in changeable:
-            allowed = ", ".join(f"{section}.*" for section in changeable)
+        if key not in ("data.source", *changeable) and key.split(".")[0] not in changeable:
+            allowed = ", ".join(each if "." in each else f"{each}.*" for each in changeable)
             raise UserError(f"{key} cannot be changed for a finished pretraining; only {allowed} and data.source can")
     return config
 
@@ -337,10 +364,10 @@ def _facts_and_state(run: RunDirectory) -> list[Any]:
     return [facts, {f"encoder.{name}": value for name, value in encoder.items()} | rest]
 
 
-def finished_model(run: RunDirectory) -> Model:
-    """Return the model of a finished run, to be exported or registered; `UserError` if it is not finished."""
+def finished_model(run: RunDirectory, settings: Sequence[str] = ()) -> Model:
+    """Return the model of a finished run, changed by `settings`; `UserError` if it is not finished."""
     _finished(run)
-    return read_model(run.path)
+    return read_model(run.path, settings)
 
 
 def _has_encoder_only(run: RunDirectory, record: Record) -> bool:

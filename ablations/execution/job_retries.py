@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ablations.execution.job import Job
 from ablations.execution.jobs_progress import JobsProgress
+from ablations.execution.worker_log import log_file
 from ablations.execution.worker_pool import Report, WorkerPool
 from mae.errors import RunError
 from mae.runs.directory import RunDirectory, Status
@@ -87,6 +88,11 @@ class JobQueue:
         worker = next(worker for worker, entry in self.running.items() if entry.job is job)
         self.pool.answer(worker, prune)
 
+    def logged(self, job: Job) -> str:
+        """Return where more is said of a job than a line, for the end of one; nothing if that is on another machine."""
+        log = log_file(self.runs_dir, job.fingerprint)
+        return f" (log: {log})" if log.exists() else ""
+
     def _start_what_fits(self) -> Iterator[tuple[Job, Report]]:
         free = self.pool.free()
         for _ in range(len(self.waiting)):
@@ -137,7 +143,8 @@ class JobQueue:
                 record_end(RunDirectory(self.runs_dir / entry.job.fingerprint), "failed", last.text)
             return last
         entry.not_before = now + PAUSE_SECONDS * 4**entry.faults
-        self.view.say(f"{entry.job.label}: {fault.text}; continuing from its last checkpoint in a while")
+        logged = self.logged(entry.job)
+        self.view.say(f"{entry.job.label}: {fault.text}{logged}; continuing from its last checkpoint in a while")
         self.waiting.append(entry)
         return None
 
@@ -156,7 +163,7 @@ def run_jobs(jobs: Sequence[Job], queue: JobQueue, fail_fast: bool = False) -> d
         for job, report in queue.events():
             if report.kind in ("failed", "set aside"):
                 failures[job.fingerprint] = report.text
-                queue.view.failed(job.label, report.text)
+                queue.view.failed(job.label, report.text + queue.logged(job))
             else:
                 queue.view.finished(job.label, reused=report is REUSED)
         if failures and fail_fast:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ablations.execution.forkserver import fork_context
 from ablations.execution.job import Job
+from ablations.execution.worker_log import log_file, say_into
 from ablations.execution.worker_pool import ONGOING, POLL_SECONDS, Report, Slot
 from mae.errors import UserError
 
@@ -17,6 +18,7 @@ def work(pipe: Connection, job: Job, slot: Slot) -> None:
     """Do one job in a process of its own; the one that has the pool need not import PyTorch for it."""
     from ablations.execution import worker
 
+    say_into(log_file(slot.runs_dir, job.fingerprint), f"{job.label}, on {slot.device}")
     worker.work(pipe, job, slot)
 
 

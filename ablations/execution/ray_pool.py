@@ -124,7 +124,7 @@ class RayWorker:
                 except Busy:
                     if fingerprint == job.fingerprint:
                         raise
-                    time.sleep(0.1)  # another worker of the node unpacks the same tokenizer
+                    time.sleep(0.1)  # another worker of the node unpacks the same run
         self.pool.start(0, job)
         return [], None
 
@@ -147,11 +147,13 @@ class RayWorker:
 
 
 def needed_runs(job: Job, runs_dir: Path) -> dict[str, Parcel]:
-    """Return the first finished run in `runs_dir`, by fingerprint, that a job goes on from: its own pretraining, or the
-    tokenizer that this one needs."""
-    for name in (job.fingerprint, job.config.target.tokenizer):
-        if name is not None and (run := RunDirectory(runs_dir / name)).result() is not None:
-            return {name: pack(run)}
+    """Return the finished runs in `runs_dir`, by fingerprint, that a job goes on from: its own pretraining, or those
+    that this one needs, the run of its tokenizer and the one whose weights it begins with."""
+    config = job.config
+    for names in ((job.fingerprint,), (config.target.tokenizer, config.train.init_from)):
+        runs = {name: RunDirectory(runs_dir / name) for name in names if name is not None}
+        if finished := {name: pack(run) for name, run in runs.items() if run.result() is not None}:
+            return finished
     return {}
 
 

@@ -8,11 +8,13 @@ import multiprocessing
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
+from typing import Literal
 
 import torch
 
@@ -51,17 +53,23 @@ def work(pipe: Connection, job: Job, slot: Slot) -> None:
     except Busy as error:
         report = Report("busy", str(error))
     except (SettingsError, ImpossibleSettings) as error:
-        report = Report("failed", str(error))
+        report = _failure("failed", str(error))
     except (UserError, RunError) as error:
-        report = Report("fault", str(error))
+        report = _failure("fault", str(error))
     except Pruned as error:
         report = Report("pruned", str(error))
     except Interrupted as error:
         report = Report("stopped", str(error))
     except Exception as error:  # a cell's bug must not end the study; its record holds the same reason
-        report = Report("fault", f"{type(error).__name__}: {error}")
+        report = _failure("fault", f"{type(error).__name__}: {error}")
     with suppress(BrokenPipeError):  # the driver was killed
         pipe.send(report)
+
+
+def _failure(kind: Literal["failed", "fault"], reason: str) -> Report:
+    """Leave the traceback in the worker's log; return the report."""
+    traceback.print_exc()
+    return Report(kind, reason)
 
 
 def _stop_with_driver(stop: StopRequest) -> None:
@@ -89,9 +97,11 @@ class PipeProgress:
         self.share = self.sent = 0.0
 
     def say(self, message: str) -> None:
-        """The driver shows a job's progress and its warnings, not its lines."""
+        """Lines are in the worker's log; the driver shows a job's progress and its warnings."""
+        print(message)
 
     def warn(self, message: str) -> None:
+        print(message)
         with suppress(BrokenPipeError):
             self.pipe.send(Report("warned", message))
 

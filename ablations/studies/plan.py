@@ -14,8 +14,10 @@ from mae.config.resolve import change, flatten, name_run
 from mae.config.tree import Config, ProbeKind
 from mae.errors import UserError
 from mae.runs.directory import RunDirectory
+from mae.runs.initial_run import initial_run
+from mae.runs.named_runs import with_whole_fingerprints
 from mae.runs.study_record import StudyRecord, TrialRecord
-from mae.runs.tokenizer_run import tokenizer_run, with_whole_fingerprint
+from mae.runs.tokenizer_run import tokenizer_run
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,10 @@ def make_plan(
     if unknown := sorted(set(only or ()) - set(names)):
         raise UserError(f"--only {unknown[0]}: no such cell in {study.name}; its cells: {'; '.join(names)}")
     kinds = base.probe.kinds if study.probed else ()
-    cells = [replace(cell, config=with_whole_fingerprint(cell.config, runs_dir)) for cell in cells]
+    cells = [replace(cell, config=with_whole_fingerprints(cell.config, runs_dir)) for cell in cells]
     for cell in cells:
-        tokenizer_run(cell.config, runs_dir)  # refuses one that is not finished, or does not fit
+        for named in (tokenizer_run, initial_run):
+            named(cell.config, runs_dir)  # refuses one that is not finished, or does not fit
     jobs, trials = [], []
     for seed in range(base.train.seed, base.train.seed + seeds):
         for cell in cells:

@@ -250,7 +250,7 @@ class AskAndTell:
             self.aside.append(each)
             each.fault = fault
             each.trial.set_user_attr("fault", fault)
-            self.queue.view.failed(each.job.label, f"{fault}; it stays open")
+            self.queue.view.failed(each.job.label, f"{fault}{self.queue.logged(each.job)}; it stays open")
         self.equal = [each for each in self.equal if each in self.open]
 
     def _end(self, taken: _Open, outcome: _Outcome, reused: bool = False) -> None:

@@ -31,6 +31,7 @@ from mae.data.labels import check_labels
 from mae.data.sources import identify
 from mae.errors import UserError
 from mae.runs.directory import RunDirectory
+from mae.runs.initial_run import initial_run
 from mae.runs.sweep_record import ObjectiveRecord, SweepRecord, SweepTrial, sweep_directory
 from mae.runs.tokenizer_run import tokenizer_run
 from mae.runtime.progress import ConsoleProgress, Progress
@@ -63,7 +64,8 @@ def make_sweep(request: SweepRequest, base: Config, runs_dir: Path, progress: Pr
         raise UserError(f"--sampler {request.sampler}: expected one of {', '.join(SAMPLERS)}")
     if request.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", request.name):
         raise UserError(f"--study {request.name!r}: expected letters, digits and . _ -, at most 100 of them")
-    tokenizer_run(base, runs_dir)  # refuses one that is not finished, or does not fit
+    for named in (tokenizer_run, initial_run):
+        named(base, runs_dir)  # refuses one that is not finished, or does not fit
     objectives = choose_objectives(request.objective, base)
     if request.seeds_top and len(objectives) > 1:
         raise UserError("--seeds-top: with several objectives there is a front and no best; give a single one")

@@ -8,6 +8,7 @@ line; all if it is unset.
 import io
 import itertools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ from analysis.results.conditions import CONDITIONS
 from analysis.results.curves import curves_of
 from analysis.results.frame import SETTING, comparable
 from analysis.results.loading import from_files, from_runs, select
+from analysis.results.run_table import run_table
 from analysis.studies.feature_figures import neighbour_figure, similarity_figure, task_similarities
 from analysis.studies.figures import reconstruction_figure
 from analysis.studies.paper_findings import check, verdicts
@@ -75,6 +77,31 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
         if len(found):
             return found
     return found
+
+
+def own_runs(*conditions: str) -> tuple[Path, pd.DataFrame]:
+    """Return the folder of runs and a row per run that fits all conditions, as `mae-cli runs` takes them; say where
+    they are from. `NoResults` where there is no folder of runs, or no run in it fits."""
+    for place in itertools.chain(*_sources()):
+        if any(place.glob("*/record.json")):
+            try:
+                frame = run_table(place, conditions)
+            except UserError as error:
+                raise NoResults(str(error)) from None
+            print(f"{len(frame)} run(s), {_shown([place])}")
+            return place, frame
+    raise NoResults("no folder of runs; `mae-cli run` makes one, and $MAE_RESULTS names one that is elsewhere")
+
+
+def run_curves(runs_dir: Path, runs: Sequence[str], metric: str) -> pd.DataFrame:
+    """Return a metric's curves in a column per run, by optimiser step."""
+    curves = {}
+    for name in runs:
+        points = RunDirectory(runs_dir / name).read_metrics()
+        curves[name] = pd.Series(
+            {each["step"]: each["metrics"][metric] for each in points if metric in each["metrics"]}
+        )
+    return pd.DataFrame(curves)
 
 
 def sweep() -> tuple[SweepRecord, pd.DataFrame]:

@@ -164,13 +164,18 @@ READERS: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": _read_csv, ".parqu
 
 def export(frame: pd.DataFrame, to: Path) -> None:
     """Write a frame as CSV or Parquet, by the name's ending; `from_files` gives it again."""
-    if to.suffix not in READERS:
-        raise UserError(f"{to}: expected a name ending in .csv or .parquet")
+    check_ending(to)
     with replacing(to) as temporary:
         if to.suffix == ".csv":
             frame.to_csv(temporary, index=False)
         else:
             frame.to_parquet(temporary, index=False)
+
+
+def check_ending(to: Path) -> None:
+    """Raise `UserError` if a table cannot be written to a file of this name."""
+    if to.suffix not in READERS:
+        raise UserError(f"{to}: expected a name ending in .csv or .parquet")
 
 
 def load(

@@ -31,6 +31,11 @@ def resolve(
     """
     overrides = {} if file is None else flatten(read_toml(file))
     overrides |= map(parse_setting, settings)
+    return resolve_values(preset, overrides, refuse_inert)
+
+
+def resolve_values(preset: str | None, overrides: Overrides, refuse_inert: bool = True) -> Config:
+    """Return the config that `preset`, if there is one, and values by dotted key give; as `resolve`."""
     own = PRESETS[DEFAULT].overrides["data.source"]
     if preset is None and overrides.get("data.source", own) != own:
         return build(overrides, refuse_inert)
@@ -133,14 +138,21 @@ def name_run(config: Config) -> str:
     The preset is `defaults` where the tree's own defaults are nearer than any. If it is not about these images, their
     name stands before it: `photos as cifar10-tiny train.epochs=3 seed=0`. What has no effect is left out.
     """
+    nearest, differing = nearest_preset(config)
+    left_out = inert_keys(config) | {"data.source", "train.seed"}
+    shown = [key for key in differing if key not in left_out and not key.startswith(("run.", "probe."))]
+    parts = [f"{key}={spelled(differing[key])}" for key in shown]
+    about = _name_of(PRESETS[nearest].overrides.get("data.source", "")) if nearest in PRESETS else ""
+    images = _name_of(config.data.source)
+    return " ".join([nearest if images == about else f"{images} as {nearest}", *parts, f"seed={config.train.seed}"])
+
+
+def nearest_preset(config: Config) -> tuple[str, Overrides]:
+    """Return the preset from which a config differs in the fewest settings, and these; `defaults`: the tree's own."""
     starts = {name: preset.overrides for name, preset in PRESETS.items()} | {"defaults": {}}
     variants = {name: differences(config, build(overrides)) for name, overrides in starts.items()}
     nearest = min(variants, key=lambda name: len(variants[name]))
-    left_out = inert_keys(config) | {"data.source", "train.seed"}
-    shown = [key for key in variants[nearest] if key not in left_out and not key.startswith(("run.", "probe."))]
-    parts = [f"{key}={spelled(variants[nearest][key])}" for key in shown]
-    images, about = _name_of(config.data.source), _name_of(starts[nearest].get("data.source", ""))
-    return " ".join([nearest if images == about else f"{images} as {nearest}", *parts, f"seed={config.train.seed}"])
+    return nearest, variants[nearest]
 
 
 def _name_of(source: str) -> str:

@@ -92,6 +92,7 @@ INPAINT = _acts({"pretext.kind": ("inpaint",)})
 DECODED = _acts({"pretext.kind": ("mae", "denoise", "inpaint", "vqvae", "dvae")})
 IGPT = _acts({"pretext.kind": PIXEL_KINDS})
 OF_PATCHES = _acts({"pretext.kind": tuple(kind for kind in get_args(PretextKind) if kind not in PIXEL_KINDS)})
+TRAINED = _acts({"pretext.kind": tuple(kind for kind in get_args(PretextKind) if kind != "random")})
 RECONSTRUCTION = _acts({"pretext.kind": ("mae", "denoise")})
 TARGET = _acts({"pretext.kind": ("mae", "denoise", "beit")})
 COLORIZE = _acts({"pretext.kind": ("colorize",)})
@@ -683,6 +684,13 @@ class TrainConfig(Section):
     )
     deterministic: bool = Field(False, description="deterministic CUDA kernels: same bits every time, slower")
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, data order, augmentation and masks")
+    init_from: str | None = Field(
+        None,
+        min_length=1,
+        description="the finished run, trained or imported, whose weights are begun with, in the same runs folder: its "
+        "fingerprint, the start of it, or its folder; random weights if unset",
+        json_schema_extra=TRAINED | {"before": None},
+    )
 
     @property
     def warmup(self) -> float:

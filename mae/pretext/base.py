@@ -73,6 +73,8 @@ class Pretext(nn.Module):
     """A way to pretrain `encoder`, a ViT that maps images (B, C, H, W) to tokens (B, 1 + N, D), class token first."""
 
     encoder: nn.Module
+    schedule_state: tuple[str, ...] = ()
+    """Names in the state of what tells how far the training is, which starts anew with another run's weights."""
     mean: Tensor
     std: Tensor
 

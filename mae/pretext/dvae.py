@@ -22,6 +22,7 @@ from mae.runtime.autocast import full
 class DiscreteVAE(Tokenizer):
     """A distribution over codes per patch, and mixtures of codes that gradients pass."""
 
+    schedule_state = ("progress",)
     progress: Tensor
     """Share of the training that is done, 0..1."""
 

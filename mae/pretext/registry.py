@@ -12,6 +12,7 @@ from mae.config.tree import Config
 from mae.data.dataset import ImageData
 from mae.data.facts import DataFacts, Statistics
 from mae.pretext.base import KnownTokenizer, Pretext, Surroundings
+from mae.pretext.beginning import Beginning, begin
 from mae.pretext.beit import Beit
 from mae.pretext.colorize import Colorize
 from mae.pretext.context_prediction import ContextPrediction
@@ -58,10 +59,12 @@ def new_pretext(
     data: ImageData,
     fitted: Mapping[str, Tensor] = MappingProxyType({}),
     tokenizer: KnownTokenizer | None = None,
+    beginning: Beginning | None = None,
 ) -> Pretext:
-    """Return the task of a config with its first weights, which follow from `train.seed`, fitted on the images.
+    """Return the task of a config with its first weights, fitted on the images.
 
-    Where another task of the config is there, its state is what this one is `fitted` to: no image is read.
+    They follow from `train.seed`, but for those that another run gives as a `beginning`. Where another task of the
+    config is there, its state is what this one is `fitted` to: no image is read.
     """
 
     def sampled(count: int) -> Tensor:
@@ -75,7 +78,10 @@ def new_pretext(
     tokenizer = tokenizer or _tokenizer_in(fitted)
     sizes = len(data.train.labels), len(data.classes)
     surroundings = Surroundings(*sizes, data, sample, fitted, tokenizer, data.classes, sampled)
-    return PRETEXTS[config.pretext.kind](config, surroundings)
+    task = PRETEXTS[config.pretext.kind](config, surroundings)
+    if beginning:
+        begin(task, beginning)
+    return task
 
 
 def untrained_pretext(pretrained: Pretext) -> Pretext:

@@ -28,6 +28,7 @@ from mae.probing.knn import knn_predict
 from mae.probing.linear import lars_predict, lbfgs_predict
 from mae.probing.partial import partial_predict
 from mae.probing.pieces import Rows
+from mae.probing.predictions import write_predictions
 from mae.probing.subject import Setup, Subject, augmented_features, features_of, holdout
 from mae.runs.directory import Busy, RunDirectory
 from mae.training import checkpoints
@@ -60,7 +61,8 @@ def probe(kind: ProbeKind, subject: Subject, setup: Setup, run: RunDirectory | N
     """Probe one subject; return top-1 on all test images in percent with its interval, and the choices made.
 
     A probe that holds training images out has `holdout_top1` too, the accuracy on these, which a search may select by.
-    One of hours saves its state in the directory `run`, if one is given, and continues from there.
+    One of hours saves its state in the directory `run`, if one is given, and continues from there; what it took each
+    test image for is kept there.
 
     The untrained encoder is probed in the same way as the pretrained one. Under LARS that is a pass over augmented
     images per epoch too: without, its head would see the same features 90 times, fit these more closely and generalise
@@ -68,7 +70,10 @@ def probe(kind: ProbeKind, subject: Subject, setup: Setup, run: RunDirectory | N
     encoder and seed share the cost, as they share the result.
     """
     predicted, chosen = PREDICT[kind](subject, replace(setup, run=run))
-    correct = predicted.cpu() == setup.data.test.labels
+    predicted, labels = predicted.cpu(), setup.data.test.labels
+    if run:
+        write_predictions(run, labels, predicted)
+    correct = predicted == labels
     low, high = wilson_interval(int(correct.sum()), len(correct))
     return {"top1": 100 * correct.float().mean().item(), "low": low, "high": high, **chosen}
 

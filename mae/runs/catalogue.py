@@ -8,6 +8,7 @@ from typing import Any
 
 from mae.errors import UserError
 from mae.runs.directory import Damaged, Record, RunDirectory, probes_of, status_of
+from mae.runs.notes import named, read_notes
 from mae.runs.study_record import find_studies
 
 
@@ -30,15 +31,26 @@ def _records(runs_dir: Path) -> Iterator[tuple[RunDirectory, Record | None]]:
 
 
 def find_run(runs_dir: Path, prefix: str) -> RunDirectory:
-    """Return the one pretraining whose fingerprint starts with `prefix`, or raise `UserError`."""
-    if not prefix or not all(character in "0123456789abcdef" for character in prefix):
-        raise UserError(f"run {prefix!r}: expected (the start of) a fingerprint such as 3fa9c1; see `mae-cli runs`")
-    matches = [run for run in find_runs(runs_dir) if run.path.name.startswith(prefix)]
+    """Return the one pretraining whose fingerprint starts with `prefix`, or else whose own name it is, or raise
+    `UserError`."""
+    runs = find_runs(runs_dir)
+    matches = [run for run in runs if prefix and run.path.name.startswith(prefix)] or named(runs, prefix)
+    if not prefix or (not matches and not all(character in "0123456789abcdef" for character in prefix)):
+        raise UserError(
+            f"run {prefix!r}: expected (the start of) a fingerprint such as 3fa9c1, or a name that --name gave; see "
+            "`mae-cli runs`"
+        )
     if len(matches) == 1:
         return matches[0]
     if not matches:
         raise UserError(f"no run in {runs_dir} starts with {prefix!r}; see `mae-cli runs`")
     raise UserError(f"{prefix!r} fits {len(matches)} runs: {', '.join(run.path.name for run in matches)}; say more")
+
+
+def shown_name(run: RunDirectory) -> str:
+    """Return a run's own name, or what its settings are where it has none."""
+    record = run.read_record()
+    return read_notes(run).name or (record.name if record else "")
 
 
 def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
@@ -52,9 +64,9 @@ def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
 
 
 def run_row(run: RunDirectory) -> dict[str, Any]:
-    """Return what there is to say about a pretraining: run, name, status, date of its start, data, seconds, metrics of
-    it and its probes."""
-    record = run.read_record()
+    """Return what there is to say about a pretraining: run, name, tags, note, status, date of its start, data, seconds,
+    metrics of it and its probes."""
+    record, notes = run.read_record(), read_notes(run)
     assert record is not None  # find_runs leaves out what has none
     metrics: dict[str, float] = {}
     for stage in [run, *probes_of(run)]:
@@ -62,7 +74,9 @@ def run_row(run: RunDirectory) -> dict[str, Any]:
             metrics |= (stage.result() or {}).get("metrics", {})
     return {
         "run": run.path.name,
-        "name": record.name,
+        "name": notes.name or record.name,
+        "tags": ", ".join(notes.tags),
+        "note": notes.note,
         "status": status_of(run)[0],
         "date": datetime.fromtimestamp(record.started).isoformat(" ", "minutes"),
         "data": str(record.data.get("source", "")),

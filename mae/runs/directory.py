@@ -4,6 +4,7 @@
         record.json                      what it is and how it stands: name, status, reason, tags, times
         config.toml                      the whole config; reproduces the run
         environment.json                 versions, machine, command line
+        notes.json                       a name, a note and tags, if people have given any
         metrics.jsonl                    one object per logged step: {"step": ..., "time": ..., "metrics": {...}}
         checkpoints/step-00001234.pt     the last two, until the stage is finished
         pictures/*.png
@@ -12,7 +13,8 @@
                                          not there for an encoder that was imported without
         result.json                      {"metrics": {...}, ...}; exists only once the stage is finished
         tracking-*.json                  what each tracking server has received so far
-        probes/<kind>-<fingerprint>/     the same files for one probe of this pretraining
+        probes/<kind>-<fingerprint>/     the same files for one probe of this pretraining, and
+            predictions.csv              what it took each test image for, as indexes of the record's `class_names`
 
 A process that works on a stage holds the lock on its directory. The kernel lets it go when the process dies, so a
 directory that says "running" without a held lock belongs to a process that was killed.

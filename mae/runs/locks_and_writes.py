@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -66,9 +66,9 @@ def replacing(path: Path) -> Iterator[Path]:
     The file and its folder are flushed to disk, so that after a power cut there is the old file or the new one.
     A full or failing disk leaves the old file, removes the temporary one and raises `RunError`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -77,7 +77,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where there is no folder that could be written to
+            temporary.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ from mae.config.resolve import UNSET, config_fields, flatten, nearest, parse_val
 from mae.errors import UserError
 from mae.runs.catalogue import list_runs
 
-OWN = ("run", "name", "status", "seconds", "date", "data", "study")
+OWN = ("run", "name", "tags", "note", "status", "seconds", "date", "data", "study")
 """Keys of a row that are neither settings nor metrics."""
 
 _ORDERS: Mapping[str, Callable[[Any, Any], bool]] = {

@@ -72,7 +72,6 @@ def environment(device: torch.device, processes: Processes) -> dict[str, Any]:
     import timm
     import torchvision
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
     return {
         "command": shlex.join([Path(sys.argv[0]).name.replace("cli.py", "mae-cli"), *sys.argv[1:]]),
         "git_commit": _git_commit(),
@@ -82,7 +81,7 @@ def environment(device: torch.device, processes: Processes) -> dict[str, Any]:
         "timm": timm.__version__,
         "numpy": numpy.__version__,
         "device": str(device),
-        "device_name": name,
+        "device_name": device_name(device),
         "processes": processes.count,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
@@ -95,6 +94,11 @@ def version() -> str:
     found = environment(choose_device("auto"), ALONE)
     commit = f" (commit {found['git_commit']})" if found["git_commit"] else ""
     return f"mae-cli {__version__}{commit}, Python {found['python']}, torch {found['torch']}, {found['device_name']}"
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a GPU or processor is called."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
 
 
 def _processor_name() -> str:

@@ -16,6 +16,8 @@ from typing import Any
 from mae.runs.directory import Damaged, Record, RunDirectory
 from mae.runs.locks_and_writes import one_at_a_time
 from mae.runs.metrics import LOSS
+from mae.runs.notes import FILE as NOTES
+from mae.runs.notes import read_notes
 from mae.tracking.mlflow_store import connect, printable
 
 POINTS_PER_CALL = 100
@@ -124,6 +126,7 @@ def deliver_stage(run: RunDirectory, uri: str, runs_dir: Path) -> str:
             send_result(client, delivery.run_id, run)
             delivery.receipt["result"] = True
         _send_files(delivery, run)
+        _send_notes(delivery, run, record)
         _send_status(delivery, run, record)
         delivery.keep_receipt(seen=seen)
         return delivery.run_id
@@ -131,7 +134,7 @@ def deliver_stage(run: RunDirectory, uri: str, runs_dir: Path) -> str:
 
 def content_of(run: RunDirectory) -> dict[str, int]:
     """Return what tells whether a stage's directory has changed since it was delivered; cheap."""
-    names = ("record.json", "metrics.jsonl", "result.json")
+    names = ("record.json", "metrics.jsonl", "result.json", NOTES)
     return {name: (run.path / name).stat().st_mtime_ns for name in names if (run.path / name).exists()}
 
 
@@ -202,6 +205,17 @@ def _send_files(delivery: Delivery, run: RunDirectory) -> None:
     for file in files:
         folder = "pictures" if file.parent == run.pictures else None
         delivery.send_file(str(file.relative_to(run.path)), file.stat().st_mtime_ns, folder)
+
+
+def _send_notes(delivery: Delivery, run: RunDirectory, record: Record) -> None:
+    """Send what people say of a run, where MLflow's page shows it: as its name, its description and a tag."""
+    if (version := content_of(run).get(NOTES)) == delivery.receipt.get("notes"):
+        return
+    notes = read_notes(run)
+    tags = {"mlflow.runName": notes.name or record.name, "mlflow.note.content": notes.note}
+    for key, value in (tags | {"mae.tags": ", ".join(notes.tags)}).items():
+        delivery.client.set_tag(delivery.run_id, key, printable(value))
+    delivery.receipt["notes"] = version
 
 
 def _send_status(delivery: Delivery, run: RunDirectory, record: Record) -> None:

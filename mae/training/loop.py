@@ -12,6 +12,7 @@ from torch import Tensor
 from mae.config.tree import Config
 from mae.data.dataset import ImageData
 from mae.pretext.base import KnownTokenizer, Pretext, under
+from mae.pretext.beginning import Beginning
 from mae.pretext.pictures import draw, shown_images
 from mae.runs.directory import ENCODER, PRETEXT, RunDirectory
 from mae.runs.metrics import (
@@ -55,13 +56,14 @@ def pretrain(
     processes: Processes = ALONE,
     watch: Watch = lambda epochs, accuracy: "",
     tokenizer: KnownTokenizer | None = None,
+    beginning: Beginning | None = None,
 ) -> dict[str, Any]:
     """Pretrain to the end, from the last checkpoint if there is one; return what goes into `result.json`.
 
     All `processes` call this with the same arguments; process 0 alone uses `run`, the others return nothing. Raises
     `Interrupted` on a stop request and `Pruned` when `watch` says so, with everything saved.
     """
-    trainer = Trainer(config, data, device, processes, tokenizer)
+    trainer = Trainer(config, data, device, processes, tokenizer, beginning)
     _go_back(trainer, run, progress)
     with (
         Saver(run.checkpoints, device) as saver,

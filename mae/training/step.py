@@ -11,6 +11,7 @@ from mae.config.tree import Config
 from mae.data.dataset import ImageData
 from mae.errors import ImpossibleSettings, SettingsError
 from mae.pretext.base import Batch, KnownTokenizer
+from mae.pretext.beginning import Beginning
 from mae.pretext.registry import new_pretext
 from mae.runtime.autocast import mixed
 from mae.runtime.distributed import ALONE, Processes
@@ -53,10 +54,11 @@ class Trainer:
         device: torch.device,
         processes: Processes = ALONE,
         tokenizer: KnownTokenizer | None = None,
+        beginning: Beginning | None = None,
     ):
         self.config, self.data, self.device, self.processes = config, data.on(device), device, processes
         self.steps_per_epoch = steps_per_epoch(config, data)
-        self.pretext = new_pretext(config, data, tokenizer=tokenizer).to(device)
+        self.pretext = new_pretext(config, data, tokenizer=tokenizer, beginning=beginning).to(device)
         self.parallel = processes.parallel(compiled(self.pretext, config.train.compile), device)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.pretext, config.train.weight_decay), lr=0.0, betas=(0.9, 0.95), fused=True

@@ -7,9 +7,10 @@ import nbformat
 import pytest
 from typer.testing import CliRunner
 
+import mae
 from analysis.report import run_notebooks
-from analysis.report.notebook import PLACES, ROOT, STUDIES, NoResults, results, show, sweep
-from analysis.report.run_notebooks import NOTEBOOKS, Execution, beside, execute_notebooks
+from analysis.report.notebook import PLACES, ROOT, STUDIES, NoResults, own_runs, results, run_curves, show, sweep
+from analysis.report.run_notebooks import NOTEBOOKS, beside, execute_notebooks
 from analysis.results.loading import export
 from analysis.studies.figures import overview_figure
 from analysis.sweeps.frame import sweep_frame
@@ -18,6 +19,7 @@ from cli import app
 from mae.errors import UserError
 from mae.runs.sweep_record import sweep_directory
 from tests.analysis.sweeps.test_sweep_results import made
+from tests.conftest import TINY
 from tests.helpers.study_factory import MASK_RATIO, study_frame_of, write_study
 
 FILES = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -47,8 +49,11 @@ def write(folder: Path, name: str, source: str) -> None:
 def test_every_notebook_runs_on_the_exported_results_and_those_of_the_program_stay(tmp_path: Path) -> None:
     before = contents()
     done = execute_notebooks([ROOT / "docs" / "results"], [], tmp_path, silent)
-    assert done == Execution(written=[file.name for file in FILES])
-    assert sorted(tmp_path.glob("*.ipynb")) == [tmp_path / file.name for file in FILES]
+    written = [file.name for file in FILES if file.name != "own_runs.ipynb"]  # there are no runs, only their results
+    assert done.written == written
+    assert list(done.skipped) == ["own_runs.ipynb"]
+    assert not done.failed
+    assert sorted(tmp_path.glob("*.ipynb")) == [tmp_path / name for name in written]
     assert contents() == before
 
 
@@ -145,6 +150,25 @@ def test_several_exported_files_are_shown_together(tmp_path: Path, monkeypatch: 
     export(study_frame_of({"a": [1.0]}, name="target", axis="", default="a"), files[1])
     monkeypatch.setenv(PLACES, "\n".join(map(str, files)))
     assert set(results()["study"]) == {"mask-ratio", "target"}
+
+
+def test_a_start_on_own_runs_shows_those_of_a_folder(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for ratio in (0.5, 0.75):
+        quick = {"mask.ratio": ratio, "train.epochs": 1, "run.knn_every": 0, "probe.kinds": ["knn"]}
+        mae.run(TINY | quick, runs_dir=runs_dir)
+    monkeypatch.setenv(PLACES, str(runs_dir))
+    cells = nbformat.read(NOTEBOOKS / "own_runs.ipynb", as_version=4).cells
+    names: dict[str, Any] = {}
+    for cell in cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+    assert list(names["done"]["mask.ratio"]) == [0.75, 0.5]
+    assert "mask.ratio" in names["varied"]
+    curves = run_curves(runs_dir, list(names["done"]["run"]), "train/loss")
+    assert curves.shape[1] == 2
+    assert (curves > 0).all().all()
+    with pytest.raises(NoResults, match=r"no run in .* fits mask\.ratio=0\.9"):
+        own_runs("mask.ratio=0.9")
 
 
 @pytest.mark.parametrize("complete", [0, 3])

@@ -28,7 +28,8 @@ from mae.pretext.registry import known_tokenizer, made_up_tokenizer, new_pretext
 from mae.pretext.targets import Tokens
 from mae.probing.online import evaluate_online
 from mae.runs.directory import RunDirectory
-from mae.runs.tokenizer_run import tokenizer_run, with_whole_fingerprint
+from mae.runs.named_runs import with_whole_fingerprints
+from mae.runs.tokenizer_run import tokenizer_run
 from mae.runtime.interruption import Interrupted, StopRequest
 from mae.runtime.progress import Silent
 from mae.runtime.rng import generator
@@ -240,7 +241,7 @@ def test_a_folder_elsewhere_is_refused(tokenizer: str, runs_dir: Path, tmp_path:
     shutil.copytree(runs_dir / tokenizer, tmp_path / "elsewhere" / tokenizer)
     config = config_of(**{"target.tokenizer": str(tmp_path / "elsewhere" / tokenizer)})
     with pytest.raises(UserError, match="the folder of this one's results"):
-        with_whole_fingerprint(config, runs_dir)
+        with_whole_fingerprints(config, runs_dir)
 
 
 def test_tokens_are_refused_without_a_tokenizer_and_where_errors_are_of_pixels() -> None:
