@@ -220,7 +220,7 @@ def run_probes(run: RunDirectory, config: Config, where: Workplace) -> dict[str,
         missing = processes.from_first([kind for kind, probe in probes.items() if probe.result() is None])
         if missing:
             _probe_missing(missing, probes, run, processes.from_first(config), where)
-    return {name: value for probe in probes.values() for name, value in probe.result()["metrics"].items()}
+    return {name: value for probe in probes.values() for name, value in probe.metrics().items()}
 
 
 def _probes_of(run: RunDirectory, config: Config, where: Workplace) -> dict[ProbeKind, RunDirectory]:

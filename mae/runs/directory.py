@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from mae.errors import UserError
+from mae.errors import RunError, UserError
 from mae.runs.locks_and_writes import is_held, lock_at_once, replacing, try_lock
 
 
@@ -154,6 +154,13 @@ class RunDirectory:
     def result(self) -> Any:
         """Return what a finished stage found, or None while it is not finished."""
         return self.read_json("result.json")
+
+    def metrics(self) -> dict[str, float]:
+        """Return what a finished stage has measured; `RunError` if its result is gone."""
+        if (result := self.result()) is None:
+            raise RunError(f"{self.path} has lost its result.json, or all of it; the same command makes it again")
+        found: dict[str, float] = result["metrics"]
+        return found
 
     def append_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Add one point of the curves: finite numbers at an optimiser step."""
