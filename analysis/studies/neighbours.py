@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from mae.config.resolve import resolve
 from mae.data.dataset import load_data
-from mae.data.image_files import decode
-from mae.data.sources import EXTENSIONS
+from mae.data.image_files import EXTENSIONS, decode
 from mae.errors import UserError
 from mae.exchange.feature_encoder import FeatureEncoder
 from mae.runtime.progress import Silent

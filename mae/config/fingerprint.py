@@ -14,7 +14,7 @@ IN_DIGEST = {"data.source", "data.test_fraction", "data.split_seed"}
 """Keys that say which images: the digest of the data has what they come to. The last two act on some sources only."""
 
 PRETRAIN_SECTIONS = (
-    *("data", "model", "pretext", "denoise", "inpaint", "igpt", "tokenizer", "beit"),
+    *("data", "model", "pretext", "denoise", "inpaint", "igpt", "tokenizer", "beit", "cvrl"),
     *("mask", "target", "loss", "train"),
 )
 
@@ -92,7 +92,8 @@ def probe_name(config: Config, kind: ProbeKind, subject: str) -> str:
 
 def _settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
     left_out = inert_keys(config) | IN_DIGEST
-    flat = flatten(config.model_dump(mode="json")) | {"data.stored_size": config.data.stored}
+    stored = {"data.stored_size": config.data.stored, "data.stored_frames": None}  # the first has both
+    flat = flatten(config.model_dump(mode="json")) | stored
     left_out |= {key for key, value in BEFORE.items() if flat[key] == value}
     return {key: value for key, value in flat.items() if key.split(".")[0] in sections and key not in left_out}
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -18,12 +18,13 @@ from PIL import Image
 from mae.config.resolve import nearest
 from mae.config.tree import DataConfig
 from mae.data.decode_workers import Decoder
-from mae.data.image_files import PathList, Pixels, decode, shown, to_pixels
+from mae.data.image_files import EXTENSIONS, PathList, Pixels, decode, shown, to_pixels
+from mae.data.moving_digits import SPEEDS, Motions, frames_of, motions
+from mae.data.video_files import VIDEO_EXTENSIONS, decode_video, decoder_version, frames_in, is_video
 from mae.errors import RunError, UserError, first_line
 from mae.runs.locks_and_writes import replacing
 from mae.runtime.progress import Progress
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 TEST_FOLDERS = ("test", "val", "validation")
 HASHED_BYTES = 4 << 30
 """Folders up to this size are identified by every byte in them, larger ones by names and sizes: in these, an image put
@@ -81,7 +82,7 @@ def open_source(data: DataConfig, progress: Progress) -> Source:
     """Return the source that `data.source` names; `UserError` if there is no such one."""
     name, _, location = data.source.partition(":")
     if name not in SOURCES:
-        known = f"{nearest(name, list(SOURCES))}; known: {', '.join(SOURCES)} (folder:PATH)"
+        known = f"{nearest(name, list(SOURCES))}; known: {', '.join(SOURCES)} (folder:PATH, clips:PATH)"
         raise UserError(f"data.source={data.source}: unknown source{known}")
     return SOURCES[name](data, location, progress)
 
@@ -114,29 +115,60 @@ def cache_folder() -> Path:
 
 def _digits(data: DataConfig, location: str, progress: Progress) -> Source:
     """scikit-learn's 1,797 real handwritten digits of 8 x 8 pixels."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    labels = digits.target.astype(np.int64)
+    pixels, labels = _embedded_digits()
     train, test = _split_by_class(labels, partial(_decode_array, pixels, data), data)
     content = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
     return Source(train, test, tuple("0123456789"), Identity(content, "every byte").split_as(data))
 
 
-def _folder(data: DataConfig, location: str, progress: Progress) -> Source:
+def _embedded_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return uint8 (1797, 8, 8) and their classes."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(np.int64)
+
+
+def _moving_digits(data: DataConfig, location: str, progress: Progress) -> Source:
+    """A clip of each of these digits, which moves: see `mae.data.moving_digits`."""
+    pixels, _ = _embedded_digits()
+    moving = motions(len(pixels))
+    train, test = _split_by_class(moving.classes, partial(_decode_moving, pixels, moving, data), data)
+    content = hashlib.sha256(b"".join(each.tobytes() for each in (pixels, *moving))).hexdigest()
+    names = tuple(f"{down} down, {across} across" for down, across in SPEEDS)
+    return Source(train, test, names, Identity(content, "every byte").split_as(data))
+
+
+class _Kind(NamedTuple):
+    """What a folder has in its class folders: its name, how to find it in one, what its files are and how to decode it."""
+
+    name: str
+    expected: str
+    found: Callable[[Path], list[Path]]
+    files: Callable[[Path], list[Path]]
+    decode: Callable[[PathList, DataConfig, int], Pixels]
+
+
+def _folder(kind: "_Kind", data: DataConfig, location: str, progress: Progress) -> Source:
     """Class folders under train/ and one of test/, val/, validation/; or class folders alone, then split."""
     root = Path(location).expanduser()
     if not location or not root.is_dir():
         raise UserError(
-            f"data.source={data.source}: no such folder; expected PATH/train/<class>/<image> and "
-            "PATH/test/<class>/<image>, or PATH/<class>/<image>"
+            f"data.source={data.source}: no such folder; expected PATH/train/<class>/<{kind.name}> and "
+            f"PATH/test/<class>/<{kind.name}>, or PATH/<class>/<{kind.name}>"
         )
+
+    def identity(items: list[Path]) -> Identity:
+        return _identify_files(root, [file for item in items for file in kind.files(item)], progress)
+
+    def decoder(items: list[Path]) -> Decoder:
+        return partial(kind.decode, PathList.of(items), data)
+
     if not (root / "train").is_dir():
         classes = _class_names(root)
-        files, labels = _list_files(root, classes)
-        train, test = _split_by_class(labels, _file_decoder(files, data), data)
-        return Source(train, test, classes, _identify_files(root, files, progress).split_as(data))
+        files, labels = _list_files(root, classes, kind)
+        train, test = _split_by_class(labels, decoder(files), data)
+        return Source(train, test, classes, identity(files).split_as(data))
     classes = _class_names(root / "train")
     test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if test_root is None:
@@ -144,15 +176,18 @@ def _folder(data: DataConfig, location: str, progress: Progress) -> Source:
     unknown = set(_class_names(test_root, least=0)) - set(classes)
     if unknown:
         raise UserError(f"{shown(test_root)} has classes that train/ lacks: {', '.join(sorted(unknown))}")
-    train_files, train_labels = _list_files(root / "train", classes)
-    test_files, test_labels = _list_files(test_root, classes, needed=False)
+    train_files, train_labels = _list_files(root / "train", classes, kind)
+    test_files, test_labels = _list_files(test_root, classes, kind, needed=False)
     if not test_files:
-        raise UserError(f"{shown(test_root)} holds no image, and probes need test images; add some, or give PATH/train")
+        name = kind.name
+        raise UserError(
+            f"{shown(test_root)} holds no {name}, and probes need test {name}s; add some, or give PATH/train"
+        )
     return Source(
-        SourceSplit(train_labels, _file_decoder(train_files, data)),
-        SourceSplit(test_labels, _file_decoder(test_files, data)),
+        SourceSplit(train_labels, decoder(train_files)),
+        SourceSplit(test_labels, decoder(test_files)),
         classes,
-        _identify_files(root, train_files + test_files, progress),
+        identity(train_files + test_files),
     )
 
 
@@ -246,11 +281,21 @@ def _decode_array(pixels: np.ndarray, data: DataConfig, index: int) -> Pixels:
     image = pixels[index]
     if image.ndim == 3 and image.shape[2] != 3:  # STL-10 has its channels first
         image = image.transpose(1, 2, 0)
-    return to_pixels(Image.fromarray(image), data.stored, data.channels)
+    return to_pixels(Image.fromarray(image), data.stored_sides, data.channels)
+
+
+def _decode_moving(pixels: np.ndarray, moving: Motions, data: DataConfig, index: int) -> Pixels:
+    times = data.frame_stride * np.arange(data.stored[0])
+    frames = frames_of(pixels[index], moving.phases[index], moving.classes[index], times)
+    return np.stack([to_pixels(Image.fromarray(each), data.stored_sides, data.channels) for each in frames], axis=1)
 
 
 def _decode_file(files: PathList, data: DataConfig, index: int) -> Pixels:
-    return decode(files[index], data.stored, data.channels)
+    return decode(files[index], data.stored_sides, data.channels)
+
+
+def _decode_video(videos: PathList, data: DataConfig, index: int) -> Pixels:
+    return decode_video(videos[index], data)
 
 
 def _decode_chosen(decode_at: Decoder, chosen: np.ndarray, index: int) -> Pixels:
@@ -282,20 +327,42 @@ def _class_names(root: Path, least: int = 2) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _list_files(root: Path, classes: tuple[str, ...], needed: bool = True) -> tuple[list[Path], np.ndarray]:
+def _list_files(
+    root: Path, classes: tuple[str, ...], kind: "_Kind", needed: bool = True
+) -> tuple[list[Path], np.ndarray]:
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(
-            path
-            for path in (root / name).rglob("*")
-            if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
-        )
+        found = kind.found(root / name) if (root / name).is_dir() else []
         if needed and not found:
-            raise UserError(f"class folder {shown(root / name)} holds no image ({', '.join(sorted(EXTENSIONS))})")
+            raise UserError(f"class folder {shown(root / name)} holds no {kind.name} ({kind.expected})")
         files += found
         labels += [label] * len(found)
     return files, np.asarray(labels, dtype=np.int64)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+    )
+
+
+def _videos_in(folder: Path) -> list[Path]:
+    """Return video files and folders of frames right in a folder; `UserError` if PyAV, which they need, is missing."""
+    videos = sorted(filter(is_video, folder.iterdir()))
+    if (file := next((path for path in videos if path.is_file()), None)) and not decoder_version():
+        raise UserError(f"{shown(file)} is a video file, which needs PyAV: pip install 'mae-cli[video]'")
+    return videos
+
+
+def _files_of_video(video: Path) -> list[Path]:
+    return frames_in(video) if video.is_dir() else [video]
+
+
+_IMAGES = _Kind("image", ", ".join(sorted(EXTENSIONS)), _images_in, lambda path: [path], _decode_file)
+_VIDEOS = _Kind(
+    "video", f"a folder of frames, or {', '.join(sorted(VIDEO_EXTENSIONS))}", _videos_in, _files_of_video, _decode_video
+)
 
 
 def _identify_files(root: Path, files: list[Path], progress: Progress) -> Identity:
@@ -341,12 +408,14 @@ def _reading(path: Path, read: Callable[[Path], Read]) -> Read:
 
 SOURCES: dict[str, Callable[[DataConfig, str, Progress], Source]] = {
     "digits": _digits,
-    "folder": _folder,
+    "folder": partial(_folder, _IMAGES),
     "cifar10": _torchvision("CIFAR10", [{"train": True}], {"train": False}),
     "cifar100": _torchvision("CIFAR100", [{"train": True}], {"train": False}),
     "stl10": _torchvision("STL10", [{"split": "train+unlabeled"}], {"split": "test"}),
     "flowers102": _torchvision("Flowers102", [{"split": "train"}, {"split": "val"}], {"split": "test"}),
     "food101": _torchvision("Food101", [{"split": "train"}], {"split": "test"}),
+    "moving_digits": _moving_digits,
+    "clips": partial(_folder, _VIDEOS),
     "imagenet": _torchvision("ImageNet", [{"split": "train"}], {"split": "val"}, downloads=False),
 }
 
@@ -368,6 +437,7 @@ def _files(pattern: str) -> Callable[[Path], Any]:
 
 DECIDED_BY: dict[str, Callable[[Path], Any]] = {
     "digits": _scikit_learn_version,
+    "moving_digits": _scikit_learn_version,
     "cifar10": _files("cifar-10-batches-py/*"),
     "cifar100": _files("cifar-100-python/*"),
     "stl10": _files("stl10_binary/*"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn import functional as F
 
 from mae.data.augmentation import centre
 from mae.data.dataset import ImageData
@@ -18,16 +19,19 @@ if TYPE_CHECKING:
 
 SHOWN = 8
 
+BESIDE = 2
+"""Clips beside one another in a picture; the frames of one are beside one another too."""
+
 
 def shown_images(data: ImageData) -> Tensor:
-    """Return the test images of the pictures, uint8 (n, C, h, w): always the same ones."""
+    """Return the test images of the pictures, uint8 (n, C, h, w), or clips (n, C, T, h, w): always the same ones."""
     chosen = torch.linspace(0, len(data.test.labels) - 1, SHOWN).long()
     return next(iter(data.test.images.batches([chosen])))
 
 
 @torch.inference_mode()
 def draw(pretext: "Pretext", images: Tensor, path: Path) -> bool:
-    """Draw a task on the centres of stored images, uint8 (n, C, h, w), as a PNG; with the same draws every time.
+    """Draw a task on the centres of stored images, or clips, as a PNG; with the same draws every time.
 
     Says whether there is a picture: a task may have none.
     """
@@ -52,4 +56,25 @@ def image_rows(rows: Mapping[str, Tensor]) -> Figure:
             axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(title)
+    return figure
+
+
+def clip_rows(rows: Mapping[str, Tensor]) -> Figure:
+    """Return a figure with a titled row per entry and clip, of clips (n, C, T, H, W) in 0..1: their frames in a strip."""
+    count, _, frames, height, width = next(iter(rows.values())).shape
+    blocks = -(-count // BESIDE)
+    figure = Figure(
+        figsize=(0.5 * BESIDE * frames * width / height + 1, 0.55 * blocks * len(rows)), dpi=150, layout="constrained"
+    )
+    axes = figure.subplots(blocks * len(rows), BESIDE, squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    for place, (title, clips) in enumerate(rows.items()):
+        for number, clip in enumerate(clips.cpu()):
+            axis = axes[number // BESIDE * len(rows) + place, number % BESIDE]
+            gaps = F.pad(clip, (0, 1), value=1)  # white, between frames
+            strip = gaps.permute(2, 1, 3, 0).flatten(1, 2)[:, :-1].squeeze(-1)  # (H, T * (W + 1) - 1, C)
+            axis.imshow(strip.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            if number % BESIDE == 0:
+                axis.set_ylabel(title, rotation=0, ha="right", va="center")
     return figure

@@ -21,6 +21,7 @@ from mae.pretext.inpaint import ContextEncoder
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.rotation import Rotation
 from mae.pretext.untrained import Untrained
+from mae.pretext.video_masked_autoencoder import VideoMaskedAutoencoder
 from mae.pretext.vqvae import VectorQuantiser
 from mae.runtime.rng import generator
 
@@ -34,6 +35,7 @@ PRETEXTS: dict[str, type[Pretext]] = {
     "dvae": DiscreteVAE,
     "beit": Beit,
     "rotation": Rotation,
+    "video_mae": VideoMaskedAutoencoder,
     "random": Untrained,
 }
 
