@@ -24,7 +24,7 @@ def read_folder(folder: Path, encoder: FeatureEncoder) -> Tensor:
     if not files:
         raise UserError(f"{folder}: no images; expected files that end in {', '.join(sorted(EXTENSIONS))}")
     data = encoder.config.data
-    return torch.stack([torch.tensor(decode(file, data.stored, data.channels)) for file in files])
+    return torch.stack([torch.tensor(decode(file, data.stored_sides, data.channels)) for file in files])
 
 
 def digit_images() -> Tensor:

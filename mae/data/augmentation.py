@@ -40,7 +40,7 @@ class Draws(NamedTuple):
 def draw(data: DataConfig, count: int, stored: Sequence[int], generator: torch.Generator) -> Draws:
     """Return the draws of `count` images of `stored` height and width: whole numbers, so the same on every device.
 
-    Of clips, `stored` has frames before these, and the model's `data.frames` begin anywhere, unless nothing is augmented.
+    Of clips, `stored` has frames before these; the model's begin anywhere, or in the middle if nothing is augmented.
     """
     *frames, height, width = stored
     boxes = crop_boxes(data, count, height, width, generator)
@@ -88,9 +88,13 @@ def centre(images: Tensor, data: DataConfig) -> Tensor:
 
     Of clips (B, C, t, h, w) it is the one in time, too.
     """
+    return middle(images, data).float() / 255
+
+
+def middle(images: Tensor, data: DataConfig) -> Tensor:
+    """Return the middle (B, C, *data.seen) of images, or clips."""
     sides = zip(images.shape[2:], data.seen, strict=True)
-    middle = [slice((stored - size) // 2, (stored - size) // 2 + size) for stored, size in sides]
-    return images[:, :, *middle].float() / 255
+    return images[:, :, *(slice((side - size) // 2, (side - size) // 2 + size) for side, size in sides)]
 
 
 def normalise(images: Tensor, data: Statistics) -> Tensor:

@@ -140,7 +140,7 @@ def _moving_digits(data: DataConfig, location: str, progress: Progress) -> Sourc
 
 
 class _Kind(NamedTuple):
-    """What a folder has in its class folders: its name, how to find it in one, what its files are and how to decode it."""
+    """What class folders hold: its name, what it looks like, how to find it in one, its files, and how to decode it."""
 
     name: str
     expected: str

@@ -60,7 +60,7 @@ def image_rows(rows: Mapping[str, Tensor]) -> Figure:
 
 
 def clip_rows(rows: Mapping[str, Tensor]) -> Figure:
-    """Return a figure with a titled row per entry and clip, of clips (n, C, T, H, W) in 0..1: their frames in a strip."""
+    """Return a figure with a titled row per entry and clip, of clips (n, C, T, H, W) in 0..1: frame beside frame."""
     count, _, frames, height, width = next(iter(rows.values())).shape
     blocks = -(-count // BESIDE)
     figure = Figure(

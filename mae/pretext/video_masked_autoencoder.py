@@ -1,4 +1,4 @@
-"""Masked autoencoding of clips (Feichtenhofer et al., 2022): tubelets take the place of patches, nothing else changes."""
+"""Masked autoencoding of clips (Feichtenhofer et al., 2022): tubelets are hidden in place of patches."""
 
 from matplotlib.figure import Figure
 from torch import Tensor
