@@ -23,6 +23,7 @@ from mae.exchange.kept_patches import keeping_as_officially
 from mae.pretext.base import KnownTokenizer, Pretext, parameter_count
 from mae.pretext.pictures import draw, shown_images
 from mae.pretext.registry import known_tokenizer, saved_pretext
+from mae.pretext.supervised import check_labels
 from mae.probing.online import evaluate_online
 from mae.probing.probe import probe_all, subjects
 from mae.probing.subject import Setup, features_in_parts
@@ -84,6 +85,7 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
             return run
         with processes.together():
             steps_per_epoch(config, data)  # refuses an impossible batch size before anything is written,
+            check_labels(config, data.train.labels, len(data.classes))  # images that lack labels,
             check_device(config.train.compile, where.device)  # and what this device cannot do
         tokenizer = _tokenizer(config, where)
         use_deterministic_kernels(config.train.deterministic)

@@ -19,7 +19,7 @@ def _denoising(noise: str, name: str, key: str, strength: float) -> Cell:
 
 
 _TASKS = tuple(
-    Cell({"pretext.kind": kind}, needs="target.tokenizer" if kind == "beit" else "")
+    Cell({"pretext.kind": kind}, where_possible=True)
     for kind in get_args(PretextConfig.model_fields["kind"].annotation)
 )
 

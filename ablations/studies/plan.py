@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ablations.execution.job import Job
-from ablations.studies.study import Digests, Study, plan_cells
+from ablations.studies.study import Digests, Study, plan_cells, possible
 from mae.config.fingerprint import BEFORE, pretrain_fingerprint, probe_sections
 from mae.config.resolve import change, flatten, name_run
 from mae.config.tree import Config, ProbeKind
@@ -55,6 +55,7 @@ def make_plan(
     With `only`, the jobs are those of the named cells; the record has all cells all the same.
     """
     base = study.base(base)
+    study, left_out = possible(study, base)
     cells = plan_cells(study, base, digest_of)
     names = [cell.name for cell in cells]
     if unknown := sorted(set(only or ()) - set(names)):
@@ -91,7 +92,7 @@ def make_plan(
         for cell in cells
         if len(cell.given) > 1
     ]
-    return Plan(record, RunDirectory(runs_dir / "studies" / folder), tuple(jobs), tuple(notes))
+    return Plan(record, RunDirectory(runs_dir / "studies" / folder), tuple(jobs), (*left_out, *notes))
 
 
 def _seeds(config: Config, seed: int, number: int) -> dict[str, int]:

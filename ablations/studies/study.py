@@ -47,15 +47,15 @@ class Cell:
 
     `overrides` are dotted keys with a value or `Times`; `paper` holds the paper's figures for this row, such as
     {"linear": 73.5, "finetune": 84.9} in % top-1. Without a name, the values make it. A row that `later` work has added
-    to one of the paper's tables is no part of `ablate paper`. One that `needs` a key is left out where the base config
-    has it unset.
+    to one of the paper's tables is no part of `ablate paper`. One that is asked for `where_possible` is left out on a
+    base config with which its settings do not go together.
     """
 
     overrides: Mapping[str, Any]
     paper: Mapping[str, float] = field(default_factory=dict)
     name: str = ""
     later: bool = False
-    needs: str = ""
+    where_possible: bool = False
 
     def __str__(self) -> str:
         return self.name or ", ".join(f"{key}={_text(value)}" for key, value in self.overrides.items())
@@ -111,11 +111,9 @@ def plan_cells(study: Study, base: Config, digest_of: Digests = _images_asked_fo
     different results have one name.
     """
     base = study.base(base)
-    values = flatten(base.model_dump(mode="json"))
+    study, _ = possible(study, base)
     planned: dict[tuple[str, ...], PlannedCell] = {}
     for cell in study.cells:
-        if cell.needs and values[cell.needs] is None:
-            continue
         made = _work_out(study, cell, base, digest_of)
         results = _results_of(made.config, digest_of)
         first = planned.setdefault(results, made)
@@ -128,12 +126,29 @@ def plan_cells(study: Study, base: Config, digest_of: Digests = _images_asked_fo
     return list(planned.values())
 
 
-def _work_out(study: Study, cell: Cell, base: Config, digest_of: Digests) -> PlannedCell:
+def possible(study: Study, base: Config) -> tuple[Study, tuple[str, ...]]:
+    """Return the study without the cells that `base` leaves out, and a sentence about each of these that says why."""
+    kept, left_out = [], []
+    for cell in study.cells:
+        try:
+            if cell.where_possible:
+                change(base, _overrides(cell, base))
+        except UserError as error:
+            reason = str(error).splitlines()[0]
+            left_out.append(f"study {study.name}: {cell} is left out on this base config: {reason}")
+        else:
+            kept.append(cell)
+    return replace(study, cells=tuple(kept)), tuple(left_out)
+
+
+def _overrides(cell: Cell, base: Config) -> dict[str, Any]:
     values = flatten(base.model_dump(mode="json"))
+    return {key: value.of(key, values) if isinstance(value, Times) else value for key, value in cell.overrides.items()}
+
+
+def _work_out(study: Study, cell: Cell, base: Config, digest_of: Digests) -> PlannedCell:
     try:
-        overrides = {
-            key: value.of(key, values) if isinstance(value, Times) else value for key, value in cell.overrides.items()
-        }
+        overrides = _overrides(cell, base)
         if study.equal_compute:
             overrides |= _schedule_of_equal_compute(base, change(base, overrides))
         config = change(base, overrides)

@@ -14,7 +14,8 @@ IN_DIGEST = {"data.source", "data.test_fraction", "data.split_seed"}
 """Keys that say which images: the digest of the data has what they come to. The last two act on some sources only."""
 
 PRETRAIN_SECTIONS = (
-    *("data", "model", "pretext", "denoise", "inpaint", "igpt", "tokenizer", "beit", "cvrl"),
+    *("data", "model", "pretext", "denoise", "inpaint", "igpt", "tokenizer", "beit"),
+    *("colorize", "cvrl", "supervised"),
     *("mask", "target", "loss", "train"),
 )
 
@@ -39,7 +40,8 @@ def pretrain_settings(config: Config, data_digest: str) -> dict[str, Any]:
 
 def untrained_fingerprint(config: Config, data_digest: str) -> str:
     """Return the fingerprint of the encoder before training: of data, encoder and seed only."""
-    settings = _settings(config, ("data", "model", "pretext", "igpt") if config.pixel_tokens else ("data", "model"))
+    own = ("pretext", "igpt") if config.pixel_tokens else ("pretext",) if config.sees_lightness else ()
+    settings = _settings(config, ("data", "model", *own))
     other = ("model.decoder", "igpt.mask_ratio")
     kept = {key: value for key, value in settings.items() if not key.startswith(other)}
     return _digest(kept | {"data_digest": data_digest, "seed": config.train.seed, "untrained": True})

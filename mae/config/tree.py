@@ -21,8 +21,10 @@ PretextKind = Literal[
     "dvae",
     "beit",
     "rotation",
+    "colorize",
     "cvrl",
     "video_mae",
+    "supervised",
     "random",
 ]
 PIXEL_KINDS: tuple[PretextKind, ...] = ("igpt_ar", "igpt_bert")
@@ -86,6 +88,8 @@ IGPT = _acts({"pretext.kind": PIXEL_KINDS})
 OF_PATCHES = _acts({"pretext.kind": tuple(kind for kind in get_args(PretextKind) if kind not in PIXEL_KINDS)})
 RECONSTRUCTION = _acts({"pretext.kind": ("mae", "denoise", "video_mae")})
 TARGET = _acts({"pretext.kind": ("mae", "denoise", "beit", "video_mae")})
+COLORIZE = _acts({"pretext.kind": ("colorize",)})
+SUPERVISED = _acts({"pretext.kind": ("supervised",)})
 BEIT = _acts({"pretext.kind": ("beit",)})
 TOKENIZERS = ("vqvae", "dvae")
 """Pretext tasks whose codes other runs may predict."""
@@ -456,6 +460,34 @@ class BeitConfig(Section):
     ratio: Share = Field(0.4, description="share of patches hidden, in blocks; the patches kept are rounded")
 
 
+COLOR_CELL = 4
+"""Longest side of the cells whose colours are predicted, pixels: a quarter of the resolution."""
+
+
+class ColorizeConfig(Section):
+    """How colours are predicted of lightness (Zhang et al., 2016, section 2)."""
+
+    loss: Literal["classification", "regression"] = Field(
+        "classification", description="of the bins of the ab plane, 10 units wide, or of a and b themselves"
+    )
+    uniform: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of a uniform distribution in the frequencies of bins, whose inverses their weights are; 1: "
+        "all weigh the same",
+        json_schema_extra=_acts({"colorize.loss": ("classification",)}),
+    )
+
+
+class SupervisedConfig(Section):
+    """What is classified where the encoder is trained with labels."""
+
+    features: Literal["class_token", "patch_mean", "both"] = Field(
+        "patch_mean", description="what the linear head reads off the encoder's last norm"
+    )
+
+
 class TargetConfig(Section):
     """What is predicted (Table 1d)."""
 
@@ -786,7 +818,11 @@ class Config(Section):
         TokenizerConfig(), description=TokenizerConfig.__doc__, json_schema_extra=TOKENIZER
     )
     beit: BeitConfig = Field(BeitConfig(), description=BeitConfig.__doc__, json_schema_extra=BEIT)
+    colorize: ColorizeConfig = Field(ColorizeConfig(), description=ColorizeConfig.__doc__, json_schema_extra=COLORIZE)
     cvrl: CvrlConfig = Field(CvrlConfig(), description=CvrlConfig.__doc__, json_schema_extra=CVRL)
+    supervised: SupervisedConfig = Field(
+        SupervisedConfig(), description=SupervisedConfig.__doc__, json_schema_extra=SUPERVISED
+    )
     mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__, json_schema_extra=PATCHES)
     target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=TARGET)
     loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__, json_schema_extra=PARTS)
@@ -828,6 +864,23 @@ class Config(Section):
     def pixel_tokens(self) -> bool:
         """Whether the encoder reads pixels of a palette in place of patches."""
         return self.pretext.kind in PIXEL_KINDS
+
+    @property
+    def sees_lightness(self) -> bool:
+        """Whether the encoder sees the lightness of images in place of their colours."""
+        return self.pretext.kind == "colorize"
+
+    @property
+    def color_cell(self) -> tuple[int, int]:
+        """Height and width of the cells whose colours are predicted, pixels: at most `COLOR_CELL`, parts of a patch."""
+        height, width = self.model.patch_size
+        return math.gcd(COLOR_CELL, height), math.gcd(COLOR_CELL, width)
+
+    @property
+    def color_cells(self) -> tuple[int, int]:
+        """Rows and columns of these cells in a patch."""
+        (height, width), (rows, columns) = self.model.patch_size, self.color_cell
+        return height // rows, width // columns
 
     @property
     def colors(self) -> int:
@@ -882,6 +935,8 @@ class Config(Section):
         height, width = self.data.image_size
         if self.pretext.kind == "rotation" and height != width:
             raise ValueError(f"pretext.kind: rotation needs square images, not {height} x {width} (data.image_size)")
+        if self.pretext.kind == "colorize" and self.data.channels == 1:
+            raise ValueError("data.channels: pretext.kind=colorize predicts colours; expected 3, and colour images")
         if "attentive" in self.probe.kinds and self.model.encoder.dim % self.probe.attentive.queries:
             raise ValueError(
                 f"probe.attentive.queries: expected a divisor of model.encoder.dim={self.model.encoder.dim}"

@@ -11,9 +11,9 @@ from mae.config.tree import Config, ProbeConfig
 from mae.data.augmentation import middle, resampling_matrix
 from mae.errors import UserError
 from mae.exchange.incoming import Model, read_model
-from mae.models.vit import Size
+from mae.models.vit import Size, pool
 from mae.pretext.registry import saved_pretext
-from mae.probing.features import pool, read_at
+from mae.probing.features import read_at
 
 POOLINGS = get_args(ProbeConfig.model_fields["features"].annotation)
 

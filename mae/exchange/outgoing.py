@@ -75,6 +75,11 @@ def _check_place(config: Config, kind: str, decoder: bool) -> None:
         raise UserError(
             f"--format {kind}: an encoder of pixels in a palette's colours has no place there; --format onnx has one"
         )
+    if config.sees_lightness and kind != "onnx":
+        raise UserError(
+            f"--format {kind}: an encoder that sees lightness in place of colours has no place there; --format onnx "
+            "has one, with the conversion"
+        )
     if config.encoder_mask_tokens and kind in ("official", "timm", "hf"):
         raise UserError(
             f"--format {kind}: an encoder with mask tokens has no place there; --format safetensors has one"

@@ -52,6 +52,12 @@ def gather_tokens(tokens: Tensor, indexes: Tensor) -> Tensor:
     return tokens.expand(len(indexes), -1, -1).gather(1, indexes[..., None].expand(-1, -1, tokens.shape[2]))
 
 
+def pool(tokens: Tensor, kind: str) -> Tensor:
+    """Return features (B, D), or (B, 2 D) for both, of tokens (B, 1 + N, D), class token first."""
+    class_token, patch_mean = tokens[:, 0].clone(), tokens[:, 1:].mean(dim=1)  # a view would keep all tokens in memory
+    return {"class_token": class_token, "patch_mean": patch_mean, "both": torch.cat([class_token, patch_mean], 1)}[kind]
+
+
 def sincos_positions(dim: int, grid: Size) -> Tensor:
     """Return fixed sin-cos positions (1, 1 + N, dim) in two directions, or three; the class token's is zero.
 

@@ -56,6 +56,7 @@ class Surroundings:
     sample: Callable[[int], Tensor]
     fitted: Mapping[str, Tensor] = field(default_factory=dict)
     tokenizer: KnownTokenizer | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def without_weights(self) -> "Surroundings":
@@ -90,7 +91,10 @@ class Pretext(nn.Module):
         raise NotImplementedError
 
     def look(self, images: Tensor) -> Tensor:
-        """Return what the encoder takes when it is probed, of images (B, C, H, W) in 0..1: here, normalised pixels."""
+        """Return what the encoder takes when it is probed, of images (B, C, H, W) in 0..1: here, normalised pixels.
+
+        It is a function of `mean`, `std` and `config`: an encoder that came without the rest of its task looks so too.
+        """
         return (images - self.mean) / self.std
 
     def crops(self, count: int, generator: torch.Generator) -> augmentation.Draws:

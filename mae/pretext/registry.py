@@ -12,6 +12,7 @@ from mae.data.dataset import ImageData
 from mae.data.facts import DataFacts, Statistics
 from mae.pretext.base import KnownTokenizer, Pretext, Surroundings
 from mae.pretext.beit import Beit
+from mae.pretext.colorize import Colorize
 from mae.pretext.denoise import DenoisingAutoencoder
 from mae.pretext.dvae import DiscreteVAE
 from mae.pretext.encoder_only import EncoderOnly
@@ -20,6 +21,7 @@ from mae.pretext.igpt import AutoregressivePixels, MaskedPixels
 from mae.pretext.inpaint import ContextEncoder
 from mae.pretext.masked_autoencoder import MaskedAutoencoder
 from mae.pretext.rotation import Rotation
+from mae.pretext.supervised import Supervised
 from mae.pretext.untrained import Untrained
 from mae.pretext.video_masked_autoencoder import VideoMaskedAutoencoder
 from mae.pretext.vqvae import VectorQuantiser
@@ -35,7 +37,9 @@ PRETEXTS: dict[str, type[Pretext]] = {
     "dvae": DiscreteVAE,
     "beit": Beit,
     "rotation": Rotation,
+    "colorize": Colorize,
     "video_mae": VideoMaskedAutoencoder,
+    "supervised": Supervised,
     "random": Untrained,
 }
 
@@ -57,7 +61,8 @@ def new_pretext(
 
     torch.manual_seed(config.train.seed)
     tokenizer = tokenizer or _tokenizer_in(fitted)
-    surroundings = Surroundings(len(data.train.labels), len(data.classes), data, sample, fitted, tokenizer)
+    sizes = len(data.train.labels), len(data.classes)
+    surroundings = Surroundings(*sizes, data, sample, fitted, tokenizer, data.classes)
     return PRETEXTS[config.pretext.kind](config, surroundings)
 
 
@@ -68,9 +73,10 @@ def saved_pretext(config: Config, facts: DataFacts, state: Mapping[str, Tensor])
     """
 
     sizes = facts.train_images, len(facts.class_names)
-    surroundings = Surroundings(*sizes, facts, _no_images, state, _tokenizer_in(state))
+    surroundings = Surroundings(*sizes, facts, _no_images, state, _tokenizer_in(state), facts.class_names)
     whole = any(not name.startswith("encoder.") for name in state)
-    pretext = (PRETEXTS[config.pretext.kind] if whole else EncoderOnly)(config, surroundings)
+    kind = PRETEXTS[config.pretext.kind]
+    pretext = kind(config, surroundings) if whole else EncoderOnly(config, surroundings, kind.look)
     pretext.load_state_dict(dict(state))
     return pretext
 

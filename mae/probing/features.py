@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mae.config.tree import DataConfig
 from mae.data.augmentation import centre, normalise
 from mae.data.dataset import ImageData, Images
-from mae.models.vit import ViT
+from mae.models.vit import ViT, pool
 from mae.pretext.base import Pretext
 from mae.probing.feature_memory import gathered
 from mae.runtime.autocast import encoding_precision, mixed
@@ -24,12 +24,6 @@ GPU_BATCH = 1024
 
 RAW_SIDE = 32
 """Longest side of the images whose raw pixels are probed, pixels."""
-
-
-def pool(tokens: Tensor, kind: str) -> Tensor:
-    """Return features (B, D), or (B, 2 D) for both, of tokens (B, 1 + N, D), class token first."""
-    class_token, patch_mean = tokens[:, 0].clone(), tokens[:, 1:].mean(dim=1)  # a view would keep all tokens in memory
-    return {"class_token": class_token, "patch_mean": patch_mean, "both": torch.cat([class_token, patch_mean], 1)}[kind]
 
 
 def read_at(layer: int | None, encoder: nn.Module, seen: Tensor) -> Tensor:

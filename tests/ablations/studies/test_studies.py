@@ -443,6 +443,23 @@ def test_a_row_that_needs_a_tokenizer_is_there_where_the_base_config_names_one()
     assert [cell.config.target.tokenizer for cell in cells] == [None, None, None, "4feb090f83a7", None]
 
 
+@pytest.mark.parametrize(
+    ("settings", "cell", "reason"),
+    [
+        ({}, "beit", "target.tokenizer=unset: expected a finished run"),
+        ({"data.image_size": [8, 12]}, "rotation", "rotation needs square images"),
+    ],
+)
+def test_a_task_that_cannot_be_on_the_base_config_is_left_out_and_named(
+    settings: dict[str, Any], cell: str, reason: str
+) -> None:
+    made = plan(OWN["pretext"], change(resolve("digits"), settings))
+    assert cell not in [each.name for each in made.record.cells]
+    assert [note for note in made.notes if cell in note and reason in note]
+    with pytest.raises(UserError, match=reason.split()[-1]):  # asked for by name, it is an error
+        plan(product([f"pretext.kind=mae,{cell}"]), change(resolve("digits"), settings))
+
+
 def test_a_job_is_done_when_pretraining_and_probes_have_results(tmp_path: Path) -> None:
     job = Job("x", Config(), "f" * 12, ("knn",))
     (tmp_path / job.fingerprint / "probes" / job.probe_name("knn")).mkdir(parents=True)

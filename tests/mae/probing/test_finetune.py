@@ -6,8 +6,7 @@ from timm.layers import DropPath
 
 from mae.config.resolve import build
 from mae.config.tree import Config, FinetuneProbeConfig
-from mae.models.vit import Encoder, build_encoder
-from mae.probing.features import pool
+from mae.models.vit import Encoder, build_encoder, pool
 from mae.probing.finetune import Tuned
 from mae.probing.tuning import take_step
 from mae.training.schedule import set_rates

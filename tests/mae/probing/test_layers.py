@@ -13,10 +13,11 @@ from mae.config.resolve import build, change
 from mae.config.tree import ProbeKind
 from mae.data.dataset import ImageData
 from mae.errors import UserError
+from mae.models.vit import pool
 from mae.pretext.base import Pretext
 from mae.pretext.registry import new_pretext
 from mae.probing.attentive import Attentive
-from mae.probing.features import encode, pool
+from mae.probing.features import encode
 from mae.probing.finetune import Tuned
 from mae.probing.subject import Setup, Subject, features_of
 from mae.runtime.progress import Silent

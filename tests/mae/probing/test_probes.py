@@ -20,10 +20,10 @@ from mae.config.resolve import build
 from mae.config.tree import Config, DataConfig, LinearProbeConfig, ProbeConfig, ProbeKind
 from mae.data.augmentation import normalise
 from mae.data.dataset import CachedImages, ImageData, Split
-from mae.models.vit import build_encoder
+from mae.models.vit import build_encoder, pool
 from mae.pretext.registry import new_pretext
 from mae.probing import kinds
-from mae.probing.features import extract, pool, raw_pixels
+from mae.probing.features import extract, raw_pixels
 from mae.probing.fit_checkpoints import FitCheckpoints
 from mae.probing.knn import knn_predict
 from mae.probing.linear import (
