@@ -31,7 +31,10 @@ PIXEL_KINDS: tuple[PretextKind, ...] = ("igpt_ar", "igpt_bert")
 """Tasks whose encoder reads pixels of a palette in place of patches."""
 
 CLIP_KINDS: tuple[PretextKind, ...] = ("cvrl", "video_mae")
-"""Tasks on clips of video; all others are on images, but for `random`, which is on either."""
+"""Tasks on clips of video."""
+
+EITHER_KINDS: tuple[PretextKind, ...] = ("supervised", "random")
+"""Tasks on images or on clips; all that are not named here are on images."""
 
 CLIP_SOURCES = ("moving_digits", "clips")
 """Sources of clips."""
@@ -974,10 +977,10 @@ class Config(Section):
             if tubelet != ModelConfig.model_fields["tubelet"].default:
                 raise ValueError(f"model.tubelet: data.source={data.source} has images; it acts on clips only")
             return
-        if kind not in (*CLIP_KINDS, "random"):
+        if kind not in (fitting := (*CLIP_KINDS, *EITHER_KINDS)):
             raise ValueError(
                 f"pretext.kind: {kind} is for images, and data.source={data.source} has clips; expected one of "
-                f"{', '.join((*CLIP_KINDS, 'random'))}"
+                f"{', '.join(fitting)}"
             )
         if data.frames % tubelet:
             raise ValueError(f"model.tubelet: expected a divisor of data.frames={data.frames}")

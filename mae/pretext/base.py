@@ -114,6 +114,10 @@ class Pretext(nn.Module):
         """
         return found
 
+    def pictured(self, images: Tensor) -> Tensor:
+        """Return what `picture` takes of stored images, in 0..1: here, what the model reads of them."""
+        return augmentation.centre(images, self.config.data)
+
     def picture(self, images: Tensor, draws: Any) -> Figure | None:
         """Return a picture of the task on images (n, C, H, W) in 0..1, for people, or None where there is none."""
         return None

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from mae.data.augmentation import centre
 from mae.data.dataset import ImageData
 from mae.runs.locks_and_writes import replacing
 from mae.runtime.rng import generator, on_device
@@ -37,7 +36,7 @@ def draw(pretext: "Pretext", images: Tensor, path: Path) -> bool:
     """
     device = pretext.mean.device
     draws = pretext.draw(len(images), generator(pretext.config.train.seed, "picture"))
-    figure = pretext.picture(centre(images.to(device), pretext.config.data), on_device(draws, device))
+    figure = pretext.picture(pretext.pictured(images.to(device)), on_device(draws, device))
     if figure is None:
         return False
     with replacing(path) as temporary:
@@ -46,13 +45,17 @@ def draw(pretext: "Pretext", images: Tensor, path: Path) -> bool:
 
 
 def image_rows(rows: Mapping[str, Tensor]) -> Figure:
-    """Return a figure with a titled row per entry, of images (n, C, H, W) in 0..1, C being 1 or 3."""
+    """Return a figure with a titled row per entry, of images (n, C, H, W) in 0..1, C being 1 or 3.
+
+    Of clips (n, C, T, H, W) it shows the frame in the middle.
+    """
     count = len(next(iter(rows.values())))
     figure = Figure(figsize=(1.1 * count + 1.2, 1.2 * len(rows)), dpi=150, layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
     for row, (title, images) in zip(axes, rows.items(), strict=True):
         for axis, image in zip(row, images.cpu(), strict=True):
-            pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
+            still = image[:, image.shape[1] // 2] if image.ndim == 4 else image
+            pixels = still.permute(1, 2, 0).squeeze(-1).numpy()
             axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(title)
