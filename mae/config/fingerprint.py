@@ -15,7 +15,7 @@ IN_DIGEST = {"data.source", "data.test_fraction", "data.split_seed"}
 
 PRETRAIN_SECTIONS = (
     *("data", "model", "pretext", "denoise", "inpaint", "igpt", "tokenizer", "beit"),
-    *("colorize", "cvrl", "supervised"),
+    *("views", "colorize", "cvrl", "supervised"),
     *("mask", "target", "loss", "train"),
 )
 

@@ -82,7 +82,7 @@ PRESETS: dict[str, Preset] = {
             "data.channels": 1,
             "data.frames": 8,
             "data.stored_frames": 16,
-            "data.augmentation": "none",
+            "data.augmentation": "fixed_crop",
             "pretext.kind": "video_mae",
             "mask.ratio": 0.9,
         },

@@ -39,6 +39,9 @@ EITHER_KINDS: tuple[PretextKind, ...] = ("supervised", "random")
 CLIP_SOURCES = ("moving_digits", "clips")
 """Sources of clips."""
 
+VIEWED: tuple[PretextKind, ...] = ("cvrl",)
+"""Tasks whose views are distorted as `views` says."""
+
 ProbeKind = Literal["linear", "knn", "attentive", "partial", "finetune"]
 FROZEN: tuple[ProbeKind, ...] = ("linear", "knn", "attentive")
 """Probes that read a frozen encoder, at any of its blocks."""
@@ -51,6 +54,11 @@ def _as_tuple(value: Any) -> Any:
 def _as_size(value: Any) -> Any:
     """`32` means a square of 32 x 32; a list from TOML becomes the tuple (height, width)."""
     return (value, value) if type(value) is int else _as_tuple(value)
+
+
+def _as_pair(value: Any) -> Any:
+    """`0.5` means 0.5 for both of two views."""
+    return (value, value) if isinstance(value, int | float) and not isinstance(value, bool) else _as_tuple(value)
 
 
 def _shares(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -70,6 +78,8 @@ Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple)]
 CropScale = Annotated[Range, AfterValidator(_shares)]
 PerChannel = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Chance = Annotated[float, Field(ge=0, le=1)]
+Chances = Annotated[tuple[Chance, Chance], BeforeValidator(_as_pair)]
 Width = Annotated[int, Field(ge=4, multiple_of=4)]  # the 2-D sin-cos code splits a width into four equal parts
 
 
@@ -106,6 +116,7 @@ PARTS = _acts(
         "denoise.noise": ("masked_pixels", "masked_patches", "salt_and_pepper"),
     }
 )
+VIEWS = _acts({"pretext.kind": VIEWED})
 LARS = _acts({"probe.linear.solver": ("lars",)})
 AUGMENTED = _acts({"probe.finetune.augment": (True,)})
 
@@ -491,6 +502,34 @@ class SupervisedConfig(Section):
     )
 
 
+class ViewsConfig(Section):
+    """How views are distorted that a task compares, after crops and flips as `data` says (MoCo v2; BYOL, MoCo v3)."""
+
+    jitter: Chance = Field(0.8, description="chance of colour jitter")
+    jitter_strength: Annotated[tuple[Chance, Chance, Chance, Chance], BeforeValidator(_as_tuple)] = Field(
+        (0.4, 0.4, 0.4, 0.1),
+        description="how much brightness, contrast and saturation may change, as a share, and hue, in turns; the last "
+        "two where there is colour. MoCo v3: 0.4, 0.4, 0.2, 0.1",
+    )
+    grayscale: Chance = Field(0.2, description="chance that colours are taken away")
+    blur: Chances = Field(
+        (0.0, 0.0),
+        description="chance of Gaussian blur in the first and the second view, or one number for both. SimSiam: none "
+        "on CIFAR-10; of 224 pixels MoCo v2: 0.5, MoCo v3: 1.0 and 0.1",
+    )
+    solarize: Chances = Field(
+        (0.0, 0.0),
+        description="chance that values above one half are inverted, in the first and the second view, or one number "
+        "for both. MoCo v3: 0.0 and 0.2",
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> "ViewsConfig":
+        if self.jitter_strength[3] > 0.5:
+            raise ValueError("jitter_strength: expected a hue of at most 0.5 turns")
+        return self
+
+
 class TargetConfig(Section):
     """What is predicted (Table 1d)."""
 
@@ -826,6 +865,7 @@ class Config(Section):
     supervised: SupervisedConfig = Field(
         SupervisedConfig(), description=SupervisedConfig.__doc__, json_schema_extra=SUPERVISED
     )
+    views: ViewsConfig = Field(ViewsConfig(), description=ViewsConfig.__doc__, json_schema_extra=VIEWS)
     mask: MaskConfig = Field(MaskConfig(), description=MaskConfig.__doc__, json_schema_extra=PATCHES)
     target: TargetConfig = Field(TargetConfig(), description=TargetConfig.__doc__, json_schema_extra=TARGET)
     loss: LossConfig = Field(LossConfig(), description=LossConfig.__doc__, json_schema_extra=PARTS)
@@ -989,6 +1029,8 @@ class Config(Section):
                 f"data.stored_frames: cvrl cuts two clips out of each, at different times; expected more than "
                 f"data.frames={data.frames}"
             )
+        if kind == "cvrl" and self.train.micro_batches > 1:
+            raise ValueError("train.micro_batches: cvrl contrasts all clips of a batch; expected 1")
         for key, used, instead in self._of_images_only():
             if used:
                 raise ValueError(

@@ -19,8 +19,7 @@ from mae.runtime.rng import on_device
 ATTEMPTS = 10
 """Crops drawn per image until one fits, as in torchvision's RandomResizedCrop; the centre is the fall-back."""
 
-JITTER = 0.4
-HUE = 0.1
+JITTER = (0.4, 0.4, 0.4, 0.1)
 """Strength of brightness, contrast and saturation, and of hue in turns: the values MoCo and SimSiam use."""
 
 
@@ -69,7 +68,9 @@ def views(images: Tensor, data: DataConfig, draws: Draws) -> Tensor:
         return centre(images, data)
     with full(images.device):  # pixels are no less exact under mixed precision
         result = resample(images, draws.boxes, data.image_size, draws.mirrored, _border(data, images.shape[-2:]))
-        return result if draws.jitter is None else color_jitter(result, draws.jitter)
+        if draws.jitter is None:
+            return result
+        return color_jitter(result.flatten(2, -2), draws.jitter).reshape_as(result)  # frames as one high image
 
 
 def frames_from(clips: Tensor, starts: Tensor, count: int) -> Tensor:
@@ -185,23 +186,22 @@ def _cubic(distance: Tensor) -> Tensor:
     return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
-def color_jitter(images: Tensor, draws: Tensor) -> Tensor:
+def color_jitter(images: Tensor, draws: Tensor, strength: Sequence[float] = JITTER) -> Tensor:
     """Change brightness, contrast, then saturation and hue where there is colour, of images (B, 1 or 3, H, W) in 0..1.
 
-    `draws` (B, 4) in -1..1 say how much, in that order. The frames of clips (B, C, T, H, W) are one high image.
+    `draws` (B, 4) in -1..1 say how much of each `strength`, in that order.
     """
-    if images.ndim == 5:
-        return color_jitter(images.flatten(2, 3), draws).reshape_as(images)
-    brightness, contrast, saturation = (1 + JITTER * draws[:, i].view(-1, 1, 1, 1) for i in range(3))
+    brightness, contrast, saturation = (1 + strength[i] * draws[:, i].view(-1, 1, 1, 1) for i in range(3))
     images = (images * brightness).clamp(0, 1)
-    images = _blend(images, _grey(images).mean(dim=(1, 2, 3), keepdim=True), contrast)
+    images = _blend(images, as_grey(images).mean(dim=(1, 2, 3), keepdim=True), contrast)
     if images.shape[1] == 1:
         return images
-    images = _blend(images, _grey(images), saturation)
-    return _shift_hue(images, HUE * draws[:, 3].view(-1, 1, 1))
+    images = _blend(images, as_grey(images), saturation)
+    return _shift_hue(images, strength[3] * draws[:, 3].view(-1, 1, 1))
 
 
-def _grey(images: Tensor) -> Tensor:
+def as_grey(images: Tensor) -> Tensor:
+    """Return the lightness (B, 1, H, W) of images (B, 1 or 3, H, W), as torchvision weighs the colours."""
     if images.shape[1] == 1:
         return images
     return (images * images.new_tensor([0.2989, 0.587, 0.114]).view(3, 1, 1)).sum(dim=1, keepdim=True)

@@ -13,6 +13,7 @@ from mae.data.facts import DataFacts, Statistics
 from mae.pretext.base import KnownTokenizer, Pretext, Surroundings
 from mae.pretext.beit import Beit
 from mae.pretext.colorize import Colorize
+from mae.pretext.cvrl import ContrastedClips
 from mae.pretext.denoise import DenoisingAutoencoder
 from mae.pretext.dvae import DiscreteVAE
 from mae.pretext.encoder_only import EncoderOnly
@@ -38,6 +39,7 @@ PRETEXTS: dict[str, type[Pretext]] = {
     "beit": Beit,
     "rotation": Rotation,
     "colorize": Colorize,
+    "cvrl": ContrastedClips,
     "video_mae": VideoMaskedAutoencoder,
     "supervised": Supervised,
     "random": Untrained,

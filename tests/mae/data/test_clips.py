@@ -96,9 +96,7 @@ def test_moving_digits_are_the_embedded_ones_and_split_by_seed() -> None:
     assert first.train.labels.bincount().tolist() == pytest.approx([1437 / 8] * 8, abs=1)
     digits = {image.tobytes() for image in np.round(load_digits().images * (255 / 16)).astype(np.uint8)}
     clip = pixels(first)[7, 0].numpy()
-    assert any(
-        clip[0, top : top + 8, left : left + 8].tobytes() in digits for top in range(9) for left in range(9)
-    )
+    assert any(clip[0, top : top + 8, left : left + 8].tobytes() in digits for top in range(9) for left in range(9))
     assert first.digest == again.digest != other.digest
     assert not torch.equal(first.train.labels, other.train.labels)
 
@@ -160,7 +158,9 @@ def test_damaged_and_short_videos_are_left_out_if_asked_for(tmp_path: Path) -> N
 
 def test_a_video_that_is_too_short_is_refused_with_what_it_takes(tmp_path: Path) -> None:
     root = tree(tmp_path / "set")
-    with pytest.raises(UserError, match=r"video .* has 9 frames; expected at least 10, which data\.stored_frames=4 and"):
+    with pytest.raises(
+        UserError, match=r"video .* has 9 frames; expected at least 10, which data\.stored_frames=4 and"
+    ):
         load(f"clips:{root}", frame_stride=3)
 
 
