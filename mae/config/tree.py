@@ -445,7 +445,7 @@ class CvrlConfig(Section):
     """How clips of videos are contrasted (Qian et al., 2021, sections 3.1 and 4.1)."""
 
     temperature: float = Field(0.1, gt=0, description="similarities are divided by it")
-    hidden: Positive = Field(2048, description="width of the projection head's hidden layers")
+    hidden: Positive = Field(256, description="width of the projection head's hidden layers; the paper: 2048")
     hidden_layers: int = Field(3, ge=0, description="hidden layers of the projection head")
     outputs: Positive = Field(128, description="width of what is compared")
 

@@ -44,27 +44,28 @@ class ContrastedClips(Pretext):
         self.head = projection(config.model.encoder.dim, config.cvrl)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
-        data, distorted = self.config.data, branch(generator, "distortion")
+        data, settings = self.config.data, self.config.views
         return Draws(
             self.crops(count, generator),
             augmentation.draw(data, count, data.stored, branch(generator, "later crops")),
-            *(distortion.draw(self.config.views, count, view, distorted) for view in range(2)),
+            distortion.draw(settings, count, 0, branch(generator, "distortion")),
+            distortion.draw(settings, count, 1, branch(generator, "later distortion")),
             draw_starts(data.stored[0] - data.seen[0], count, branch(generator, "starts")),
         )
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         seen = self.look(torch.cat(self.clips(batch.images, draws)))
-        vectors = self.head(self.encoder(seen)[:, 1:].mean(dim=1))
+        earlier, later = self.head(self.encoder(seen)[:, 1:].mean(dim=1)).float().chunk(2)
         with full(seen.device):  # a temperature multiplies errors of rounding
-            loss, accuracy = contrast(*vectors.float().chunk(2), self.config.cvrl.temperature)
+            loss, accuracy = contrast(earlier, later, self.config.cvrl.temperature)
         return {"loss": loss, "accuracy": accuracy}
 
-    def clips(self, images: Tensor, draws: Draws) -> list[Tensor]:
+    def clips(self, images: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return the earlier and the later clips (B, C, T, H, W) in 0..1 of stored videos, uint8 (B, C, t, h, w)."""
-        starts = draws.starts.unbind(dim=1)
-        crops = (crops._replace(starts=start) for crops, start in zip(draws[:2], starts, strict=True))
-        cut = [views(images, self.config.data, each) for each in crops]
-        return [distorted(clips, self.config, how) for clips, how in zip(cut, draws[2:4], strict=True)]
+        data, (first, second) = self.config.data, draws.starts.unbind(dim=1)
+        earlier = views(images, data, draws.crops._replace(starts=first))
+        later = views(images, data, draws.later_crops._replace(starts=second))
+        return distorted(earlier, self.config, draws.distortion), distorted(later, self.config, draws.later_distortion)
 
     def pictured(self, images: Tensor) -> Tensor:
         return images.float() / 255  # whole videos: the two clips are cut out of them

@@ -23,9 +23,10 @@ from mae.runtime.progress import Silent
 SIZE = {"data.image_size": 12, "data.frames": 4}
 
 
-def load(source: str, run: RunConfig = RunConfig(), **more: Any) -> ImageData:
+def load(source: str, streamed: bool = False, **more: Any) -> ImageData:
     settings = SIZE | {f"data.{key}": value for key, value in more.items()}
     kind = {"pretext.kind": "video_mae", "data.source": source}
+    run = RunConfig(cache_limit_gb=0, loader_workers=1) if streamed else RunConfig()
     return load_data(build(settings | kind).data, run, Silent())
 
 
@@ -174,7 +175,7 @@ def test_video_files_ask_for_their_library(tmp_path: Path, monkeypatch: pytest.M
 
 def test_streamed_clips_are_the_cached_ones(tmp_path: Path) -> None:
     source = f"clips:{tree(tmp_path / 'set')}"
-    cached, streamed = load(source), load(source, RunConfig(cache_limit_gb=0, loader_workers=1))
+    cached, streamed = load(source), load(source, streamed=True)
     chosen = [torch.tensor([3, 0]), torch.tensor([1])]
     for one, other in zip(cached.train.images.batches(chosen), streamed.train.images.batches(chosen), strict=True):
         assert torch.equal(one, other)
