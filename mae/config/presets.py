@@ -85,6 +85,7 @@ PRESETS: dict[str, Preset] = {
             "data.augmentation": "fixed_crop",
             "pretext.kind": "video_mae",
             "mask.ratio": 0.9,
+            "train.epochs": 20,
         },
     ),
     "cifar10-tiny": Preset(
