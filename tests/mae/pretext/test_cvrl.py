@@ -1,6 +1,9 @@
 """Contrasting clips: what is drawn, how frames are changed, and the loss."""
 
+import json
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,11 @@ from mae.config.resolve import build
 from mae.config.tree import Config
 from mae.errors import UserError
 from mae.pretext.cvrl import ContrastedClips, contrast, draw_starts
-from mae.runtime.rng import generator
-from tests.helpers.pretexts import stored, surroundings
+from mae.runtime.distributed import launched
+from mae.runtime.gathering import mean_of_all
+from mae.runtime.rng import generator, piece
+from tests.helpers.commands import Group
+from tests.helpers.pretexts import batch_of, stored, surroundings
 
 SMALL = {
     "data.source": "moving_digits",
@@ -99,3 +105,34 @@ def test_a_picture_has_both_clips_of_each_video() -> None:
         figure = cvrl.picture(cvrl.pictured(stored(config, 4)), cvrl.draw(4, generator(0, "picture")))
     assert len(figure.axes) == 8
     assert all(len(axis.images) == 1 for axis in figure.axes)
+
+
+def loss_and_gradients(part: slice, around: Any = lambda cvrl: cvrl) -> tuple[Tensor, dict[str, float]]:
+    """Return the loss of a part of a batch of 8, and the norm of each weight's gradient."""
+    torch.manual_seed(0)
+    config, cvrl = task(**{"cvrl.hidden": 16, "cvrl.hidden_layers": 1})
+    batch, draws = batch_of(stored(config, 8)), cvrl.draw(8, generator(0, "step"))
+    loss = around(cvrl)(piece(batch, part), piece(draws, part))["loss"]
+    loss.backward()
+    return loss.detach(), {
+        name: each.grad.norm().item() for name, each in cvrl.named_parameters() if each.grad is not None
+    }
+
+
+def share(told: Path, arguments: list[str], environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    processes, device = launched(), torch.device("cpu")
+    with processes.joined(device):
+        part = processes.part(8)
+        loss, gradients = loss_and_gradients(part, lambda cvrl: processes.parallel(cvrl, device))
+        told.write_text(json.dumps([mean_of_all(loss).item(), gradients]))
+
+
+def test_two_processes_contrast_all_clips_of_a_batch(tmp_path: Path) -> None:
+    loss, gradients = loss_and_gradients(slice(0, 8))
+    codes, said = Group(tmp_path, [[]] * 2, share, share).wait()
+    assert codes == [0, 0], said
+    for told in said:
+        found, shared = json.loads(told)
+        assert found == pytest.approx(loss.item(), rel=1e-5)
+        assert shared == pytest.approx(gradients, rel=1e-3, abs=1e-5)

@@ -38,6 +38,8 @@ from tests.helpers.commands import Group, mae_cli
 SMALL = TINY | {"train.batch_size": 252, "train.epochs": 4, "run.knn_every": 0}
 """20 steps of a batch that 2 and 3 processes can share."""
 
+CLIPS = {"data.source": "moving_digits", "data.frames": 4, "data.stored_frames": 6, "model.patch_size": 4}
+
 LONG = SMALL | {"train.epochs": 400, "run.checkpoint_seconds": 0.0}
 """What does not end before it is stopped."""
 
@@ -101,6 +103,7 @@ def assert_equal_weights(first: Path, second: Path) -> None:
         {"model.decoder.depth": 2, "model.decoder.mixing": "convolutions", "model.decoder.global_token": "true"}
         | {"model.decoder.fusion": "[1]"},
         {"pretext.kind": "inpaint", "inpaint.region": "shapes", "inpaint.overlap": 0.13, "train.micro_batches": 2},
+        CLIPS | {"pretext.kind": "video_mae", "train.micro_batches": 2},
     ],
 )
 def test_two_processes_train_the_weights_of_one(more: dict[str, Any], tmp_path: Path) -> None:
