@@ -112,7 +112,8 @@ def loss_and_gradients(part: slice, around: Any = lambda cvrl: cvrl) -> tuple[Te
     torch.manual_seed(0)
     config, cvrl = task(**{"cvrl.hidden": 16, "cvrl.hidden_layers": 1})
     batch, draws = batch_of(stored(config, 8)), cvrl.draw(8, generator(0, "step"))
-    loss = around(cvrl)(piece(batch, part), piece(draws, part))["loss"]
+    model = around(cvrl)  # which has to live until the backward pass is done
+    loss = model(piece(batch, part), piece(draws, part))["loss"]
     loss.backward()
     return loss.detach(), {
         name: each.grad.norm().item() for name, each in cvrl.named_parameters() if each.grad is not None
