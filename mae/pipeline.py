@@ -7,16 +7,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mae.config.fingerprint import pretrain_fingerprint, probe_name, probed_fingerprint
 from mae.config.resolve import differences, name_run, resolve
-from mae.config.tree import Config, ProbeKind
+from mae.config.tree import Config, DataConfig, ProbeKind
 from mae.data.dataset import ImageData, load_data
 from mae.data.facts import facts_of
 from mae.data.image_files import decode
 from mae.data.labels import WITHOUT
 from mae.data.sources import identify
+from mae.data.video_files import decode_video
 from mae.errors import RunError, UserError
 from mae.exchange.incoming import NO_IMAGES, Model, read_model, size_in_words
 from mae.exchange.kept_patches import keeping_as_officially
@@ -381,12 +383,17 @@ def draw_reconstructions(run: RunDirectory, config: Config, files: list[Path], t
         raise UserError(f"{run.path.name} has no decoder to reconstruct with: it was imported from {record.imported}")
     config = keeping_as_officially(config) if record.cuts_off else config
     pretext = load_pretext(run, config, where.device)
-    images = [torch.tensor(decode(file, config.data.stored, config.data.channels)) for file in files]
+    images = [torch.tensor(_decoded(file, config.data)) for file in files]
     if not to.parent.is_dir():
         raise UserError(f"--to {to}: there is no folder {to.parent}")
     chosen = torch.stack(images) if images else _test_images(run, config, where)
     if not draw(pretext, chosen, to):
         raise UserError(f"{run.path.name}: pretext.kind={config.pretext.kind} has no picture to draw")
+
+
+def _decoded(file: Path, data: DataConfig) -> np.ndarray:
+    """Return a file, or the folder of a video's frames, as the images, or clips, of a run are decoded."""
+    return decode_video(file, data) if data.has_clips else decode(file, data.stored_sides, data.channels)
 
 
 def _test_images(run: RunDirectory, config: Config, where: Workplace) -> torch.Tensor:

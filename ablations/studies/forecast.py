@@ -114,7 +114,7 @@ def job_seconds(job: Job, counts: Counts, speed: Speed, fits: FitSpeed, done: se
     linear, (height, width) = config.probe.linear, config.data.image_size
     views = linear.lars_epochs if linear.solver == "lars" and linear.lars_augment else 0
     features = config.model.encoder.dim * (2 if config.probe.features == "both" else 1)
-    raw = config.data.channels * min(RAW_SIDE, height) * min(RAW_SIDE, width)
+    raw = (config.data.frames or 1) * config.data.channels * min(RAW_SIDE, height) * min(RAW_SIDE, width)
     learned = counts.train * config.probe.labels  # a number per class is taken for all: it costs less than is told
     frozen = max(_read_share(config) * speed.features, counts.decoding)
     of_encoder = (learned * (1 + views) + counts.test) * frozen + learned * _tuned_passes(job) * encode
@@ -157,7 +157,7 @@ def baselines(job: Job) -> tuple[Hashable, Hashable]:
     """Return what identifies a job's baselines: the untrained encoder, and raw pixels."""
     config, model = job.config, job.config.model
     pixels = config.data, config.probe, job.kinds
-    tokens = (config.pretext, config.igpt) if config.pixel_tokens else (model.patch_size, model.encoder_mask_tokens)
+    tokens = (config.pretext, config.igpt) if config.pixel_tokens else (config.patch, model.encoder_mask_tokens)
     return (pixels, model.encoder, tokens, config.train.seed), pixels
 
 

@@ -27,7 +27,7 @@ _TASKS = tuple(
 def _context(name: str, **more: Any) -> Cell:
     """Return a decoder with the context that is asked for, and no other."""
     settings = {"mixing": "none", "global_token": False, "fusion": []} | more
-    return Cell({f"model.decoder.{key}": value for key, value in settings.items()}, name=name)
+    return Cell({f"model.decoder.{key}": value for key, value in settings.items()}, name=name, where_possible=True)
 
 
 _CONVOLUTIONS, _GLOBAL, _FIRST = {"mixing": "convolutions"}, {"global_token": True}, {"fusion": [1]}

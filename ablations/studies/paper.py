@@ -72,7 +72,7 @@ _ALL = (
             Cell({"target.kind": "normalized_pixels"}, _paper((73.9, 85.4)), "normalised pixels"),
             Cell({"target.kind": "pca"}, _paper((72.3, 84.6)), "PCA"),
             Cell({"target.kind": "tokens"}, _paper((71.6, 85.3)), "tokens", where_possible=True),
-            Cell({"target.kind": "low_pass"}, name="low frequencies", later=True),  # PixMIM, 2024
+            Cell({"target.kind": "low_pass"}, name="low frequencies", later=True, where_possible=True),  # PixMIM, 2024
         ),
         source="Table 1d",
     ),
@@ -106,11 +106,18 @@ _ALL = (
         "Which patches should be hidden?",
         (
             Cell({"mask.sampling": "random", "mask.ratio": 0.75}, _paper((73.5, 84.9)), "random 75 %"),
-            Cell({"mask.sampling": "block", "mask.ratio": 0.5}, _paper((72.3, 83.9)), "block 50 %"),
-            Cell({"mask.sampling": "block", "mask.ratio": 0.75}, _paper((63.9, 82.8)), "block 75 %"),
-            Cell({"mask.sampling": "grid", "mask.ratio": 0.75}, _paper((66.0, 84.0)), "grid 75 %"),
             Cell(
-                {"mask.sampling": "colored_noise", "mask.ratio": 0.75}, name="green noise 75 %", later=True
+                {"mask.sampling": "block", "mask.ratio": 0.5}, _paper((72.3, 83.9)), "block 50 %", where_possible=True
+            ),
+            Cell(
+                {"mask.sampling": "block", "mask.ratio": 0.75}, _paper((63.9, 82.8)), "block 75 %", where_possible=True
+            ),
+            Cell({"mask.sampling": "grid", "mask.ratio": 0.75}, _paper((66.0, 84.0)), "grid 75 %", where_possible=True),
+            Cell(
+                {"mask.sampling": "colored_noise", "mask.ratio": 0.75},
+                name="green noise 75 %",
+                later=True,
+                where_possible=True,
             ),  # ColorMAE
         ),
         source="Table 1f",

@@ -51,7 +51,7 @@ def decoded(files: Sequence[Path], config: Config, task: Task) -> Iterator[tuple
 
     def pixels(file: Path) -> Tensor | None:
         try:
-            return torch.from_numpy(decode(file, config.data.stored, config.data.channels).copy())
+            return torch.from_numpy(decode(file, config.data.stored_sides, config.data.channels).copy())
         except UserError as error:
             if config.data.skip_bad_images:
                 return None

@@ -66,10 +66,8 @@ def neighbour_figure(rows: Sequence[Tensor], captions: Sequence[Sequence[str]] =
 
 def file_figure(rows: Sequence[Sequence[Path]], folder: Path, config: Config) -> Figure:
     """Return a row per list of files, an image and its neighbours, each with its class, or its name without one."""
-    data = config.data
-    images = [
-        torch.stack([torch.from_numpy(decode(file, data.stored, data.channels).copy()) for file in row]) for row in rows
-    ]
+    how = config.data.stored_sides, config.data.channels
+    images = [torch.stack([torch.from_numpy(decode(file, *how).copy()) for file in row]) for row in rows]
     return neighbour_figure(images, [[_caption(file, folder) for file in row] for row in rows])
 
 

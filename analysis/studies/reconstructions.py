@@ -48,4 +48,6 @@ def reconstruct_cells(frame: pd.DataFrame, runs_dir: Path) -> tuple[np.ndarray, 
 
 
 def _channels_last(images: torch.Tensor) -> np.ndarray:
+    """Of clips (n, C, T, H, W), the frame in the middle."""
+    images = images[:, :, images.shape[2] // 2] if images.ndim == 5 else images
     return images.permute(0, 2, 3, 1).numpy()

@@ -15,7 +15,7 @@ IN_DIGEST = {"data.source", "data.test_fraction", "data.split_seed"}
 
 PRETRAIN_SECTIONS = (
     *("data", "model", "pretext", "denoise", "inpaint", "igpt", "tokenizer", "beit"),
-    *("rotation", "context", "jigsaw", "colorize", "instance", "moco", "simsiam", "supervised", "views"),
+    *("rotation", "context", "jigsaw", "colorize", "instance", "moco", "simsiam", "cvrl", "supervised", "views"),
     *("mask", "target", "loss", "train"),
 )
 
@@ -96,7 +96,9 @@ def probe_name(config: Config, kind: ProbeKind, subject: str) -> str:
 
 def _settings(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
     left_out = inert_keys(config) | IN_DIGEST
-    flat = flatten(config.model_dump(mode="json")) | {"data.stored_size": config.data.stored}
+    *frames, height, width = config.data.stored
+    stored = {"data.stored_size": (height, width), "data.stored_frames": frames[0] if frames else None}
+    flat = flatten(config.model_dump(mode="json")) | stored
     left_out |= {key for key, value in BEFORE.items() if flat[key] == value}
     return {key: value for key, value in flat.items() if key.split(".")[0] in sections and key not in left_out}
 

@@ -74,6 +74,20 @@ PRESETS: dict[str, Preset] = {
         purpose="1,797 handwritten digits of 8 x 8 pixels, embedded: seconds per run on a CPU",
         overrides={"data.source": "digits", "data.image_size": 8, "data.channels": 1, "model.patch_size": 2},
     ),
+    "moving-digits": Preset(
+        purpose="clips of 8 frames of 16 x 16 pixels, in which an embedded digit moves: a minute per run on a CPU",
+        overrides={
+            "data.source": "moving_digits",
+            "data.image_size": 16,
+            "data.channels": 1,
+            "data.frames": 8,
+            "data.stored_frames": 16,
+            "data.augmentation": "fixed_crop",
+            "pretext.kind": "video_mae",
+            "mask.ratio": 0.9,
+            "train.epochs": 20,
+        },
+    ),
     "cifar10-tiny": Preset(
         purpose="a 128 x 6 encoder on CIFAR-10, patch 4: minutes on a CPU, seconds per epoch on a GPU",
         overrides=_CIFAR

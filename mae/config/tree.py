@@ -27,13 +27,24 @@ PretextKind = Literal[
     "instance",
     "moco",
     "simsiam",
+    "cvrl",
+    "video_mae",
     "supervised",
     "random",
 ]
 PIXEL_KINDS: tuple[PretextKind, ...] = ("igpt_ar", "igpt_bert")
 """Tasks whose encoder reads pixels of a palette in place of patches."""
 
-VIEWED: tuple[PretextKind, ...] = ("instance", "moco", "simsiam")
+CLIP_KINDS: tuple[PretextKind, ...] = ("cvrl", "video_mae")
+"""Tasks on clips of video."""
+
+EITHER_KINDS: tuple[PretextKind, ...] = ("supervised", "random")
+"""Tasks on images or on clips; all that are not named here are on images."""
+
+CLIP_SOURCES = ("moving_digits", "clips")
+"""Sources of clips."""
+
+VIEWED: tuple[PretextKind, ...] = ("instance", "moco", "simsiam", "cvrl")
 """Tasks whose views are distorted as `views` says."""
 
 ProbeKind = Literal["linear", "knn", "attentive", "partial", "finetune"]
@@ -86,15 +97,16 @@ def _acts(when: Mapping[str, tuple[str | int, ...]]) -> dict[str, Any]:
     return {"acts": when}
 
 
-MAE = _acts({"pretext.kind": ("mae",)})
+MAE = _acts({"pretext.kind": ("mae", "video_mae")})
 DENOISE = _acts({"pretext.kind": ("denoise",)})
 INPAINT = _acts({"pretext.kind": ("inpaint",)})
-DECODED = _acts({"pretext.kind": ("mae", "denoise", "inpaint", "vqvae", "dvae")})
+CVRL = _acts({"pretext.kind": ("cvrl",)})
+DECODED = _acts({"pretext.kind": ("mae", "denoise", "inpaint", "vqvae", "dvae", "video_mae")})
 IGPT = _acts({"pretext.kind": PIXEL_KINDS})
 OF_PATCHES = _acts({"pretext.kind": tuple(kind for kind in get_args(PretextKind) if kind not in PIXEL_KINDS)})
 TRAINED = _acts({"pretext.kind": tuple(kind for kind in get_args(PretextKind) if kind != "random")})
-RECONSTRUCTION = _acts({"pretext.kind": ("mae", "denoise")})
-TARGET = _acts({"pretext.kind": ("mae", "denoise", "beit")})
+RECONSTRUCTION = _acts({"pretext.kind": ("mae", "denoise", "video_mae")})
+TARGET = _acts({"pretext.kind": ("mae", "denoise", "beit", "video_mae")})
 COLORIZE = _acts({"pretext.kind": ("colorize",)})
 INSTANCE = _acts({"pretext.kind": ("instance",)})
 SUPERVISED = _acts({"pretext.kind": ("supervised",)})
@@ -108,9 +120,12 @@ TOKENIZERS = ("vqvae", "dvae")
 TOKENIZER = _acts({"pretext.kind": TOKENIZERS})
 VQVAE = _acts({"pretext.kind": ("vqvae",)})
 DVAE = _acts({"pretext.kind": ("dvae",)})
-PATCHES = _acts({"pretext.kind": ("mae", "denoise"), "denoise.noise": ("masked_patches",)})
+PATCHES = _acts({"pretext.kind": ("mae", "denoise", "video_mae"), "denoise.noise": ("masked_patches",)})
 PARTS = _acts(
-    {"pretext.kind": ("mae", "denoise"), "denoise.noise": ("masked_pixels", "masked_patches", "salt_and_pepper")}
+    {
+        "pretext.kind": ("mae", "denoise", "video_mae"),
+        "denoise.noise": ("masked_pixels", "masked_patches", "salt_and_pepper"),
+    }
 )
 MOCO = _acts({"pretext.kind": ("moco",)})
 SIMSIAM = _acts({"pretext.kind": ("simsiam",)})
@@ -128,7 +143,11 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which images, and how they reach the model."""
 
-    source: str = Field("digits", min_length=1, description="digits, folder:PATH, or a torchvision data set")
+    source: str = Field(
+        "digits",
+        min_length=1,
+        description="digits, folder:PATH, or a torchvision data set; of clips: moving_digits, or clips:PATH",
+    )
     image_size: Size = Field((32, 32), description="height and width fed to the model, pixels")
     stored_size: Size | None = Field(
         None,
@@ -150,11 +169,43 @@ class DataConfig(Section):
     test_fraction: Share = Field(0.2, description="share held out for testing where no split is given")
     split_seed: int = Field(0, ge=0, description="seed of that split")
     skip_bad_images: bool = Field(False, description="leave out unreadable files, counted, instead of stopping")
+    frames: Positive | None = Field(
+        None,
+        description="frames of a clip that the model reads, one after the other; sources of clips need it, images have "
+        "none",
+        json_schema_extra={"before": None},
+    )
+    stored_frames: Positive | None = Field(
+        None,
+        description="frames that are decoded of the middle of each video, from which clips are cut; frames if unset",
+        json_schema_extra={"before": None},
+    )
+    frame_stride: Positive = Field(
+        1,
+        description="every how many of a video's frames one is decoded",
+        json_schema_extra={"before": 1},
+    )
 
     @property
-    def stored(self) -> tuple[int, int]:
-        """Height and width of the decoded images, pixels."""
+    def has_clips(self) -> bool:
+        """Whether the source is one of clips, not of images."""
+        return self.source.partition(":")[0] in CLIP_SOURCES
+
+    @property
+    def stored_sides(self) -> tuple[int, int]:
+        """Height and width of the decoded images, or frames, pixels."""
         return self.stored_size or self.image_size
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """What a decoded image measures, without its channels: height and width; a clip has its frames before them."""
+        frames = self.stored_frames or self.frames
+        return self.stored_sides if frames is None else (frames, *self.stored_sides)
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """What the model reads of it, likewise: `image_size`, behind `frames` where there are clips."""
+        return self.image_size if self.frames is None else (self.frames, *self.image_size)
 
     @model_validator(mode="after")
     def _possible(self) -> "DataConfig":
@@ -166,9 +217,23 @@ class DataConfig(Section):
             raise ValueError("mean: set both mean and std, or neither")
         if self.std is not None and min(self.std) <= 0:
             raise ValueError("std: expected values above 0")
-        if self.stored[0] < self.image_size[0] or self.stored[1] < self.image_size[1]:
+        if any(stored < size for stored, size in zip(self.stored_sides, self.image_size, strict=True)):
             raise ValueError("stored_size: expected at least image_size in both directions")
+        self._check_frames()
         return self
+
+    def _check_frames(self) -> None:
+        if self.has_clips and self.frames is None:
+            raise ValueError(f"frames: data.source={self.source} has clips; expected the number that the model reads")
+        if not self.has_clips:
+            given = {"frames": self.frames, "stored_frames": self.stored_frames, "frame_stride": self.frame_stride - 1}
+            if key := next((key for key, value in given.items() if value), ""):
+                raise ValueError(
+                    f"{key}: data.source={self.source} has images; it acts with data.source=moving_digits or "
+                    "clips:PATH only"
+                )
+        elif self.stored[0] < self.seen[0]:
+            raise ValueError(f"stored_frames: expected at least data.frames={self.frames}")
 
 
 class TransformerConfig(Section):
@@ -204,13 +269,14 @@ class DecoderConfig(TransformerConfig):
     global_token: bool = Field(
         False,
         description="add the mean of the visible patches, as they are encoded, to every mask token",
-        json_schema_extra=_acts({"pretext.kind": ("mae",), "model.encoder_mask_tokens": (False,)}) | {"before": False},
+        json_schema_extra=_acts({"pretext.kind": ("mae", "video_mae"), "model.encoder_mask_tokens": (False,)})
+        | {"before": False},
     )
     fusion: Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple)] = Field(
         (),
         description="encoder blocks, counted from 1, whose outputs are read besides the last one's (MFF); in ascending "
         "order",
-        json_schema_extra=_acts({"pretext.kind": ("mae", "denoise", "inpaint")}) | {"before": []},
+        json_schema_extra=_acts({"pretext.kind": ("mae", "denoise", "inpaint", "video_mae")}) | {"before": []},
     )
 
     @model_validator(mode="after")
@@ -231,6 +297,11 @@ class ModelConfig(Section):
         (4, 4),
         description="height and width of a patch, pixels; divides image_size",
         json_schema_extra=OF_PATCHES,
+    )
+    tubelet: Positive = Field(
+        2,
+        description="frames that a patch of a clip spans; divides data.frames; images have none",
+        json_schema_extra={"before": 2},
     )
     encoder: TransformerConfig = Field(TransformerConfig(), description="the ViT that is kept")
     decoder: DecoderConfig = Field(
@@ -381,6 +452,15 @@ class TokenizerConfig(Section):
         if min(self.temperature) <= 0:
             raise ValueError("temperature: expected two values above 0")
         return self
+
+
+class CvrlConfig(Section):
+    """How clips of videos are contrasted (Qian et al., 2021, sections 3.1 and 4.1)."""
+
+    temperature: float = Field(0.1, gt=0, description="similarities are divided by it")
+    hidden: Positive = Field(256, description="width of the projection head's hidden layers; the paper: 2048")
+    hidden_layers: int = Field(3, ge=0, description="hidden layers of the projection head")
+    outputs: Positive = Field(128, description="width of what is compared")
 
 
 class MaskConfig(Section):
@@ -623,7 +703,7 @@ class TargetConfig(Section):
         gt=0,
         le=1,
         description="share of the patches' variance the PCA target keeps",
-        json_schema_extra=_acts({"pretext.kind": ("mae", "denoise"), "target.kind": ("pca",)}),
+        json_schema_extra=_acts({"pretext.kind": ("mae", "denoise", "video_mae"), "target.kind": ("pca",)}),
     )
     cutoff: float = Field(
         40 / 112,
@@ -631,7 +711,7 @@ class TargetConfig(Section):
         le=1,
         description="highest frequency the low_pass target keeps, as a share of the highest along a side (half a cycle "
         "per pixel); PixMIM: 40 of 112 cycles per image of 224 pixels",
-        json_schema_extra=_acts({"pretext.kind": ("mae", "denoise"), "target.kind": ("low_pass",)}),
+        json_schema_extra=_acts({"pretext.kind": ("mae", "denoise", "video_mae"), "target.kind": ("low_pass",)}),
     )
 
 
@@ -953,6 +1033,7 @@ class Config(Section):
     instance: InstanceConfig = Field(InstanceConfig(), description=InstanceConfig.__doc__, json_schema_extra=INSTANCE)
     moco: MocoConfig = Field(MocoConfig(), description=MocoConfig.__doc__, json_schema_extra=MOCO)
     simsiam: SimSiamConfig = Field(SimSiamConfig(), description=SimSiamConfig.__doc__, json_schema_extra=SIMSIAM)
+    cvrl: CvrlConfig = Field(CvrlConfig(), description=CvrlConfig.__doc__, json_schema_extra=CVRL)
     supervised: SupervisedConfig = Field(
         SupervisedConfig(), description=SupervisedConfig.__doc__, json_schema_extra=SUPERVISED
     )
@@ -970,13 +1051,18 @@ class Config(Section):
         return self.data.model_copy(update={"source": self.probe.source or self.data.source})
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches, or of the pixels that are tokens in their place."""
-        (height, width), (patch_height, patch_width) = self.data.image_size, self.model.patch_size
+    def patch(self) -> tuple[int, ...]:
+        """What a patch measures: height and width, pixels; one of a clip has its frames before them."""
+        return self.model.patch_size if self.data.frames is None else (self.model.tubelet, *self.model.patch_size)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Rows and columns of patches, or of the pixels that are tokens in their place; of clips, times before them."""
         if self.pixel_tokens:
+            height, width = self.data.image_size
             scale = min(1.0, self.igpt.side / max(height, width))
             return max(1, round(height * scale)), max(1, round(width * scale))
-        return height // patch_height, width // patch_width
+        return tuple(side // part for side, part in zip(self.data.seen, self.patch, strict=True))
 
     @property
     def patches(self) -> int:
@@ -1036,7 +1122,7 @@ class Config(Section):
     def couples_images(self) -> bool:
         """Whether the loss of an image depends on the others of its batch, so that parts do not add up to the whole."""
         version = self.moco.version if self.pretext.kind == "moco" else ""
-        return self.pretext.kind in ("instance", "simsiam") or version == "v3"
+        return self.pretext.kind in ("instance", "simsiam", "cvrl") or version == "v3"
 
     @property
     def predicts_codes(self) -> bool:
@@ -1079,7 +1165,8 @@ class Config(Section):
     def tile_grid(self) -> tuple[int, int]:
         """Rows and columns of patches that the encoder reads of a tile: those of an image, or about its own."""
         if (self.jigsaw if self.pretext.kind == "jigsaw" else self.context).magnify:
-            return self.grid
+            rows, columns = self.grid
+            return rows, columns
         rows, columns = (
             max(1, round(size / patch)) for size, patch in zip(self.tile_size, self.model.patch_size, strict=True)
         )
@@ -1111,6 +1198,7 @@ class Config(Section):
         for side, image, patch in zip(("height", "width"), self.data.image_size, self.model.patch_size, strict=True):
             if image % patch and not self.pixel_tokens:
                 raise ValueError(f"model.patch_size: expected a divisor of data.image_size ({side} {image})")
+        self._check_clips()
         height, width = self.data.image_size
         if self.pretext.kind == "rotation" and height != width:
             raise ValueError(f"pretext.kind: rotation needs square images, not {height} x {width} (data.image_size)")
@@ -1143,7 +1231,7 @@ class Config(Section):
             raise ValueError(
                 "target.tokenizer: expected a finished run of pretext.kind=vqvae or dvae, whose codes are predicted"
             )
-        hides = self.pretext.kind == "mae" or self.encoder_mask_tokens
+        hides = self.pretext.kind in ("mae", "video_mae") or self.encoder_mask_tokens
         if hides and not 1 <= self.kept_patches < self.patches:
             key = "beit.ratio" if self.pretext.kind == "beit" else "mask.ratio"
             raise ValueError(
@@ -1160,6 +1248,47 @@ class Config(Section):
             )
         if self.train.batch_size == 1:
             raise ValueError(f"train.batch_size: expected at least 2, to be compared by {self.pretext.kind}")
+
+    def _check_clips(self) -> None:
+        kind, data, tubelet = self.pretext.kind, self.data, self.model.tubelet
+        if data.frames is None:
+            if kind in CLIP_KINDS:
+                raise ValueError(
+                    f"pretext.kind: {kind} is for clips, and data.source={data.source} has images; expected "
+                    "data.source=moving_digits or clips:PATH"
+                )
+            if tubelet != ModelConfig.model_fields["tubelet"].default:
+                raise ValueError(f"model.tubelet: data.source={data.source} has images; it acts on clips only")
+            return
+        if kind not in (fitting := (*CLIP_KINDS, *EITHER_KINDS)):
+            raise ValueError(
+                f"pretext.kind: {kind} is for images, and data.source={data.source} has clips; expected one of "
+                f"{', '.join(fitting)}"
+            )
+        if data.frames % tubelet:
+            raise ValueError(f"model.tubelet: expected a divisor of data.frames={data.frames}")
+        if kind == "cvrl" and data.stored[0] == data.frames:
+            raise ValueError(
+                f"data.stored_frames: cvrl cuts two clips out of each, at different times; expected more than "
+                f"data.frames={data.frames}"
+            )
+        for key, used, instead in self._of_images_only():
+            if used:
+                raise ValueError(
+                    f"{key}: it is for images, and data.source={data.source} has clips; expected {instead}"
+                )
+
+    def _of_images_only(self) -> tuple[tuple[str, bool, str], ...]:
+        """Return keys whose values clips cannot have: the key, whether it has such a value, what is expected."""
+        target, rebuilt = self.target.kind, self.pretext.kind == "video_mae"
+        return (
+            ("mask.sampling", rebuilt and self.mask.sampling != "random", "random"),
+            ("target.kind", rebuilt and target in ("low_pass", "tokens"), "pixels, normalized_pixels or pca"),
+            ("model.decoder.mixing", rebuilt and self.model.decoder.mixing != "none", "none"),
+            ("model.encoder.dim", self.model.encoder.dim < 8, "at least 8, as positions are in three directions"),
+            ("model.decoder.dim", rebuilt and self.model.decoder.dim < 8, "at least 8"),
+            ("probe.finetune.randaugment", self.probe.finetune.randaugment > 0, "0"),
+        )
 
     def _check_noise(self) -> None:
         if self.target.kind == "tokens":

@@ -25,48 +25,84 @@ JITTER = (0.4, 0.4, 0.4, 0.1)
 
 class Draws(NamedTuple):
     """What is random in the views of B images, small and on the CPU: `boxes` int64 (B, 4) are top, left, height and
-    width in pixels, `mirrored` is bool (B,), `jitter` is (B, 4) in -1..1, or None without colour jitter."""
+    width in pixels, `mirrored` is bool (B,), `jitter` is (B, 4) in -1..1, or None without colour jitter.
+
+    Of clips, `starts` int64 (B,) are the first frames; of images there are none.
+    """
 
     boxes: Tensor
     mirrored: Tensor
     jitter: Tensor | None
+    starts: Tensor | None = None
 
 
 def draw(data: DataConfig, count: int, stored: Sequence[int], generator: torch.Generator) -> Draws:
-    """Return the draws of `count` images of `stored` height and width: whole numbers, so the same on every device."""
-    boxes = crop_boxes(data, count, stored[0], stored[1], generator)
+    """Return the draws of `count` images of `stored` height and width: whole numbers, so the same on every device.
+
+    Of clips, `stored` has frames before these; the model's begin anywhere, or in the middle if nothing is augmented.
+    """
+    *frames, height, width = stored
+    boxes = crop_boxes(data, count, height, width, generator)
     mirrored = torch.rand(count, generator=generator) < 0.5 if data.flip else torch.zeros(count, dtype=torch.bool)
     jitter = torch.rand(count, 4, generator=generator) * 2 - 1 if data.augmentation == "color_jitter" else None
-    return Draws(boxes, mirrored, jitter)
+    return Draws(boxes, mirrored, jitter, _starts(data, count, frames[0], generator) if frames else None)
+
+
+def _starts(data: DataConfig, count: int, stored: int, generator: torch.Generator) -> Tensor:
+    """Return the first frames of clips cut out of `stored` ones: the middle, or anywhere."""
+    room = stored - (data.frames or stored)
+    if data.augmentation == "none":
+        return torch.full((count,), room // 2)
+    return torch.randint(room + 1, (count,), generator=generator)
 
 
 def views(images: Tensor, data: DataConfig, draws: Draws) -> Tensor:
     """Return (B, C, H, W) float images in 0..1 of the model's size from stored uint8 images (B, C, h, w).
 
+    Of stored clips (B, C, t, h, w) it returns clips (B, C, T, H, W), all frames of one changed in the same way.
     Images and draws are on one device, where all of the work is done.
     """
+    if draws.starts is not None:
+        images = frames_from(images, draws.starts, data.seen[0])
     if data.augmentation == "none" and not data.flip:
         return centre(images, data)
     with full(images.device):  # pixels are no less exact under mixed precision
-        result = resample(images, draws.boxes, data.image_size, draws.mirrored, _border(data, images.shape[2:]))
-        return result if draws.jitter is None else color_jitter(result, draws.jitter)
+        result = resample(images, draws.boxes, data.image_size, draws.mirrored, _border(data, images.shape[-2:]))
+        if draws.jitter is None:
+            return result
+        return color_jitter(result.flatten(2, -2), draws.jitter).reshape_as(result)  # frames as one high image
+
+
+def frames_from(clips: Tensor, starts: Tensor, count: int) -> Tensor:
+    """Return `count` frames (B, C, count, h, w) of clips (B, C, t, h, w), from their frames `starts` (B,) on."""
+    chosen = starts[:, None] + torch.arange(count, device=starts.device)
+    return clips.gather(2, chosen[:, None, :, None, None].expand(-1, clips.shape[1], -1, *clips.shape[3:]))
 
 
 def augment(images: Tensor, data: DataConfig, generator: torch.Generator) -> Tensor:
-    """Return `views` of images (B, C, h, w) with draws of their own."""
+    """Return `views` of images (B, C, h, w), or clips, with draws of their own."""
     return views(images, data, on_device(draw(data, len(images), images.shape[2:], generator), images.device))
 
 
 def centre(images: Tensor, data: DataConfig) -> Tensor:
-    """Return (B, C, H, W) float images in 0..1: the centre of stored uint8 images, as for evaluation."""
-    top, left = ((stored - size) // 2 for stored, size in zip(images.shape[2:], data.image_size, strict=True))
-    return images[:, :, top : top + data.image_size[0], left : left + data.image_size[1]].float() / 255
+    """Return (B, C, H, W) float images in 0..1: the centre of stored uint8 images, as for evaluation.
+
+    Of clips (B, C, t, h, w) it is the one in time, too.
+    """
+    return middle(images, data).float() / 255
+
+
+def middle(images: Tensor, data: DataConfig) -> Tensor:
+    """Return the middle (B, C, *data.seen) of images, or clips."""
+    sides = zip(images.shape[2:], data.seen, strict=True)
+    return images[:, :, *(slice((side - size) // 2, (side - size) // 2 + size) for side, size in sides)]
 
 
 def normalise(images: Tensor, data: Statistics) -> Tensor:
-    """Return float images (B, C, H, W) in 0..1 less the training mean, over the standard deviation, per channel."""
-    mean = images.new_tensor(data.mean).view(-1, 1, 1)
-    return (images - mean) / images.new_tensor(data.std).view(-1, 1, 1)
+    """Return float images (B, C, ...) in 0..1 less the training mean, over the standard deviation, per channel."""
+    per_channel = (-1, *(1 for _ in images.shape[2:]))
+    mean = images.new_tensor(data.mean).view(per_channel)
+    return (images - mean) / images.new_tensor(data.std).view(per_channel)
 
 
 def crop_boxes(data: DataConfig, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
@@ -114,14 +150,15 @@ def _random_resized_boxes(
 def resample(images: Tensor, boxes: Tensor, size: tuple[int, int], mirrored: Tensor, border: int = 0) -> Tensor:
     """Cut `boxes` (B, 4) out of uint8 images (B, C, h, w), resize to `size`, mirror where told; float in 0..1.
 
-    Boxes reach past an image by `border` pixels at most.
+    Boxes reach past an image by `border` pixels at most. Frames of clips (B, C, T, h, w) are cut like channels.
     """
     top, left, height, width = boxes.unbind(dim=1)
-    rows = resampling_matrix(top, height, images.shape[2], size[0], border)
-    columns = resampling_matrix(left, width, images.shape[3], size[1], border)
+    rows = resampling_matrix(top, height, images.shape[-2], size[0], border)
+    columns = resampling_matrix(left, width, images.shape[-1], size[1], border)
     columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
-    pixels = images.float() / 255
-    return (rows[:, None] @ pixels @ columns[:, None].transpose(2, 3)).clamp(0, 1)
+    pixels = images.flatten(1, -3).float() / 255
+    cut = (rows[:, None] @ pixels @ columns[:, None].transpose(2, 3)).clamp(0, 1)
+    return cut.unflatten(1, images.shape[1:-2])
 
 
 def resampling_matrix(start: Tensor, length: Tensor, stored: int, size: int, border: int = 0) -> Tensor:

@@ -24,6 +24,7 @@ from mae.data.decode_workers import Examined, Workers, examine_in_threads
 from mae.data.image_files import shown
 from mae.data.sources import Source, SourceSplit, cache_folder, open_source
 from mae.data.streaming import StreamedImages
+from mae.data.video_files import decoder_version
 from mae.errors import RunError, UserError
 from mae.runtime.distributed import launched
 from mae.runtime.progress import Progress
@@ -33,7 +34,7 @@ Splits = dict[str, SourceSplit]
 
 
 class Images(Protocol):
-    """uint8 images (N, C, H, W) of one split, at their stored size."""
+    """uint8 images (N, C, H, W), or clips (N, C, T, H, W), of one split, at their stored size."""
 
     def batches(self, indexes: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield uint8 (n, C, H, W) for each 1-D int64 tensor of indexes, in order."""
@@ -177,7 +178,7 @@ def _free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
-def _shape(data: DataConfig) -> tuple[int, int, int]:
+def _shape(data: DataConfig) -> tuple[int, ...]:
     return data.channels, *data.stored
 
 
@@ -186,6 +187,8 @@ def _cache_key(data: DataConfig, source: Source) -> str:
     decoders = [PIL.__version__, *map(features.version, ("jpg", "libjpeg_turbo", "webp"))]
     bad = "left out, with reasons" if data.skip_bad_images else False
     parts = [source.digest, data.stored, data.channels, bad, ARITHMETIC, decoders]
+    if data.has_clips:
+        parts += [data.frame_stride, decoder_version()]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 

@@ -29,7 +29,7 @@ CHUNK = 16
 """Images decoded per task: handing over a task costs a fraction of a millisecond, as much as a small image."""
 
 Decoder = Callable[[int], Pixels]
-"""Image at an index as uint8 (C, H, W); `UserError` if it cannot be read. Can be pickled."""
+"""Image at an index as uint8 (C, H, W), or clip (C, T, H, W); `UserError` if it cannot be read. Can be pickled."""
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -68,7 +68,8 @@ def examine_chunk(decode: Decoder, skip_bad: bool, indexes: Sequence[int]) -> Ex
         return Examined(len(bad), np.empty(0, np.uint8), bad, np.zeros((2, 1), np.int64))
     pixels = np.array(images)
     squares = np.multiply(pixels, pixels, dtype=np.uint16)
-    sums = [each.sum(axis=(0, 2, 3), dtype=np.int64) for each in (pixels, squares)]
+    all_but_channels = (0, *range(2, pixels.ndim))
+    sums = [each.sum(axis=all_but_channels, dtype=np.int64) for each in (pixels, squares)]
     return Examined(len(indexes), pixels, bad, np.stack(sums))
 
 

@@ -15,7 +15,7 @@ from mae.errors import RunError, UserError
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 Pixels = np.ndarray
-"""uint8 (C, H, W)."""
+"""uint8 (C, H, W); of a clip (C, T, H, W)."""
 
 PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """Failures of disk, network or system, not of the file that was read."""
@@ -49,7 +49,7 @@ class PathList:
         return Path(os.fsdecode(self.text[start : self.ends[index]].tobytes()))
 
 
-def decode(path: Path, size: tuple[int, int], channels: int) -> Pixels:
+def decode(path: Path, size: Sequence[int], channels: int) -> Pixels:
     """Return the pixels of an image file; `UnusableImage` if it is empty, broken or too large.
 
     `RunError` if the system fails to read it: with `data.skip_bad_images` it would be left out for good.
@@ -75,7 +75,7 @@ def decode(path: Path, size: tuple[int, int], channels: int) -> Pixels:
         raise UnusableImage(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def to_pixels(image: Image.Image, size: tuple[int, int], channels: int) -> Pixels:
+def to_pixels(image: Image.Image, size: Sequence[int], channels: int) -> Pixels:
     """Return uint8 (channels, *size): the shorter side resized to cover `size`, then the centre; no change if equal."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError("PIL is set to load truncated images; half an image must not pass for a whole one")

@@ -18,9 +18,12 @@ from PIL import Image
 
 from mae.config.resolve import nearest
 from mae.config.tree import DataConfig
+from mae.data.clip_folders import read_clip_folder
 from mae.data.decode_workers import Decoder
 from mae.data.image_files import PathList, Pixels, decode, shown, to_pixels
 from mae.data.image_folders import Part, read_folder
+from mae.data.moving_digits import SPEEDS, Motions, frames_of, motions
+from mae.data.video_files import decode_video, files_of_video
 from mae.errors import RunError, UserError, first_line
 from mae.runs.locks_and_writes import replacing
 from mae.runtime.progress import Progress
@@ -89,7 +92,7 @@ def open_source(data: DataConfig, progress: Progress) -> Source:
     """Return the source that `data.source` names; `UserError` if there is no such one."""
     name, _, location = data.source.partition(":")
     if name not in SOURCES:
-        known = f"{nearest(name, list(SOURCES))}; known: {', '.join(SOURCES)} (folder:PATH)"
+        known = f"{nearest(name, list(SOURCES))}; known: {', '.join(SOURCES)} (folder:PATH, clips:PATH)"
         raise UserError(f"data.source={data.source}: unknown source{known}")
     return SOURCES[name](data, location, progress)
 
@@ -122,15 +125,47 @@ def cache_folder() -> Path:
 
 def _digits(data: DataConfig, location: str, progress: Progress) -> Source:
     """scikit-learn's 1,797 real handwritten digits of 8 x 8 pixels."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    labels = digits.target.astype(np.int64)
+    pixels, labels = _embedded_digits()
     whole, names = SourceSplit(labels, partial(_decode_array, pixels, data)), tuple("0123456789")
     train, test = _hold_out(whole, data, names)
     content = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
     return Source(train, test, names, Identity(content, "every byte").split_as(data))
+
+
+def _embedded_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return uint8 (1797, 8, 8) and their classes."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(np.int64)
+
+
+def _moving_digits(data: DataConfig, location: str, progress: Progress) -> Source:
+    """A clip of each of these digits, which moves: see `mae.data.moving_digits`."""
+    pixels, _ = _embedded_digits()
+    moving = motions(len(pixels))
+    names = tuple(f"{down} down, {across} across" for down, across in SPEEDS)
+    whole = SourceSplit(moving.classes, partial(_decode_moving, pixels, moving, data))
+    train, test = _hold_out(whole, data, names)
+    content = hashlib.sha256(b"".join(each.tobytes() for each in (pixels, *moving))).hexdigest()
+    return Source(train, test, names, Identity(content, "every byte").split_as(data))
+
+
+def _clips(data: DataConfig, location: str, progress: Progress) -> Source:
+    """Videos of one's own in class folders, each a file or a folder of frames."""
+    found = read_clip_folder(data, location)
+
+    def split(part: Part) -> SourceSplit:
+        paths = PathList.of(part.files)
+        return SourceSplit(part.labels, partial(_decode_video, paths, data), partial(_name_below, found.root, paths))
+
+    videos = found.train.files + (found.test.files if found.test else [])
+    files = [file for video in videos for file in files_of_video(video)]
+    identity = _identify_files(found.root, files, progress)
+    if found.test:
+        return Source(split(found.train), split(found.test), found.classes, identity)
+    train, test = _hold_out(split(found.train), data, found.classes)
+    return Source(train, test, found.classes, identity.split_as(data))
 
 
 def _folder(data: DataConfig, location: str, progress: Progress) -> Source:
@@ -244,11 +279,21 @@ def _decode_array(pixels: np.ndarray, data: DataConfig, index: int) -> Pixels:
     image = pixels[index]
     if image.ndim == 3 and image.shape[2] != 3:  # STL-10 has its channels first
         image = image.transpose(1, 2, 0)
-    return to_pixels(Image.fromarray(image), data.stored, data.channels)
+    return to_pixels(Image.fromarray(image), data.stored_sides, data.channels)
+
+
+def _decode_moving(pixels: np.ndarray, moving: Motions, data: DataConfig, index: int) -> Pixels:
+    times = data.frame_stride * np.arange(data.stored[0])
+    frames = frames_of(pixels[index], moving.phases[index], moving.classes[index], times)
+    return np.stack([to_pixels(Image.fromarray(each), data.stored_sides, data.channels) for each in frames], axis=1)
 
 
 def _decode_file(files: PathList, data: DataConfig, index: int) -> Pixels:
-    return decode(files[index], data.stored, data.channels)
+    return decode(files[index], data.stored_sides, data.channels)
+
+
+def _decode_video(videos: PathList, data: DataConfig, index: int) -> Pixels:
+    return decode_video(videos[index], data)
 
 
 def _decode_chosen(decode_at: Decoder, chosen: np.ndarray, index: int) -> Pixels:
@@ -358,6 +403,8 @@ SOURCES: dict[str, Callable[[DataConfig, str, Progress], Source]] = {
     "stl10": _torchvision("STL10", [{"split": "train+unlabeled"}], {"split": "test"}),
     "flowers102": _torchvision("Flowers102", [{"split": "train"}, {"split": "val"}], {"split": "test"}),
     "food101": _torchvision("Food101", [{"split": "train"}], {"split": "test"}),
+    "moving_digits": _moving_digits,
+    "clips": _clips,
     "imagenet": _torchvision("ImageNet", [{"split": "train"}], {"split": "val"}, downloads=False),
 }
 
@@ -379,6 +426,7 @@ def _files(pattern: str) -> Callable[[Path], Any]:
 
 DECIDED_BY: dict[str, Callable[[Path], Any]] = {
     "digits": _scikit_learn_version,
+    "moving_digits": _scikit_learn_version,
     "cifar10": _files("cifar-10-batches-py/*"),
     "cifar100": _files("cifar-100-python/*"),
     "stl10": _files("stl10_binary/*"),

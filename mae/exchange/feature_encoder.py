@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mae.config.tree import Config, ProbeConfig
-from mae.data.augmentation import resampling_matrix
+from mae.data.augmentation import middle, resampling_matrix
 from mae.errors import UserError
 from mae.exchange.incoming import Model, read_model
 from mae.models.vit import Size, pool
@@ -34,23 +34,28 @@ class FeatureEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return features (B, D), or (B, 2 D) with pooling=both, of images (B, C, H, W) of any height and width.
 
-        Images are uint8, or floats in 0..1; `ValueError` if they are neither, or of another number of channels.
+        Images are uint8, or floats in 0..1; `ValueError` if they are neither, or of another number of channels. An
+        encoder of clips takes (B, C, T, H, W) and reads the middle of as many frames as it was trained on, or more.
         """
         return pool(self.tokens(images), self.pooling)
 
     def tokens(self, images: Tensor) -> Tensor:
         """Return the encoder's tokens (B, 1 + N, D), class token first, of the same images."""
         data = self.config.data
-        if images.ndim != 4 or images.shape[1] != data.channels:
-            raise ValueError(f"expected images (B, {data.channels}, H, W); found {tuple(images.shape)}")
+        clips = data.frames is not None
+        if images.ndim != 4 + clips or images.shape[1] != data.channels:
+            shape = f"clips (B, {data.channels}, T, H, W)" if clips else f"images (B, {data.channels}, H, W)"
+            raise ValueError(f"expected {shape}; found {tuple(images.shape)}")
+        if data.frames is not None and images.shape[2] < data.frames:
+            raise ValueError(f"expected clips of at least {data.frames} frames; found {images.shape[2]}")
         if images.dtype == torch.uint8:
             images = images.float() / 255
         elif not images.is_floating_point() or images.amin() < 0 or images.amax() > 1:
             raise ValueError(f"expected uint8, or floats in 0..1; found {images.dtype} up to {images.max().item():g}")
-        return self.encoded(_cut(_covering(images, data.stored), data.image_size))
+        return self.encoded(middle(_covering(images, data.stored_sides), data))
 
     def encoded(self, images: Tensor) -> Tensor:
-        """Return the tokens of images (B, C, H, W) in 0..1 of the model's size, at the layer that probes read."""
+        """Return the tokens of images, or clips, in 0..1 of the model's size, at the layer that probes read."""
         return read_at(self.config.probe.layer, self.task.encoder, self.task.look(images))
 
 
@@ -61,7 +66,7 @@ def load(source: str | Path, pooling: str | None = None, settings: Sequence[str]
 
 def _covering(images: Tensor, size: Size) -> Tensor:
     """Return float images (B, C, *size): the shorter side resized to cover it, then the centre, as of image files."""
-    sides = tuple(images.shape[2:])
+    sides = tuple(images.shape[-2:])
     if sides == size:
         return images
     scale = min(side / wanted for side, wanted in zip(sides, size, strict=True))
@@ -71,9 +76,4 @@ def _covering(images: Tensor, size: Size) -> Tensor:
         )
         for side, wanted in zip(sides, size, strict=True)
     )
-    return (rows @ images @ columns.transpose(1, 2)).clamp(0, 1)
-
-
-def _cut(images: Tensor, size: Size) -> Tensor:
-    top, left = ((side - wanted) // 2 for side, wanted in zip(images.shape[2:], size, strict=True))
-    return images[:, :, top : top + size[0], left : left + size[1]]
+    return (rows[0] @ images @ columns[0].T).clamp(0, 1)

@@ -209,6 +209,10 @@ def _assumed(path: Path, state: State, given: Overrides) -> tuple[Overrides, lis
 def _sizes(path: Path, state: State, given: Overrides) -> Overrides:
     """Return what shapes tell, and the heads of the known sizes."""
     dim, channels, *patch = state["patch_embed.proj.weight"].shape
+    if len(patch) != 2:
+        raise UserError(
+            f"{path}: its patches have {len(patch)} sides; an encoder of clips is read from its run's folder"
+        )
     sizes: Overrides = {"model.patch_size": patch, "data.channels": channels}
     sizes["model.encoder_mask_tokens"] = "encoder_mask_token" in state
     parts = [("encoder", "blocks", dim, ENCODER_HEADS)]
@@ -252,6 +256,8 @@ def _fitted(
 
     `UserError` if names or shapes are not those of a plain ViT of the config.
     """
+    if grid != config.grid and config.data.has_clips:
+        raise UserError(f"{path}: an encoder of clips reads {grid} patches; data.frames and sizes stay as they are")
     if grid != config.grid:
         encoder, rest = dict(encoder), dict(rest)
         for state, name in ((encoder, ENCODER_POSITIONS), (rest, DECODER_POSITIONS)):

@@ -66,6 +66,11 @@ def export_model(model: Model, kind: str, to: Path) -> list[str]:
 
 def _check_place(config: Config, kind: str, decoder: bool) -> None:
     model = config.model
+    if config.data.has_clips and kind != "onnx":
+        raise UserError(
+            f"--format {kind}: an encoder of clips has no place there; --format onnx has one, and mae.load_encoder "
+            "reads the run's folder"
+        )
     if config.pixel_tokens and kind != "onnx":
         raise UserError(
             f"--format {kind}: an encoder of pixels in a palette's colours has no place there; --format onnx has one"
@@ -139,7 +144,7 @@ def _hugging_face(model: Model, state: State, to: Path) -> None:
 
 
 class _OnnxOutputs(nn.Module):
-    """Normalisation and encoder: images (B, C, H, W) in 0..1 of the model's size to class token and mean of patches."""
+    """Normalisation and encoder: images, or clips, in 0..1 of the model's size to class token and mean of patches."""
 
     def __init__(self, encoder: FeatureEncoder):
         super().__init__()
@@ -159,7 +164,7 @@ def _onnx(model: Model, state: State, to: Path) -> None:
     if (size := sum(value.nbytes for value in state.values())) > ONNX_LIMIT:
         raise UserError(f"--format onnx: weights of {size / 1e9:.1f} GB; an ONNX file holds 2 GB")
     data = model.config.data
-    images = torch.zeros(2, data.channels, *data.image_size)
+    images = torch.zeros(2, data.channels, *data.seen)
     batch: Any = {"images": {0: torch.export.Dim("batch")}}
     names = {"input_names": ["images"], "output_names": ["class_token", "patch_mean"], "dynamic_shapes": batch}
     with replacing(to) as temporary:

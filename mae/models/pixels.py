@@ -24,7 +24,7 @@ class ColorEmbed(nn.Module):
 
     def __init__(self, grid: Size, channels: int, colors: int, dim: int):
         super().__init__()
-        self.grid = grid
+        self.grid = grid[0], grid[1]
         self.register_buffer("palette", torch.zeros(colors, channels))  # normalised, as images are
         self.color = nn.Embedding(colors, dim)  # of standard normal numbers, about the size of the positions
 

@@ -1,9 +1,11 @@
 """The encoder that every pretext task pretrains: a ViT, top to bottom in the order data flows, and what it is made of.
 
+Images (B, C, H, W) have patches; clips (B, C, T, H, W) have tubelets in their place, patches that span some frames.
 Parameters carry timm's and the official MAE release's names (`patch_embed.proj`, `blocks.0.attn.qkv` ...). Shapes in
-comments: B images, N patches, K visible, D width, P = patch height * patch width * channels.
+comments: B images, N patches, K visible, D width, P = patch height * patch width * channels, in clips times frames.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
@@ -18,24 +20,31 @@ from torch.utils.checkpoint import checkpoint
 
 from mae.config.tree import Config, TransformerConfig
 
-Size = tuple[int, int]
+Size = tuple[int, ...]
+"""Height and width; of what belongs to clips, frames before them."""
 Fuse = Callable[[Sequence[Tensor]], Tensor]
 """Makes the outputs (B, n, D) of all blocks into one, where the last one's is not what a task reads."""
 
 
 def patchify(images: Tensor, patch: Size) -> Tensor:
-    """Cut (B, C, H, W) images into (B, N, P) patches: row by row, and within a patch height, width, channel."""
-    batch, channels, height, width = images.shape
-    rows, columns = height // patch[0], width // patch[1]
-    pieces = images.reshape(batch, channels, rows, patch[0], columns, patch[1])
-    return pieces.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)
+    """Cut (B, C, H, W) images into (B, N, P) patches: row by row, and within a patch height, width, channel.
+
+    Clips (B, C, T, H, W) are cut likewise, by time first, in patches and within one.
+    """
+    batch, channels, *sides = images.shape
+    grid = [side // part for side, part in zip(sides, patch, strict=True)]
+    pieces = images.reshape(batch, channels, *(side for cut in zip(grid, patch, strict=True) for side in cut))
+    places = range(2, pieces.ndim, 2)
+    pieces = pieces.permute(0, *places, *(place + 1 for place in places), 1)
+    return pieces.reshape(batch, math.prod(grid), -1)
 
 
 def unpatchify(patches: Tensor, patch: Size, grid: Size) -> Tensor:
-    """Put (B, N, P) patches back together as (B, C, H, W) images; the inverse of `patchify`."""
-    batch = patches.shape[0]
-    pieces = patches.reshape(batch, *grid, *patch, -1)
-    return pieces.permute(0, 5, 1, 3, 2, 4).reshape(batch, -1, grid[0] * patch[0], grid[1] * patch[1])
+    """Put (B, N, P) patches back together as (B, C, H, W) images, or clips; the inverse of `patchify`."""
+    pieces = patches.reshape(patches.shape[0], *grid, *patch, -1)
+    places = [axis for place in range(1, 1 + len(grid)) for axis in (place, place + len(grid))]
+    sides = (count * part for count, part in zip(grid, patch, strict=True))
+    return pieces.permute(0, -1, *places).reshape(patches.shape[0], -1, *sides)
 
 
 def gather_tokens(tokens: Tensor, indexes: Tensor) -> Tensor:
@@ -50,23 +59,36 @@ def pool(tokens: Tensor, kind: str) -> Tensor:
 
 
 def sincos_positions(dim: int, grid: Size) -> Tensor:
-    """Return fixed 2-D sin-cos positions (1, 1 + N, dim); the class token's is zero.
+    """Return fixed sin-cos positions (1, 1 + N, dim) in two directions, or three; the class token's is zero.
 
     The first half of the channels encodes the column, the second the row, each as sines then cosines with
-    frequencies from 1 down to 1/10000: the channel order of the official release.
+    frequencies from 1 down to 1/10000: the channel order of the official release. In clips the time follows, in a third
+    of the channels, as nearly as all parts remain even.
     """
-    frequencies = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    row, column = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    of_time = 4 * max(1, round(dim / 12)) if len(grid) == 3 else 0
+    widths = [(dim - of_time) // 2, (dim - of_time) // 2, of_time][: len(grid)]
+    places = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
     parts = []
-    for position in (column, row):
+    for position, width in zip(reversed(places), widths, strict=True):
+        frequencies = 10000.0 ** -(torch.arange(width // 2, dtype=torch.float64) / (width // 2))
         angles = position.flatten()[:, None].double() * frequencies
         parts += [angles.sin(), angles.cos()]
     positions = torch.cat(parts, dim=1).float()
     return torch.cat([torch.zeros(1, dim), positions])[None]
 
 
+class TubeletEmbed(nn.Module):
+    """What takes the place of timm's `PatchEmbed` in an encoder of clips: a convolution over tubelets."""
+
+    def __init__(self, size: Size, patch: Size, channels: int, dim: int):
+        super().__init__()
+        self.grid_size = tuple(side // part for side, part in zip(size, patch, strict=True))
+        self.proj = nn.Conv3d(channels, dim, patch, patch)  # type: ignore[arg-type]
+
+
 class ViT(nn.Module):
-    """What every encoder is: tokens, a class token first, blocks, and a norm after the last."""
+    """What every encoder is: tokens, a class token first, blocks, and a norm after the last. One of clips takes
+    (B, C, T, H, W) where the others take images (B, C, H, W)."""
 
     cls_token: nn.Parameter
     pos_embed: Tensor
@@ -112,7 +134,8 @@ class Encoder(ViT):
     ):
         super().__init__()
         self.patch = patch
-        self.patch_embed = PatchEmbed(image_size, patch, channels, config.dim)  # type: ignore[arg-type]
+        embed: Any = PatchEmbed if len(patch) == 2 else TubeletEmbed
+        self.patch_embed = embed(image_size, patch, channels, config.dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         if mask_tokens:  # Table 1c; not the decoder's `mask_token`, which has another width
             self.encoder_mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
@@ -146,7 +169,7 @@ class Encoder(ViT):
 
     def _embed(self, patches: Tensor) -> Tensor:
         """(B, n, P) to (B, n, D): the convolution's kernel as a matrix over (height, width, channel)."""
-        weight = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
+        weight = self.patch_embed.proj.weight.movedim(1, -1).flatten(1)
         return F.linear(patches, weight, self.patch_embed.proj.bias)
 
     def _transform(self, tokens: Tensor, fuse: Fuse | None) -> Tensor:
@@ -160,7 +183,7 @@ class Encoder(ViT):
 def build_encoder(config: Config) -> Encoder:
     """Return the encoder of patches alone, untrained."""
     data, model, recompute = config.data, config.model, config.train.checkpoint_blocks
-    sizes = data.image_size, model.patch_size, data.channels
+    sizes = data.seen, config.patch, data.channels
     return Encoder(model.encoder, *sizes, config.encoder_mask_tokens, recompute, model.norm_eps)
 
 

@@ -106,7 +106,7 @@ class Autoencoder(Pretext):
 
     def __init__(self, config: Config, surroundings: Surroundings):
         super().__init__(config, surroundings)
-        self.patch = config.model.patch_size
+        self.patch = config.patch
         target, fitted = TARGETS[config.target.kind], under(surroundings.fitted, "target.")
         if surroundings.fitted:
             self.target = target.saved(config, fitted, surroundings)
@@ -134,5 +134,5 @@ def greyed(images: Tensor, mask: Mask, patch: Size) -> Tensor:
     """Return images (B, C, H, W) in 0..1 whose hidden patches are grey."""
     patches = patchify(images, patch)
     where = mask.hidden[..., None].expand(-1, -1, patches.shape[2])
-    grid = images.shape[2] // patch[0], images.shape[3] // patch[1]
+    grid = tuple(side // part for side, part in zip(images.shape[2:], patch, strict=True))
     return unpatchify(patches.scatter(1, where, 0.5), patch, grid)

@@ -21,10 +21,10 @@ from mae.runtime.rng import branch, on_device
 
 
 class Batch(NamedTuple):
-    """Training images as they are stored, on the device."""
+    """Training images, or clips, as they are stored, on the device."""
 
     images: Tensor
-    """uint8 (B, C, h, w)."""
+    """uint8 (B, C, h, w), or (B, C, T, h, w)."""
     indexes: Tensor
     """int64 (B,): their indexes in the training set."""
     labels: Tensor
@@ -49,7 +49,7 @@ def _unknown(count: int) -> Tensor:
 class Surroundings:
     """What a task may know of the training images when it is built, and what a finished run has fitted.
 
-    `sample(n)` returns at most n of them as they are stored, uint8 (n, C, h, w), the same ones for one seed, and
+    `sample(n)` returns at most n of them as they are stored (see `Batch`), the same ones for one seed, and
     `sampled(n)` their indexes, int64 (n,). `fitted` is the state of a finished run's task: with it, nothing is fitted
     again, and no image is needed. `tokenizer` is there if the config names one.
     """
@@ -70,7 +70,10 @@ class Surroundings:
 
 
 class Pretext(nn.Module):
-    """A way to pretrain `encoder`, a ViT that maps images (B, C, H, W) to tokens (B, 1 + N, D), class token first."""
+    """A way to pretrain `encoder`, a ViT that maps images (B, C, H, W) to tokens (B, 1 + N, D), class token first.
+
+    Where the source is one of clips, these are meant by images: (B, C, T, H, W).
+    """
 
     encoder: nn.Module
     schedule_state: tuple[str, ...] = ()
@@ -82,7 +85,7 @@ class Pretext(nn.Module):
         super().__init__()
         self.config, self.surroundings = config, surroundings.without_weights
         for name in ("mean", "std"):  # of a run's data, which its record keeps
-            values = torch.tensor(getattr(surroundings.statistics, name)).view(-1, 1, 1)
+            values = torch.tensor(getattr(surroundings.statistics, name)).view(-1, *(1 for _ in config.data.seen))
             self.register_buffer(name, values, persistent=False)
 
     def draw(self, count: int, generator: torch.Generator) -> Any:
@@ -118,6 +121,10 @@ class Pretext(nn.Module):
         """
         return found
 
+    def pictured(self, images: Tensor) -> Tensor:
+        """Return what `picture` takes of stored images, in 0..1: here, what the model reads of them."""
+        return augmentation.centre(images, self.config.data)
+
     def picture(self, images: Tensor, draws: Any) -> Figure | None:
         """Return a picture of the task on images (n, C, H, W) in 0..1, for people, or None where there is none."""
         return None
@@ -134,7 +141,7 @@ class Pretext(nn.Module):
         with torch.device("meta"):
             one = torch.empty(1, dtype=torch.int64)
             batch = Batch(torch.empty(1, data.channels, *data.stored, dtype=torch.uint8), one, one)
-            image = torch.empty(1, data.channels, *data.image_size)
+            image = torch.empty(1, data.channels, *data.seen)
         backward = {torch.ops.aten.convolution_backward: _backward_of_convolution}
         with FlopCounterMode(display=False, custom_mapping=backward) as step:
             twin(batch, draws)["loss"].backward()

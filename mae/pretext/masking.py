@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mae.config.tree import Config, MaskConfig
 
-Grid = tuple[int, int]
-"""Rows and columns of patches."""
+Grid = tuple[int, ...]
+"""Rows and columns of patches; of clips, times before them, which random masks alone know."""
 
 CUT = 1.0
 BAND = (1.0, 2.0)

@@ -16,6 +16,7 @@ from mae.pretext.beginning import Beginning, begin
 from mae.pretext.beit import Beit
 from mae.pretext.colorize import Colorize
 from mae.pretext.context_prediction import ContextPrediction
+from mae.pretext.cvrl import ContrastedClips
 from mae.pretext.denoise import DenoisingAutoencoder
 from mae.pretext.dvae import DiscreteVAE
 from mae.pretext.encoder_only import EncoderOnly
@@ -30,6 +31,7 @@ from mae.pretext.rotation import Rotation
 from mae.pretext.simsiam import SimSiam
 from mae.pretext.supervised import Supervised
 from mae.pretext.untrained import Untrained
+from mae.pretext.video_masked_autoencoder import VideoMaskedAutoencoder
 from mae.pretext.vqvae import VectorQuantiser
 from mae.runtime.rng import generator
 
@@ -49,6 +51,8 @@ PRETEXTS: dict[str, type[Pretext]] = {
     "instance": InstanceDiscrimination,
     "moco": MomentumContrast,
     "simsiam": SimSiam,
+    "cvrl": ContrastedClips,
+    "video_mae": VideoMaskedAutoencoder,
     "supervised": Supervised,
     "random": Untrained,
 }

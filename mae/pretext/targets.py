@@ -26,12 +26,12 @@ class Pixels(nn.Module):
     @classmethod
     def fit(cls, config: Config, patches: Callable[[], Tensor], surroundings: Surroundings) -> "Pixels":
         """Return the target of a config; `patches()` are training patches (n, P), normalised, if any are needed."""
-        return cls(math.prod(config.model.patch_size) * config.data.channels)
+        return cls(math.prod(config.patch) * config.data.channels)
 
     @classmethod
     def saved(cls, config: Config, state: Mapping[str, Tensor], surroundings: Surroundings) -> "Pixels":
         """Return the target of a finished run, whose `state_dict` it is."""
-        return cls(math.prod(config.model.patch_size) * config.data.channels)
+        return cls(math.prod(config.patch) * config.data.channels)
 
     def of_images(self, patches: Tensor) -> Tensor:
         """Return the patches (B, N, P) that `forward` is given some of, made of all patches of images (B, N, P)."""

@@ -68,13 +68,16 @@ def encode(pretext: Pretext, batches: Iterable[Tensor], kind: str, layer: int | 
 def raw_pixels(batches: Iterable[Tensor], config: DataConfig, data: ImageData) -> Iterator[Tensor]:
     """Yield the normalised pixels (b, C * h * w) of each batch of stored images, on the CPU: a probe's baseline.
 
+    Of clips they are those of all frames.
+
     Sides longer than `RAW_SIDE` are averaged down to it: a million images of 224 x 224 would take 770 GB as features.
     """
     height, width = config.image_size
     size = min(height, RAW_SIDE), min(width, RAW_SIDE)
     for batch in batches:
         few = batch.cpu().split(BATCH)  # those of a GPU's batch would be as large as many of its features
-        yield torch.cat([F.adaptive_avg_pool2d(normalise(centre(each, config), data), size).flatten(1) for each in few])
+        parts = (normalise(centre(each, config), data).flatten(1, -3) for each in few)  # frames beside channels
+        yield torch.cat([F.adaptive_avg_pool2d(part, size).flatten(1) for part in parts])
 
 
 def told(parts: Iterable[Tensor], task: Task) -> Iterator[Tensor]:

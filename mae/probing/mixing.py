@@ -64,9 +64,9 @@ def draw_erased(share: float, count: int, size: tuple[int, int], generator: torc
 
 
 def erase(images: Tensor, boxes: Tensor) -> Tensor:
-    """Return normalised images (B, C, H, W) with 0, the mean of all images, in boxes (B, 4)."""
+    """Return normalised images (B, C, H, W), or clips, with 0, the mean of all images, in boxes (B, 4)."""
     top, left, height, width = (each[:, None, None] for each in boxes.unbind(dim=1))
-    rows = torch.arange(images.shape[2], device=images.device)[None, :, None]
-    columns = torch.arange(images.shape[3], device=images.device)[None, None, :]
+    rows = torch.arange(images.shape[-2], device=images.device)[None, :, None]
+    columns = torch.arange(images.shape[-1], device=images.device)[None, None, :]
     inside = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
-    return images.masked_fill(inside[:, None], 0)
+    return images.masked_fill(inside.view(len(images), *(1 for _ in images.shape[1:-2]), *images.shape[-2:]), 0)

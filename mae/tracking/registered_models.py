@@ -41,7 +41,7 @@ def _log(encoder: FeatureEncoder, run_id: str, name: str, uri: str) -> str:
     # Left alone, it would be in another experiment than its run, and its files in whatever folder the command ran in.
     mlflow.set_experiment(experiment_id=mlflow.get_run(run_id).info.experiment_id)
     data, width = encoder.config.data, encoder.config.model.encoder.dim * (2 if encoder.pooling == "both" else 1)
-    inputs = Schema([TensorSpec(np.dtype(np.uint8), (-1, data.channels, -1, -1))])
+    inputs = Schema([TensorSpec(np.dtype(np.uint8), (-1, data.channels, *(-1 for _ in data.seen)))])
     outputs = Schema([TensorSpec(np.dtype(np.float32), (-1, width))])
     told = MlflowModel.log(
         None,

@@ -152,6 +152,8 @@ def test_toml_is_valid_and_complete() -> None:
         "data.stored_size",
         "data.mean",
         "data.std",
+        "data.frames",
+        "data.stored_frames",
         "target.tokenizer",
         "train.clip_norm",
         "train.warmup_epochs",

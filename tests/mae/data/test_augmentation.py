@@ -185,3 +185,40 @@ def test_a_part_of_a_batch_has_the_bits_it_has_in_the_whole(kind: str, images: T
     config, part = data(kind, stored_size=[24, 20], flip=True), slice(2, 4)
     draws = draw(config, 6, (24, 20), generator(0, "a"))
     assert torch.equal(views(images[part], config, piece(draws, part)), views(images, config, draws)[part])
+
+
+def clips(augmentation: str, **more: object) -> DataConfig:
+    of_clips = {"data.source": "moving_digits", "data.frames": 4, "pretext.kind": "video_mae"}
+    settings = of_clips | {f"data.{key}": value for key, value in more.items()}
+    return build({"data.image_size": 16, "data.augmentation": augmentation} | settings).data
+
+
+@pytest.mark.parametrize("augmentation", ["none", "fixed_crop", "random_resized_crop"])
+def test_every_frame_of_a_clip_is_cut_as_an_image_would_be(augmentation: str) -> None:
+    config = clips(augmentation, stored_frames=7, stored_size=20, flip=True)
+    videos = torch.randint(0, 256, (6, 3, 7, 20, 20), dtype=torch.uint8)
+    draws = draw(config, 6, config.stored, generator(0, "a"))
+    assert draws.starts is not None
+    cut = views(videos, config, draws)
+    assert cut.shape == (6, 3, 4, 16, 16)
+    for number in range(4):
+        chosen = torch.stack([video[:, start + number] for video, start in zip(videos, draws.starts, strict=True)])
+        image = views(chosen, config.model_copy(update={"frames": None}), draws._replace(starts=None))
+        torch.testing.assert_close(cut[:, :, number], image)
+
+
+def test_a_still_clip_has_the_colours_of_its_image() -> None:
+    config = clips("color_jitter")
+    still = torch.randint(0, 256, (6, 3, 1, 16, 16), dtype=torch.uint8).expand(-1, -1, 4, -1, -1)
+    draws = draw(config, 6, config.stored, generator(0, "a"))
+    image = views(still[:, :, 0], config.model_copy(update={"frames": None}), draws._replace(starts=None))
+    torch.testing.assert_close(views(still, config, draws), image[:, :, None].expand(-1, -1, 4, -1, -1))
+
+
+def test_clips_begin_anywhere_or_in_the_middle() -> None:
+    config = clips("fixed_crop", stored_frames=7)
+    starts = draw(config, 400, config.stored, generator(0, "a")).starts
+    assert starts is not None
+    assert starts.bincount().tolist() == pytest.approx([100] * 4, abs=45)  # five standard errors
+    videos = torch.arange(7).view(1, 1, 7, 1, 1).expand(1, 3, 7, 16, 16).byte()
+    assert (255 * centre(videos, config)[0, 0, :, 0, 0]).round().tolist() == [1, 2, 3, 4]
