@@ -21,6 +21,7 @@ from analysis.report.picture import Picture
 from analysis.report.task_page import TaskPage, task_page
 from analysis.results.frame import comparable, setting
 from analysis.statistics.comparisons import Test
+from analysis.studies.answer import answers
 from analysis.studies.encoded_images import NOTHING, EncodedImages
 from analysis.studies.figures import (
     Pictures,
@@ -31,7 +32,7 @@ from analysis.studies.figures import (
     study_figure,
 )
 from analysis.studies.pairs import all_pairs, matrices
-from analysis.studies.paper_findings import MARGIN, check, verdicts
+from analysis.studies.paper_findings import MARGIN, NO_DATA, check, verdicts
 from analysis.studies.remarks import caveats, remarks
 from analysis.studies.table_formats import latex_text, to_html, to_latex, to_markdown
 from analysis.studies.tables import NOTE, display, summarise
@@ -55,13 +56,14 @@ MARKS = "Means, with 95 % intervals of the difference from the default; dots are
 
 @dataclass(frozen=True)
 class StudyPart:
-    """One study: its question, what is known about it, its table and pictures; all pairs of its cells if asked for.
+    """One study: its question and answers, its table and pictures; all pairs of its cells if asked for.
 
     `tasks` is there where its cells are pretext tasks.
     """
 
     name: str
     question: str
+    answers: list[str]
     about: str
     caveats: list[str]
     table: pd.DataFrame
@@ -84,6 +86,11 @@ class BasePart:
     pictures: list[Picture]
     studies: list[StudyPart]
     families: list[Family]
+
+    @property
+    def found(self) -> list[dict[str, Any]]:
+        """The findings that its studies say something about."""
+        return [row for row in self.findings if row["verdict"] != NO_DATA]
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,8 @@ def _base(frame: pd.DataFrame, curves: pd.DataFrame, models: Models, test: Test 
             caption += " Cells that change the probe are left out."
         across.append(Picture("cost", caption, cost))
     findings = [{str(key): value for key, value in row.items()} for row in verdicts(checked).to_dict("records")]
-    return BasePart(setting(frame), findings, statistics(checked), across, studies, families_of_findings(checked))
+    behind = statistics(checked[checked["verdict"] != NO_DATA])
+    return BasePart(setting(frame), findings, behind, across, studies, families_of_findings(checked))
 
 
 def statistics(checked: pd.DataFrame) -> pd.DataFrame:
@@ -191,6 +199,7 @@ def _study(frame: pd.DataFrame, curves: pd.DataFrame, models: Models, test: Test
     return StudyPart(
         str(first["study"]),
         question,
+        answers(frame, test),
         about,
         caveats(frame),
         display(summarise(frame, test)),

@@ -23,6 +23,8 @@ MARGIN = 1.0
 """Points of top-1."""
 
 Verdict = Literal["agrees", "disagrees", "undecided", "no data"]
+NO_DATA: Verdict = "no data"
+"""Where no study was run that a finding is about."""
 Weights = Callable[[pd.DataFrame], dict[str, float]]
 """From a study's cells (columns cell, x, is_default) to the weights of those that a contrast reads, if there."""
 
