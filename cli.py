@@ -293,6 +293,10 @@ def _reporting(as_json: bool) -> Iterator[Output]:
         if processes.leads:
             print(str(stop), file=sys.stderr)
         raise typer.Exit(stop.exit_code) from None
+    except KeyboardInterrupt:  # while modules are imported, or where nothing has to be saved
+        if processes.leads:
+            print("stopped by Ctrl-C", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _tell_traceback(error: Exception) -> None:
@@ -920,20 +924,22 @@ def runs(
 
     rows = select_runs(options.runs_dir, where or [], sort, limit)
     if rows:
-        output.console.print(_table_of_runs(rows))
+        output.console.print(_table_of_runs(rows, options.runs_dir))
     else:
         output.console.print(
             f"no run in {options.runs_dir} {'fits' if where else 'yet'} {' '.join(where or [])}".strip()
         )
-    for run, reason in unreadable_runs(options.runs_dir).items():
+    for run, reason in unreadable_runs(options.runs_dir, settings=bool(where or sort)).items():
         output.console.print(f"left out: {run.path}: {reason}", highlight=False, soft_wrap=True)
     output.result({"runs": rows})
 
 
-def _table_of_runs(rows: list[dict[str, Any]]) -> Table:
+def _table_of_runs(rows: list[dict[str, Any]], runs_dir: Path) -> Table:
     from mae.probing.kinds import PROBES, probe_label
     from mae.runs.metrics import FINAL_LOSS, top1
+    from mae.runs.under_way import runs_under_way
 
+    at_work = {each.run: each.told() for each in runs_under_way(runs_dir)}
     kinds = [kind for kind in PROBES if any(top1(kind) in row["metrics"] for row in rows)]
     table = Table(box=SIMPLE_HEAD)
     for name in ("run", "started", "status"):
@@ -947,6 +953,7 @@ def _table_of_runs(rows: list[dict[str, Any]]) -> Table:
         shown = [row["metrics"].get(key) for key in (*map(top1, kinds), FINAL_LOSS)]
         numbers = ["" if value is None else f"{value:.4g}" for value in shown]
         texts = [row[key] for key in ("run", "date", "status", "name", *own, "data", "study")]
+        texts[2] = at_work.get(row["run"], texts[2])
         table.add_row(*texts, *numbers, f"{row['seconds'] / 60:.1f}")
     return table
 
@@ -1058,24 +1065,22 @@ def ui(
     """
     from mae.errors import UserError
     from mae.tracking.background_delivery import deliver_all
-    from mae.tracking.mlflow_store import experiment_page, free_port, study_pages
+    from mae.tracking.mlflow_server import free_port, serve
+    from mae.tracking.mlflow_store import experiment_page, study_pages, telling_what_is_wrong
 
     if not options.runs_dir.is_dir():
         raise UserError(f"there is no folder {options.runs_dir}; --runs-dir names the one that runs are in")
     port = free_port(port)
-    deliver_all(options.runs_dir, options.store)
-    pages = study_pages(options.store, study) if study else [experiment_page(options.store, options.runs_dir)]
+    with telling_what_is_wrong(options.store):
+        deliver_all(options.runs_dir, options.store)
+        pages = study_pages(options.store, study) if study else [experiment_page(options.store, options.runs_dir)]
     links = [f"http://127.0.0.1:{port}/{fragment}" for fragment in pages]
     output.console.print("MLflow answers in a few seconds; Ctrl-C ends it")
     for link in links:
         output.console.print(link, highlight=False, soft_wrap=True)
     output.result({"page": links[0], "table": links[-1]})
     sys.stdout.flush()
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven more processes that nobody needs here
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", options.store]
-    quiet = ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
-    os.execv(sys.executable, [*server, "--host", "127.0.0.1", "--port", str(port), *quiet])
+    serve(options.store, port)
 
 
 def _load(options: Options, studies: list[str] | None, mlflow: bool, results: list[Path] | None, output: Output) -> Any:

@@ -158,6 +158,15 @@ def test_a_command_takes_those_shared_options_that_act(command: str, options: se
     assert taken & shared == options
 
 
+def test_ctrl_c_before_there_is_anything_to_save_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mae.config.resolve.resolve", interrupted)
+    result = runner.invoke(app, ["config"])
+    assert (result.exit_code, result.stderr) == (130, "stopped by Ctrl-C\n")
+
+
 def test_every_command_has_an_example() -> None:
     without = {name for name, each in get_command(app).commands.items() if f"mae-cli {name} " not in (each.help or "")}  # type: ignore[attr-defined]
     assert without == {"presets"}

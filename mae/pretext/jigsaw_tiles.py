@@ -45,7 +45,7 @@ class TilePuzzle(nn.Module):
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
         which = torch.randint(len(self.permutations), (count,), generator=branch(generator, "permutations"))
-        order = torch.from_numpy(self.permutations[which.numpy()]).long()
+        order = torch.as_tensor(self.permutations)[which].long()
         room = torch.tensor(self.config.data.image_size) // 3 - torch.tensor(self.config.tile_size)
         starts = torch.rand(count, PIECES, 2, generator=branch(generator, "starts")) * (room + 1)
         return Draws(which, order, starts.long(), draw_reading(count, PIECES, self.config, generator))

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mae.config.resolve import flatten, read_toml
 from mae.errors import UserError
 from mae.runs.directory import Damaged, Record, RunDirectory, probes_of, status_of
 from mae.runs.notes import named, read_notes
@@ -18,10 +19,24 @@ def find_runs(runs_dir: Path) -> list[RunDirectory]:
     return [run for _, run in sorted(ours, key=lambda each: -each[0])]
 
 
-def unreadable_runs(runs_dir: Path) -> dict[RunDirectory, str]:
-    """Return the pretrainings under `runs_dir` that cannot be shown, and why."""
-    statuses = {run: status_of(run) for run, _ in _records(runs_dir)}
-    return {run: reason for run, (status, reason) in statuses.items() if status == "unreadable"}
+def unreadable_runs(runs_dir: Path, settings: bool = False) -> dict[RunDirectory, str]:
+    """Return the pretrainings under `runs_dir` that cannot be shown, with their `settings` or without, and why."""
+    found = {}
+    for run, _ in _records(runs_dir):
+        status, reason = status_of(run)
+        if status == "unreadable":
+            found[run] = reason
+        elif settings:
+            try:
+                settings_of(run)
+            except UserError as error:
+                found[run] = str(error)
+    return found
+
+
+def settings_of(run: RunDirectory) -> dict[str, Any]:
+    """Return the settings of a run by dotted key; `UserError` if its file is damaged."""
+    return flatten(read_toml(run.path / "config.toml"))
 
 
 def _records(runs_dir: Path) -> Iterator[tuple[RunDirectory, Record | None]]:

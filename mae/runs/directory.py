@@ -163,10 +163,13 @@ class RunDirectory:
         return found
 
     def append_metrics(self, step: int, metrics: dict[str, float]) -> None:
-        """Add one point of the curves: finite numbers at an optimiser step."""
+        """Add one point of the curves, finite numbers at an optimiser step; `RunError` if the folder is gone."""
         line = json.dumps({"step": step, "time": time.time(), "metrics": metrics}, allow_nan=False)
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except FileNotFoundError:
+            raise RunError(f"{self.path} is gone: it was removed or moved away from a run at work") from None
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the points of the curves in order; a line torn by a crash is left out."""

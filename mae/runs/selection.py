@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mae.config.reference import stored_value
-from mae.config.resolve import UNSET, config_fields, flatten, nearest, parse_value, read_toml, spelled
+from mae.config.resolve import UNSET, config_fields, nearest, parse_value, spelled
 from mae.errors import UserError
-from mae.runs.catalogue import list_runs
+from mae.runs.catalogue import list_runs, settings_of, unreadable_runs
+from mae.runs.directory import RunDirectory
 
 OWN = ("run", "name", "tags", "note", "status", "seconds", "date", "data", "study")
 """Keys of a row that are neither settings nor metrics."""
@@ -42,7 +43,8 @@ def select_runs(
         _check_key(sort, known)
     if not fits and not sort:
         return rows[:limit]
-    chosen = [(row, _values(row, runs_dir)) for row in rows]
+    without = {run.path.name for run in unreadable_runs(runs_dir, settings=True)}
+    chosen = [(row, _values(row, runs_dir)) for row in rows if row["run"] not in without]
     chosen = [(row, values) for row, values in chosen if all(fit(values) for fit in fits)]
     if sort:
         chosen.sort(key=lambda each: _rank(each[1].get(sort)), reverse=True)
@@ -94,8 +96,7 @@ def _check_key(key: str, known: list[str]) -> None:
 
 
 def _values(row: dict[str, Any], runs_dir: Path) -> dict[str, Any]:
-    settings = flatten(read_toml(runs_dir / row["run"] / "config.toml"))
-    return settings | row["metrics"] | {key: row[key] for key in OWN}
+    return settings_of(RunDirectory(runs_dir / row["run"])) | row["metrics"] | {key: row[key] for key in OWN}
 
 
 def _rank(value: Any) -> tuple[int, Any]:

@@ -13,6 +13,7 @@ from mae.errors import UserError
 from mae.runs.catalogue import find_runs, shown_name
 from mae.runs.directory import Record, RunDirectory, probes_of
 from mae.runs.metrics import EPOCH, LOSS, ONLINE
+from mae.runtime.progress import duration
 
 RECENT = 20
 """Points of the curves that tell how fast a run is now."""
@@ -31,6 +32,11 @@ class UnderWay:
     seconds_left: float | None
     host: str
     metrics: dict[str, float]
+
+    def told(self) -> str:
+        """Return how it stands in a few words: running 43 %, 2m05s left."""
+        share = self.work if self.share is None else f"{self.share:.0%}"
+        return f"running {share}" + ("" if self.seconds_left is None else f", {duration(self.seconds_left)} left")
 
 
 def runs_under_way(runs_dir: Path) -> Iterator[UnderWay]:

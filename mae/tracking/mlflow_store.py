@@ -3,15 +3,14 @@
 import json
 import logging
 import os
-import socket
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from mae.errors import UserError
+from mae.errors import UserError, first_line, without_secrets
 from mae.probing.kinds import PROBES
 from mae.runs.locks_and_writes import one_at_a_time
 from mae.runs.metrics import FINAL_LOSS, ONLINE, top1
@@ -93,14 +92,16 @@ def connect(uri: str, runs_dir: Path, name: str = EXPERIMENT) -> tuple[Any, Any]
         return client, client.get_experiment(client.create_experiment(name, artifact_location=artifacts))
 
 
-def free_port(wanted: int | None) -> int:
-    """Return the port if a server on this machine can take it, or, where none is wanted, 5000 or a free one."""
-    for port in (5000, 0) if wanted is None else (wanted,):
-        with socket.socket() as probe, suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that has just been left is free
-            probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
-    raise UserError(f"--port {wanted}: another program uses it, or it is reserved; leave --port out for a free one")
+@contextmanager
+def telling_what_is_wrong(uri: str) -> Iterator[None]:
+    """Turn whatever a store's server, database or disk does within the block into a `UserError` for people."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        heal = "; move the file away, and the next command makes it anew from the runs" if "sqlite" in uri else ""
+        raise UserError(f"cannot read MLflow at {without_secrets(uri)}: {first_line(error)}{heal}") from None
 
 
 def experiment_page(uri: str, runs_dir: Path) -> str:

@@ -17,7 +17,8 @@ from mae.errors import UserError
 from mae.runs.catalogue import unreadable_runs
 from mae.runs.directory import RunDirectory
 from mae.runs.study_record import read_study
-from mae.tracking.mlflow_store import default_uri, free_port, open_store, study_experiment, study_pages
+from mae.tracking.mlflow_server import free_port
+from mae.tracking.mlflow_store import default_uri, open_store, study_experiment, study_pages
 from mae.tracking.study_delivery import deliver_study
 from tests.conftest import TINY
 from tests.helpers.study_factory import write_study
@@ -164,6 +165,34 @@ def test_a_damaged_file_is_named_and_hides_no_other_run(tmp_path: Path) -> None:
         ("0.9", 0): "finished",
         ("0.9", 1): "unreadable",
     }
+
+
+def test_damaged_settings_hide_their_run_alone(tmp_path: Path) -> None:
+    write_study(tmp_path, {"0.75": [70.0, 71.0]})
+    (tmp_path / "mask-ratio-0.75-1" / "config.toml").write_text("x = [")
+    shown = runner.invoke(app, ["runs", "mask.ratio=0.75", "--json", "--runs-dir", str(tmp_path)])
+    assert [row["run"] for row in json.loads(shown.stdout.splitlines()[-1])["runs"]] == ["mask-ratio-0.75-0"]
+    assert "mask-ratio-0.75-1/config.toml is not valid TOML" in " ".join(shown.stderr.split())
+    assert run("export", str(tmp_path / "runs.csv"), "--runs", runs_dir=tmp_path)["rows"] == 1
+
+
+def test_a_damaged_store_is_told_with_what_heals_it(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database")
+    result = runner.invoke(app, ["ui", "--runs-dir", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "file is not a database; move the file away" in " ".join(result.stderr.split())
+
+
+def test_a_run_at_work_is_listed_with_its_share_and_time_left(tmp_path: Path) -> None:
+    write_study(tmp_path, {"0.75": [70.0]}, probes=())
+    working = RunDirectory(next(tmp_path.glob("mask-ratio-*")))
+    (working.path / "result.json").unlink()
+    record = working.read_record()
+    assert record is not None
+    working.write_record(record.model_copy(update={"status": "running", "data": {"train_images": 3200}}))
+    with working.locked():
+        shown = runner.invoke(app, ["runs", "--runs-dir", str(tmp_path)]).stdout
+    assert "running 2%," in shown  # 100 of 40 epochs of 100 batches
 
 
 def test_a_damaged_record_is_told_from_one_of_another_version(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The lock on a run directory, on a local disk and under the rules of NFS."""
+"""The lock on a run directory, on a local disk and under the rules of NFS; and a folder that is gone."""
 
 import errno
 import fcntl
@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import pytest
 
+from mae.errors import RunError
 from mae.runs.directory import Busy, RunDirectory
 
 
@@ -84,3 +85,10 @@ def test_a_look_needs_no_right_to_write(run: RunDirectory, monkeypatch: pytest.M
         )  # no mode but reading
         assert run.is_locked()
     assert not run.is_locked()
+
+
+def test_a_folder_that_is_gone_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is gone: it was removed or moved away"):
+        RunDirectory(tmp_path / "gone").append_metrics(1, {"train/loss": 1.0})
+    with pytest.raises(RunError, match=r"has lost its result\.json"):
+        RunDirectory(tmp_path / "gone").metrics()
