@@ -583,7 +583,10 @@ def features(
     folder: Annotated[Path, typer.Argument(help="Image files, in it or below; a folder's name is their class.")],
     to: Annotated[Path, typer.Argument(metavar="OUT", help="The table to write, .parquet or .csv.")],
 ) -> None:
-    """Write features of your own images as a table: `features 3fa9c1 photos features.parquet --set probe.layer=3`."""
+    """Write features of your own images as a table.
+
+    Example: `mae-cli features 3fa9c1 photos features.parquet --set probe.layer=3`
+    """
     from mae.runs.catalogue import find_run
 
     found = find_run(options.runs_dir, run)
@@ -608,7 +611,10 @@ def neighbours(
     count: Annotated[int, typer.Option("--count", min=1, max=32, help="Neighbours of each image.")] = 8,
     to: Annotated[Path, typer.Option("--to", help="The PNG to write.")] = Path("neighbours.png"),
 ) -> None:
-    """Draw images beside those whose features are most similar: `neighbours 3fa9c1 photos cat.jpg --count 5`."""
+    """Draw images beside those whose features are most similar.
+
+    Example: `mae-cli neighbours 3fa9c1 photos cat.jpg --count 5`
+    """
     from mae.runs.catalogue import find_run
 
     found = find_run(options.runs_dir, run)
@@ -635,7 +641,10 @@ def confusion(
     ] = "",
     to: Annotated[Path, typer.Option("--to", help="The PNG to write; a CSV goes beside it.")] = Path("confusion.png"),
 ) -> None:
-    """Tell a probe's accuracy per class and draw its confusion matrix: `confusion 3fa9c1 --probe knn`."""
+    """Tell a probe's accuracy per class and draw its confusion matrix.
+
+    Example: `mae-cli confusion 3fa9c1 --probe knn`
+    """
     from analysis.images import confusion as matrix
     from analysis.images.pictures import check_picture, write_picture
     from analysis.report.terminal import print_frame

@@ -58,7 +58,7 @@ class InstanceDiscrimination(Pretext):
         super().__init__(config, surroundings)
         settings = config.instance
         self.encoder = build_encoder(config)
-        self.head = nn.Linear(config.model.encoder.dim, settings.width)
+        self.head = nn.Linear(config.model.encoder.dim, settings.width, bias=False)  # the norm takes one away
         self.head.apply(initialise)
         self.norm = BatchNorm(settings.width, affine=False)
         count, temperature = surroundings.images, settings.temperature

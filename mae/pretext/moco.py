@@ -81,7 +81,7 @@ class MomentumContrast(Pretext):
         right = torch.zeros_like(rows)
         loss, whole = F.cross_entropy(logits, right), self.config.train.batch_size
         table = keys.new_zeros(whole, keys.shape[1]).index_copy(0, rows, keys)
-        images = torch.zeros(whole, dtype=torch.float64, device=rows.device).index_copy(0, rows, indexes.double())
+        images = keys.new_zeros(whole).index_copy(0, rows, indexes.float())  # whole numbers, whose mean is rounded
         parts = whole / len(rows)
         return {
             "loss": loss,

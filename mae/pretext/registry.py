@@ -104,8 +104,8 @@ def saved_pretext(config: Config, facts: DataFacts, state: Mapping[str, Tensor])
 
     sizes = facts.train_images, len(facts.class_names)
     surroundings = Surroundings(*sizes, facts, _no_images, state, _tokenizer_in(state), facts.class_names)
-    whole = any(not name.startswith("encoder.") for name in state)
     kind = PRETEXTS[config.pretext.kind]
+    whole = any(not name.startswith("encoder.") for name in state) or issubclass(kind, EncoderOnly)
     pretext = kind(config, surroundings) if whole else EncoderOnly(config, surroundings, kind.look)
     pretext.load_state_dict(dict(state))
     return pretext

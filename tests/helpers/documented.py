@@ -9,6 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *ROOT.glob("docs/**/*.md")])
 
+OF_THE_PROGRAM = ("--debug",)
+"""Options that stand before a command."""
+
 _BLOCK = re.compile(r"^```[^\n]*\n(.*?)^```|((?:^(?: {4}|\t)[^\n]*\n|^\n)+)", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`]+)`")
 _PROGRAM = re.compile(r"(?:\S*/)?mae-cli\)?|cli")
@@ -67,8 +70,10 @@ def _commands(line: str) -> Iterator[tuple[str, ...]]:
             continue
         words = []
         for word in tokens[number + 1 :]:
-            if set(word) <= set(";&|"):
+            if set(word) <= set(";&|>"):
                 break
             words.append(word)
-        if words:
+        while words and words[0] in OF_THE_PROGRAM:
+            del words[0]
+        if words and not (words[0].isupper() or words[0].startswith("--")):
             yield tuple(words)

@@ -1,4 +1,3 @@
-import re
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +55,6 @@ def test_the_default_space_fits_every_preset_and_holds_its_config(preset: str) -
     assert change(base, point) == base
     for chosen in trials(default_space(base), 50):
         change(base, chosen)
-
-
-def test_the_space_file_of_the_documentation_is_possible(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", Path("docs/sweep.md").read_text(), re.DOTALL)
-    check_space(space(example, tmp_path), resolve())
 
 
 def test_a_space_written_to_a_file_is_read_as_it_was(tmp_path: Path) -> None:

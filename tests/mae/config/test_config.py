@@ -155,6 +155,7 @@ def test_toml_is_valid_and_complete() -> None:
         "data.frames",
         "data.stored_frames",
         "target.tokenizer",
+        "train.init_from",
         "train.clip_norm",
         "train.warmup_epochs",
         "probe.linear.lars_warmup_epochs",

@@ -154,7 +154,7 @@ def test_damaged_and_short_videos_are_left_out_if_asked_for(tmp_path: Path) -> N
     root = damaged(tmp_path / "set")
     write_frames(root / "train" / "b" / "short", 3)
     data = load(f"clips:{root}", skip_bad_images=True)
-    assert (len(data.train.labels), data.skipped) == (6, 2)
+    assert (len(data.train.labels), len(data.left_out)) == (6, 2)
 
 
 def test_a_video_that_is_too_short_is_refused_with_what_it_takes(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_video_that_is_too_short_is_refused_with_what_it_takes(tmp_path: Path)
 def test_video_files_ask_for_their_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tree(tmp_path / "set")
     (root / "train" / "a" / "a.mp4").write_bytes(b"")
-    monkeypatch.setattr("mae.data.sources.decoder_version", lambda: "")
+    monkeypatch.setattr("mae.data.clip_folders.decoder_version", lambda: "")
     with pytest.raises(UserError, match=r"a\.mp4 is a video file, which needs PyAV: pip install 'mae-cli\[video\]'"):
         load(f"clips:{root}")
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from cli import app
 from mae.config.resolve import build
 from mae.errors import UserError
 from mae.exchange.incoming import read_model
@@ -86,9 +88,9 @@ def test_an_imported_encoder_says_why_it_cannot_reconstruct(encoder_file: Path, 
 
 def test_imported_runs_are_listed_and_compared(mae_file: Path, encoder_file: Path, runs_dir: Path) -> None:
     names = [imported(file, runs_dir) for file in (mae_file, encoder_file)]
-    listed = invoke("runs", "--runs-dir", str(runs_dir), "--json").stdout.splitlines()[-1]
+    listed = CliRunner().invoke(app, ["runs", "--runs-dir", str(runs_dir), "--json"]).stdout.splitlines()[-1]
     assert {row["run"]: row["status"] for row in json.loads(listed)["runs"]} == dict.fromkeys(names, "finished")
-    compared = invoke("compare", *names, "--runs-dir", str(runs_dir))
+    compared = CliRunner().invoke(app, ["compare", *names, "--runs-dir", str(runs_dir)])
     assert compared.exit_code == 0, compared.output
 
 

@@ -28,7 +28,7 @@ SMALL = {
     "data.stored_size": 16,
     "data.frames": 4,
     "data.stored_frames": 9,
-    "data.augmentation": "color_jitter",
+    "data.augmentation": "random_resized_crop",
     "model.encoder.depth": 1,
     "pretext.kind": "cvrl",
 }
@@ -95,7 +95,7 @@ def test_the_loss_is_infonce_over_all_other_clips() -> None:
 
 
 def test_a_batch_in_pieces_is_refused() -> None:
-    with pytest.raises(UserError, match=r"train\.micro_batches=2: cvrl contrasts all clips of a batch; expected 1"):
+    with pytest.raises(UserError, match=r"train\.micro_batches=2: expected 1, as all images of a batch"):
         task(**{"train.micro_batches": 2})
 
 

@@ -228,7 +228,7 @@ def test_depthwise_convolutions_are_counted_for_their_own_channels_forward_and_b
         ({"model.decoder.fusion": [2]}, r"model\.decoder\.fusion=\[2\]: expected blocks before the last of .*depth=2"),
         ({"model.decoder.fusion": [0]}, "whole number, at least 1"),
         (GLOBAL | {"model.encoder_mask_tokens": True}, r"no effect: it acts with model\.encoder_mask_tokens=false"),
-        (GLOBAL | {"pretext.kind": "denoise"}, r"no effect: it acts with pretext\.kind=mae only"),
+        (GLOBAL | {"pretext.kind": "denoise"}, r"no effect: it acts with pretext\.kind=mae or video_mae only"),
         (
             MIXING | {"pretext.kind": "rotation", "data.image_size": 8},
             r"no effect: it acts with pretext\.kind=mae or denoise",

@@ -210,7 +210,7 @@ def test_equal_codes_have_equal_colours_and_others_others() -> None:
         ("mae", "tokenizer.codes", 16, "it acts with pretext.kind=vqvae or dvae only"),
         ("dvae", "tokenizer.decay", 0.9, "it acts with pretext.kind=vqvae only"),
         ("vqvae", "tokenizer.kl_weight", 1.0, "it acts with pretext.kind=dvae only"),
-        ("vqvae", "target.kind", "pca", "it acts with pretext.kind=mae or denoise only"),
+        ("vqvae", "target.kind", "pca", "it acts with pretext.kind=mae or denoise or video_mae only"),
         ("dvae", "tokenizer.temperature", [1.0, 0.0], "expected two values above 0"),
     ],
 )

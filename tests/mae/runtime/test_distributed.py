@@ -83,8 +83,11 @@ def digest(runs_dir: Path) -> str:
     return str(the_run(runs_dir).result()["weights_sha256"])
 
 
-def assert_equal_weights(first: Path, second: Path) -> None:
-    """Compare to 1e-6, but for the biases of keys: softmax ignores them, their gradients are rounding alone."""
+def assert_equal_weights(first: Path, second: Path, normed: bool = False) -> None:
+    """Compare to 1e-6, but for the biases of keys: softmax ignores them, their gradients are rounding alone.
+
+    With outputs that are `normed` over the batch so are those of the encoder's last norm, and rounding counts for more.
+    """
     one, other = (
         {**read_weights(the_run(folder).path / ENCODER), **read_weights(the_run(folder).path / PRETEXT)}
         for folder in (first, second)
@@ -93,7 +96,8 @@ def assert_equal_weights(first: Path, second: Path) -> None:
         difference = (value - other[name]).abs()
         if name.endswith("qkv.bias"):
             difference = difference.view(3, -1)[[0, 2]]
-        assert difference.max() <= 1e-6, name
+        if not normed or name != "norm.bias":
+            assert difference.max() <= (1e-5 if normed else 1e-6), name
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,7 @@ def test_two_processes_train_the_weights_of_one(more: dict[str, Any], tmp_path: 
     one, two = tmp_path / "one", tmp_path / "two"
     assert CliRunner().invoke(app, command(one, SMALL | more)).exit_code == 0
     finish(2, two, SMALL | more)
-    assert_equal_weights(one, two)
+    assert_equal_weights(one, two, normed=not {"simsiam", "instance", "v3"}.isdisjoint(map(str, more.values())))
     assert the_run(one).path.name == the_run(two).path.name
     curves = [[point["metrics"] for point in the_run(folder).read_metrics()] for folder in (one, two)]
     for name in ("train/loss", "train/gradient_norm"):

@@ -208,8 +208,12 @@ def test_a_resumed_run_shows_where_it_is_and_counts_its_time_and_steps_on(digits
     result = train(PLAIN, digits, tmp_path, progress=second)
     assert (first.tasks, second.tasks) == ([("pretraining", 10, 0)], [("pretraining", 10, 7)])
     assert second.said == ["continuing at step 7 of 10"]
-    assert first.advanced[:2] == [(1, ""), (1, "loss 0.5000  512 images/s")]
-    assert second.advanced == [(1, "loss 7.0000  512 images/s"), (1, ""), (1, "loss 8.5000  512 images/s")]
+    assert first.advanced[:2] == [(1, ""), (1, "epoch 1/2  loss 0.5000  512 images/s")]
+    assert second.advanced == [
+        (1, "epoch 2/2  loss 7.0000  512 images/s"),
+        (1, ""),
+        (1, "epoch 2/2  loss 8.5000  512 images/s"),
+    ]
     assert [step for step, _ in points(tmp_path)] == [2, 4, 5, 6, 8, 10]
     assert (result["metrics"]["cost/seconds"], result["metrics"]["cost/steps"]) == (5.0, 10)
 
