@@ -96,7 +96,7 @@ def assert_equal_weights(first: Path, second: Path, normed: bool = False) -> Non
         difference = (value - other[name]).abs()
         if name.endswith("qkv.bias"):
             difference = difference.view(3, -1)[[0, 2]]
-        if not normed or not name.endswith("encoder.norm.bias") and name != "norm.bias":
+        if not normed or (not name.endswith("encoder.norm.bias") and name != "norm.bias"):
             assert difference.max() <= (1e-4 if normed else 1e-6), name
 
 
@@ -126,7 +126,7 @@ def test_two_processes_train_the_weights_of_one(more: dict[str, Any], tmp_path: 
     assert the_run(one).path.name == the_run(two).path.name
     curves = [[point["metrics"] for point in the_run(folder).read_metrics()] for folder in (one, two)]
     for name in ("train/loss", "train/gradient_norm"):
-        exact = pytest.approx([point[name] for point in curves[1]], rel=1e-3 if normed else 1e-5)
+        exact = pytest.approx([point[name] for point in curves[1]], rel=1e-2 if normed else 1e-5)
         assert [point[name] for point in curves[0]] == exact
 
 
