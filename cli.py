@@ -263,7 +263,7 @@ def _refuse_several_processes(name: str, shared_by_processes: bool) -> None:
 
 @contextmanager
 def _reporting(as_json: bool) -> Iterator[Output]:
-    """Turn what goes wrong into one line on stderr and an exit code.
+    """Turn what goes wrong into one line on stderr and an exit code; with --json into an object with `error` too.
 
     Of several processes the first speaks; another one only of what has befallen it alone.
     """
@@ -273,6 +273,14 @@ def _reporting(as_json: bool) -> Iterator[Output]:
 
     processes = launched()
     who = "" if processes.leads else f"process {processes.rank}: "
+
+    def end(message: object, code: int, prefix: str = "") -> typer.Exit:
+        if str(message):
+            print(f"{prefix}{message}", file=sys.stderr)
+        if as_json and processes.leads:
+            print(json.dumps({"error": str(message)}))
+        return typer.Exit(code)
+
     try:
         # Names, questions and paths are the user's: brackets and colons in them are no markup.
         console = Console(stderr=as_json, quiet=not processes.leads, markup=False, emoji=False)
@@ -281,22 +289,14 @@ def _reporting(as_json: bool) -> Iterator[Output]:
         yield Output(console, as_json and processes.leads)
     except UserError as error:
         _tell_traceback(error)
-        if processes.local_rank == 0 and str(error):
-            print(f"{who}error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+        raise end(error if processes.local_rank == 0 else "", 2, f"{who}error: ") from None
     except RunError as error:
         _tell_traceback(error)
-        if str(error):
-            print(f"{who}failed: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
+        raise end(error, 1, f"{who}failed: ") from None
     except Interrupted as stop:
-        if processes.leads:
-            print(str(stop), file=sys.stderr)
-        raise typer.Exit(stop.exit_code) from None
+        raise end(stop if processes.leads else "", stop.exit_code) from None
     except KeyboardInterrupt:  # while modules are imported, or where nothing has to be saved
-        if processes.leads:
-            print("stopped by Ctrl-C", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise end("stopped by Ctrl-C" if processes.leads else "", 130) from None
 
 
 def _tell_traceback(error: Exception) -> None:
@@ -429,6 +429,9 @@ def ablate(
     per_gpu: PerGpu = 1,
     executor: ExecutorKind = "local",
     address: Address = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="Compare with this cell, not with the one that is the base config.")
+    ] = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="Train this cell only. Repeatable.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what it would cost, and train nothing.")] = False,
     test: Test = None,
@@ -461,7 +464,7 @@ def ablate(
     studies = choose_studies(name, file, axis or [])
     seeds = max(seeds, 2) if precision else seeds
     most = max(seeds, max_seeds) if precision else seeds
-    plans = make_plans(studies, base, most, options.runs_dir, only or [], _progress(output))
+    plans = make_plans(studies, base, most, options.runs_dir, only or [], _progress(output), against)
     check_labelled(plans, _progress(output))
     if precision:
         check_comparable(plans, only or [])

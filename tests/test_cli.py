@@ -158,6 +158,12 @@ def test_a_command_takes_those_shared_options_that_act(command: str, options: se
     assert taken & shared == options
 
 
+def test_an_error_is_an_object_where_one_is_asked_for(runs_dir: Path) -> None:
+    result = runner.invoke(app, ["probe", "abc123", "--json", "--runs-dir", str(runs_dir)])
+    assert result.exit_code == 2
+    assert last_json(result.stdout) == {"error": result.stderr.strip().removeprefix("error: ")}
+
+
 def test_ctrl_c_before_there_is_anything_to_save_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt

@@ -50,11 +50,18 @@ class Plan:
 
 
 def make_plan(
-    study: Study, base: Config, seeds: int, digest_of: Digests, runs_dir: Path, only: Sequence[str] | None = None
+    study: Study,
+    base: Config,
+    seeds: int,
+    digest_of: Digests,
+    runs_dir: Path,
+    only: Sequence[str] | None = None,
+    against: str | None = None,
 ) -> Plan:
     """Return the plan of `study` on `base` for the seeds `base.train.seed`, + 1, ...
 
-    With `only`, the jobs are those of the named cells; the record has all cells all the same.
+    With `only`, the jobs are those of the named cells; the record has all cells all the same. The others are compared
+    with the cell `against`, by default with the one that is the base config.
     """
     base = study.base(base)
     study, left_out = possible(study, base)
@@ -62,6 +69,11 @@ def make_plan(
     names = [cell.name for cell in cells]
     if unknown := sorted(set(only or ()) - set(names)):
         raise UserError(f"--only {unknown[0]}: no such cell in {study.name}; its cells: {'; '.join(names)}")
+    if against:
+        if against not in names:
+            raise UserError(f"--against {against}: no such cell in {study.name}; its cells: {'; '.join(names)}")
+        told = [cell.record.model_copy(update={"is_default": cell.name == against}) for cell in cells]
+        cells = [replace(cell, record=record) for cell, record in zip(cells, told, strict=True)]
     kinds = base.probe.kinds if study.probed else ()
     cells = [replace(cell, config=with_whole_fingerprints(cell.config, runs_dir)) for cell in cells]
     for cell in cells:
@@ -96,6 +108,11 @@ def make_plan(
         for cell in cells
         if len(cell.given) > 1
     ]
+    if len(cells) > 1 and not any(cell.record.is_default for cell in cells):
+        notes.append(
+            f"study {study.name}: no cell is the base config, so there is no default to compare with; --against CELL "
+            f"names one of {'; '.join(names)}"
+        )
     return Plan(record, RunDirectory(runs_dir / "studies" / folder), tuple(jobs), (*left_out, *notes))
 
 

@@ -62,7 +62,13 @@ def digests(progress: Progress) -> Digests:
 
 
 def make_plans(
-    studies: Sequence[Study], base: Config, seeds: int, runs_dir: Path, only: Sequence[str], progress: Progress
+    studies: Sequence[Study],
+    base: Config,
+    seeds: int,
+    runs_dir: Path,
+    only: Sequence[str],
+    progress: Progress,
+    against: str | None = None,
 ) -> list[Plan]:
     """Return a plan per study, and say what is worth saying of it; nothing is written or trained.
 
@@ -71,7 +77,7 @@ def make_plans(
     if base.probe.source:
         check_labels(base, progress, JUDGED)
     digest_of = digests(progress)
-    plans = [make_plan(study, base, seeds, digest_of, runs_dir, only) for study in studies]
+    plans = [make_plan(study, base, seeds, digest_of, runs_dir, only, against) for study in studies]
     cells = [job.config for plan in plans for job in plan.jobs]
     refuse_without_effect(base, set.intersection(*map(inert_keys, cells)) if cells else ())
     for note in [note for plan in plans for note in plan.notes]:

@@ -131,6 +131,18 @@ def test_seeds_count_up_from_the_base_and_come_one_after_the_other() -> None:
     assert [job.config.train.seed for job in made.jobs] == [5, 5, 6, 6]
 
 
+def test_another_cell_than_the_base_config_may_be_compared_with() -> None:
+    study = product(["mask.ratio=0.5,0.6"])
+    (note,) = plan(study, Config()).notes
+    assert "no cell is the base config" in note
+    assert "--against CELL" in note
+    made = make_plan(study, Config(), 1, lambda data: "d", Path("runs"), against="0.6")
+    assert [(cell.name, cell.is_default) for cell in made.record.cells] == [("0.5", False), ("0.6", True)]
+    assert made.notes == ()
+    with pytest.raises(UserError, match=r"--against 0\.7: no such cell in ratio; its cells: 0\.5; 0\.6"):
+        make_plan(study, Config(), 1, lambda data: "d", Path("runs"), against="0.7")
+
+
 def test_only_limits_what_is_trained_and_not_what_is_shown() -> None:
     made = plan(STUDIES["mask-ratio"], Config(), only=("0.5",))
     assert [job.label for job in made.jobs] == ["mask-ratio 0.5, seed 0"]
