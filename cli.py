@@ -452,9 +452,12 @@ def ablate(
         run_until,
         underway,
     )
+    from mae.errors import UserError
 
     who = _executor(options, workers, per_gpu, executor, address, "analysis.studies.figures")
     base = options.resolve(*_kinds(probes), refuse_inert=False)  # what a cell uses need not act in the base
+    if toml and not (name == "list" and listed):
+        raise UserError("--toml prints a study that there is: `mae-cli ablate list mask-ratio --toml`")
     if name == "list":
         if listed:
             _show_cells(base, listed, toml, output)

@@ -59,6 +59,7 @@ def test_a_study_that_has_ended_is_shown_without_importing_what_draws_and_search
         ["probe", "abc123"],
         ["probe", "abc123", "--kind", "cubic"],
         ["run", "--kind", "cubic"],
+        ["ablate", "list", "--toml"],
     ],
 )
 def test_a_users_mistake_exits_2_with_one_line_and_nothing_written(arguments: list[str], runs_dir: Path) -> None:
