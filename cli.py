@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -204,10 +204,12 @@ class Output:
 
     console: Console
     as_json: bool
+    results: list[dict[str, Any]] = field(default_factory=list)
 
     def result(self, value: dict[str, Any]) -> None:
         if self.as_json:
             print(json.dumps(value, allow_nan=False))
+            self.results.append(value)
 
 
 STORED = ("runs_dir", "as_json")
@@ -277,16 +279,17 @@ def _reporting(as_json: bool) -> Iterator[Output]:
     def end(message: object, code: int, prefix: str = "") -> typer.Exit:
         if str(message):
             print(f"{prefix}{message}", file=sys.stderr)
-        if as_json and processes.leads:
-            print(json.dumps({"error": str(message)}))
+        if not output.results:  # what was found before it went wrong says more
+            output.result({"error": str(message)})
         return typer.Exit(code)
 
+    # Names, questions and paths are the user's: brackets and colons in them are no markup.
+    console = Console(stderr=as_json, quiet=not processes.leads, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 120  # a log has no edge that a table must fit
+    output = Output(console, as_json and processes.leads)
     try:
-        # Names, questions and paths are the user's: brackets and colons in them are no markup.
-        console = Console(stderr=as_json, quiet=not processes.leads, markup=False, emoji=False)
-        if not console.is_terminal:
-            console.width = 120  # a log has no edge that a table must fit
-        yield Output(console, as_json and processes.leads)
+        yield output
     except UserError as error:
         _tell_traceback(error)
         raise end(error if processes.local_rank == 0 else "", 2, f"{who}error: ") from None

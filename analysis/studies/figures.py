@@ -6,6 +6,8 @@ seed is its interval over test images, and says nothing of that.
 """
 
 from collections.abc import Mapping
+from itertools import chain
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,9 @@ from mae.probing.kinds import PROBES, probe_title
 
 LEGEND = 0.5
 """Inches of height that the legend of a study's figure takes more than that of a panel."""
+
+LEGEND_WIDTH, CHARACTERS_PER_INCH = 4.6, 18
+"""Inches that the longest line of a legend takes, and how many characters of a caption fit into one."""
 
 Pictures = tuple[np.ndarray, np.ndarray]
 """Masked and reconstructed images, each (n, H, W, C) of values in 0..1."""
@@ -73,13 +78,16 @@ def study_figure(frame: pd.DataFrame, test: Test | None = None) -> Figure:
     for, as in `analysis.studies.tables.summarise`.
     """
     probes = [probe for probe, part in points(frame).groupby("probe", sort=False) if part["value"].notna().any()]
-    figure = Figure(figsize=(_width(frame) * max(1, len(probes)), _height(frame) + LEGEND), layout="constrained")
+    width = max(LEGEND_WIDTH, _width(frame) * len(probes))
+    legend = LEGEND if len(probes) > 1 else 2.5 * LEGEND  # in one column
+    figure = Figure(figsize=(width, _height(frame) + legend), layout="constrained")
     axes = figure.subplots(1, len(probes), squeeze=False)[0] if probes else []
     for panel, probe in zip(axes, probes, strict=True):
         _draw(panel, frame, str(probe), test)
         panel.set_title(probe_title(str(probe)) if probe in PROBES else SPEEDUP)
     if probes:
-        figure.suptitle(caption(frame), fontsize=7)
+        lines = [wrap(line, int(width * CHARACTERS_PER_INCH)) for line in caption(frame).splitlines()]
+        figure.suptitle("\n".join(chain(*lines)), fontsize=7)
         explain(figure, list(axes))
     return figure
 

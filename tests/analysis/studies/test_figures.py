@@ -235,3 +235,14 @@ def test_all_that_is_written_is_inside_the_picture(count: int, name: str) -> Non
         box = text.get_window_extent()
         assert shown.x0 <= box.x0 and box.x1 <= shown.x1, text.get_text()  # noqa: PT018
         assert shown.y0 <= box.y0 and box.y1 <= shown.y1, text.get_text()  # noqa: PT018
+
+
+@pytest.mark.parametrize("probes", [("knn",), ("linear", "knn")])
+def test_nothing_of_a_studys_figure_is_cut_off(probes: tuple[str, ...]) -> None:
+    base = "cifar10-tiny " + " ".join(f"model.encoder.setting{number}=0.5" for number in range(8))
+    figure = study_figure(study_frame_of(MASK_RATIO, probes=probes, base=base))
+    figure.draw_without_rendering()
+    for part in (figure.legends[0], figure._suptitle):  # type: ignore[attr-defined]
+        extent = part.get_window_extent()
+        assert extent.x0 >= 0
+        assert extent.x1 <= figure.bbox.width
