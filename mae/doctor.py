@@ -131,7 +131,7 @@ def _locks(runs_dir: Path) -> Finding:
 
 
 def _store(uri: str) -> Finding:
-    from mae.tracking.mlflow_store import NONE, open_store
+    from mae.tracking.mlflow_store import NONE, is_damaged, open_store
 
     where = without_secrets(uri)
     if uri == NONE:
@@ -142,7 +142,9 @@ def _store(uri: str) -> Finding:
         open_store(uri).search_experiments(max_results=1)
     except Exception as error:  # whatever a server or database does
         advice = "start the server, or name another --tracking-uri; runs go on without it, and it is told later"
-        if uri.startswith("sqlite:///"):
+        if is_damaged(error):
             advice = "move the file away: the next command makes it anew from the runs"
+        elif uri.startswith("sqlite:///"):
+            advice = "see whether another program uses it, and whether you may read and write it"
         return Finding("MLflow store", f"{where}: {first_line(error)}", advice)
     return Finding("MLflow store", f"{where} answers")

@@ -13,7 +13,7 @@ from mae.config.resolve import nearest
 from mae.errors import UserError, first_line, without_secrets
 from mae.runs.locks_and_writes import replacing
 from mae.runs.study_record import StudyRecord, TrialRecord, find_studies
-from mae.tracking.mlflow_store import open_store, printable, study_experiment
+from mae.tracking.mlflow_store import open_store, printable, study_experiment, telling_what_is_wrong
 
 KEY = ["study_id", "cell", "seed", "probe"]
 """What a row is about; no frame has two rows about the same."""
@@ -53,18 +53,14 @@ def from_mlflow(uri: str) -> pd.DataFrame:
     where = without_secrets(uri)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise UserError(f"no MLflow store at {where}; {BEGIN}")
-    try:
+    frames: dict[str, pd.DataFrame] = {}
+    with telling_what_is_wrong(uri):
         client = open_store(uri)
         experiments = [each for each in client.search_experiments() if each.name.startswith(study_experiment(""))]
-        frames: dict[str, pd.DataFrame] = {}
         for parent in _tracked(client, experiments, "study"):
             study_id = parent.data.tags.get("mae.study_id", "")
             if study_id and study_id not in frames and _has_record(client, parent):
                 frames[study_id] = tidy(_record_of(client, parent), study_id, _outcomes(client, parent))
-    except UserError:
-        raise
-    except Exception as error:  # whatever a server, its database or its disk does
-        raise UserError(f"cannot read MLflow at {where}: {first_line(error)}") from None
     if not frames:
         raise UserError(f"no studies in MLflow at {where}; {BEGIN}")
     return pd.concat(list(frames.values()), ignore_index=True)

@@ -13,10 +13,10 @@ from analysis.statistics.comparisons import Comparisons, compare
 from analysis.studies.remarks import TEST_IN_WORDS
 from analysis.studies.tables import difference_text
 from mae.config.fingerprint import pretrain_settings
-from mae.config.resolve import differences, flatten, read_toml, resolve, spelled
+from mae.config.resolve import differences, flatten, resolve, spelled
 from mae.errors import UserError
 from mae.probing.kinds import PROBES, probe_label
-from mae.runs.catalogue import find_run, run_row
+from mae.runs.catalogue import find_run, run_row, settings_of
 from mae.runs.directory import RunDirectory, probes_of
 from mae.runs.metrics import top1
 
@@ -101,7 +101,7 @@ def _probes(run: RunDirectory) -> Iterator[tuple[str, str, float]]:
     for place in probes_of(run):
         kind = place.path.name.partition("-")[0]
         if (result := place.result()) is not None:
-            how = kind_probe(flatten(read_toml(place.path / "config.toml")), kind)
+            how = kind_probe(settings_of(place), kind)
             yield kind, how, result["metrics"][top1(kind)]
 
 

@@ -74,8 +74,8 @@ def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
     for _, record in find_studies(runs_dir):
         for fingerprint in dict.fromkeys(trial.fingerprint for trial in record.trials):
             studies.setdefault(fingerprint, []).append(record.name)
-    shown = [run for run in find_runs(runs_dir) if status_of(run)[0] != "unreadable"]
-    return [run_row(run) | {"study": ", ".join(sorted({*studies.get(run.path.name, [])}))} for run in shown]
+    rows = [row for row in map(run_row, find_runs(runs_dir)) if row["status"] != "unreadable"]
+    return [row | {"study": ", ".join(sorted({*studies.get(row["run"], [])}))} for row in rows]
 
 
 def run_row(run: RunDirectory) -> dict[str, Any]:

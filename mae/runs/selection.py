@@ -2,7 +2,7 @@
 
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from mae.config.reference import stored_value
 from mae.config.resolve import UNSET, config_fields, nearest, parse_value, spelled
 from mae.errors import UserError
-from mae.runs.catalogue import list_runs, settings_of, unreadable_runs
+from mae.runs.catalogue import list_runs, settings_of
 from mae.runs.directory import RunDirectory
 
 OWN = ("run", "name", "tags", "note", "status", "seconds", "date", "data", "study")
@@ -43,12 +43,26 @@ def select_runs(
         _check_key(sort, known)
     if not fits and not sort:
         return rows[:limit]
-    without = {run.path.name for run in unreadable_runs(runs_dir, settings=True)}
-    chosen = [(row, _values(row, runs_dir)) for row in rows if row["run"] not in without]
-    chosen = [(row, values) for row, values in chosen if all(fit(values) for fit in fits)]
+    described = [(row, settings | row["metrics"] | own(row)) for row, settings in with_settings(rows, runs_dir)]
+    chosen = [(row, values) for row, values in described if all(fit(values) for fit in fits)]
     if sort:
         chosen.sort(key=lambda each: _rank(each[1].get(sort)), reverse=True)
     return [row for row, _ in chosen][:limit]
+
+
+def with_settings(rows: Sequence[dict[str, Any]], runs_dir: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield rows of `list_runs` with the settings of their runs; those whose settings are damaged are left out."""
+    for row in rows:
+        try:
+            settings = settings_of(RunDirectory(runs_dir / row["run"]))
+        except UserError:
+            continue
+        yield row, settings
+
+
+def own(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a row says under the keys of `OWN`."""
+    return {key: row[key] for key in OWN}
 
 
 def _condition(text: str, known: list[str]) -> Callable[[Mapping[str, Any]], bool]:
@@ -93,10 +107,6 @@ def _ordered(text: str, key: str, sign: str, given: str) -> Callable[[Mapping[st
 def _check_key(key: str, known: list[str]) -> None:
     if key not in known:
         raise UserError(f"unknown key {key!r}{nearest(key, known)}; expected a setting, a metric, or {', '.join(OWN)}")
-
-
-def _values(row: dict[str, Any], runs_dir: Path) -> dict[str, Any]:
-    return settings_of(RunDirectory(runs_dir / row["run"])) | row["metrics"] | {key: row[key] for key in OWN}
 
 
 def _rank(value: Any) -> tuple[int, Any]:

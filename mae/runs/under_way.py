@@ -8,9 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mae.config.resolve import flatten, read_toml
 from mae.errors import UserError
-from mae.runs.catalogue import find_runs, shown_name
+from mae.runs.catalogue import find_runs, settings_of, shown_name
 from mae.runs.directory import Record, RunDirectory, probes_of
 from mae.runs.metrics import EPOCH, LOSS, ONLINE
 from mae.runtime.progress import duration
@@ -62,7 +61,7 @@ def _at_work(run: RunDirectory, stage: RunDirectory, record: Record) -> UnderWay
 def _steps(run: RunDirectory, record: Record) -> int:
     """Return the optimiser steps of a pretraining, 0 where its folder does not tell."""
     try:
-        settings = flatten(read_toml(run.path / "config.toml"))
+        settings = settings_of(run)
         images = int(record.data["train_images"])
         return int(settings["train.epochs"]) * (images // int(settings["train.batch_size"]))
     except (UserError, KeyError, TypeError, ValueError, ZeroDivisionError):

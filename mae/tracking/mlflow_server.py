@@ -21,14 +21,15 @@ def free_port(wanted: int | None) -> int:
 
 
 def serve(uri: str, port: int) -> None:
-    """Serve the page of the store at `uri` until Ctrl-C or SIGTERM; `RunError` if the server ends by itself."""
+    """Serve the page of the store at `uri` until Ctrl-C, SIGTERM or SIGHUP; `RunError` if the server ends by itself."""
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--uvicorn-opts", "--log-level warning"]
     quiet = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven more processes that nobody needs here
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # the second, where the terminal is closed
+        signal.signal(ending, signal.default_int_handler)
     # In a session of its own Ctrl-C does not reach it, which would be met with a traceback.
     server = subprocess.Popen(command, env=os.environ | quiet, start_new_session=True)
     try:

@@ -92,6 +92,11 @@ def connect(uri: str, runs_dir: Path, name: str = EXPERIMENT) -> tuple[Any, Any]
         return client, client.get_experiment(client.create_experiment(name, artifact_location=artifacts))
 
 
+def is_damaged(error: Exception) -> bool:
+    """Say whether an error tells that the file of a SQLite store is damaged, and not just in use or out of reach."""
+    return any(words in str(error) for words in ("not a database", "malformed"))
+
+
 @contextmanager
 def telling_what_is_wrong(uri: str) -> Iterator[None]:
     """Turn whatever a store's server, database or disk does within the block into a `UserError` for people."""
@@ -100,7 +105,7 @@ def telling_what_is_wrong(uri: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        heal = "; move the file away, and the next command makes it anew from the runs" if "sqlite" in uri else ""
+        heal = "; move the file away, and the next command makes it anew from the runs" if is_damaged(error) else ""
         raise UserError(f"cannot read MLflow at {without_secrets(uri)}: {first_line(error)}{heal}") from None
 
 

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sqlite3
 import urllib.parse
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from mae.runs.catalogue import unreadable_runs
 from mae.runs.directory import RunDirectory
 from mae.runs.study_record import read_study
 from mae.tracking.mlflow_server import free_port
-from mae.tracking.mlflow_store import default_uri, open_store, study_experiment, study_pages
+from mae.tracking.mlflow_store import default_uri, open_store, study_experiment, study_pages, telling_what_is_wrong
 from mae.tracking.study_delivery import deliver_study
 from tests.conftest import TINY
 from tests.helpers.study_factory import write_study
@@ -181,6 +182,11 @@ def test_a_damaged_store_is_told_with_what_heals_it(tmp_path: Path) -> None:
     result = runner.invoke(app, ["ui", "--runs-dir", str(tmp_path)])
     assert result.exit_code == 2
     assert "file is not a database; move the file away" in " ".join(result.stderr.split())
+
+
+def test_nobody_is_told_to_move_a_store_away_that_is_in_use(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"database is locked$"), telling_what_is_wrong(default_uri(tmp_path)):
+        raise sqlite3.OperationalError("database is locked")
 
 
 def test_a_run_at_work_is_listed_with_its_share_and_time_left(tmp_path: Path) -> None:
