@@ -1,48 +1,49 @@
 """`mae-cli`: parse, call one function, print. Heavy imports happen inside commands."""
 
-import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from mae.command_line.commands import Commands, register
+from mae.command_line.options import (
+    OF_A_RUN,
+    ON_IMAGES,
+    STORED,
+    TRACKED,
+    Conditions,
+    FromMlflow,
+    Kinds,
+    Name,
+    Note,
+    Options,
+    Pairs,
+    Register,
+    Results,
+    Run,
+    Studies,
+    Tags,
+    Test,
+    complete_run,
+    complete_setting,
+)
+from mae.command_line.output import DEBUG, Output
+
 if TYPE_CHECKING:
     from ablations.execution.executor import Executor
-    from mae.config.tree import Config
     from mae.pipeline import Workplace
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-
-DEBUG = "MAE_DEBUG"
-SHARED = "Settings and places"
-
-
-def complete_preset() -> list[str]:
-    from mae.config.presets import PRESETS
-
-    return [*PRESETS]
-
-
-def complete_setting(incomplete: str) -> list[str]:
-    from mae.config.completion import settings_beginning
-
-    return settings_beginning(incomplete)
-
-
-def complete_probe(incomplete: str) -> list[str]:
-    from mae.probing.kinds import PROBES
-
-    given, comma, _ = incomplete.rpartition(",")
-    return [f"{given}{comma}{kind}" for kind in PROBES if kind not in given.split(",")]
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def complete_study() -> list[str]:
@@ -52,66 +53,10 @@ def complete_study() -> list[str]:
     return ["paper", "list", *STUDIES, *OWN]
 
 
-def complete_own_study(context: typer.Context) -> list[str]:
-    from mae.runs.study_record import find_studies
-
-    return [record.name for _, record in find_studies(Path(context.params.get("runs_dir") or "runs"))]
-
-
-def complete_run(context: typer.Context) -> list[str]:
-    runs_dir = Path(context.params.get("runs_dir") or "runs")
-    return [file.parent.name for file in runs_dir.glob("*/record.json")]
-
-
-Kinds = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--probe",
-        "--kind",
-        help="linear, knn, attentive, partial, finetune: repeatable, or with commas.",
-        autocompletion=complete_probe,
-    ),
-]
-Studies = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--study",
-        help="A study's name or its folder's. Repeatable; all if not given.",
-        autocompletion=complete_own_study,
-    ),
-]
-FromMlflow = Annotated[bool, typer.Option("--mlflow", help="Read the MLflow store, not the runs folder.")]
-Results = Annotated[
-    list[Path] | None, typer.Option("--results", help="Read exported files, or folders of them, not runs. Repeatable.")
-]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Trainings at a time.")]
 PerGpu = Annotated[int, typer.Option("--per-gpu", min=1, help="Trainings at a time on one GPU.")]
 ExecutorKind = Annotated[Literal["local", "ray"], typer.Option("--executor", help="This machine, or a Ray cluster.")]
 Address = Annotated[str | None, typer.Option("--address", help="The Ray cluster's; `auto` for the one around here.")]
-Test = Annotated[
-    Literal["blocks", "paired", "welch"] | None,
-    typer.Option("--test", help="How cells are compared; seeds as blocks where that fits. See docs/statistics.md."),
-]
-Pairs = Annotated[bool, typer.Option("--pairs", help="Compare all pairs of cells too, not only with the default.")]
-Run = Annotated[
-    str,
-    typer.Argument(help="(The start of) a run's fingerprint; see `mae-cli runs`.", autocompletion=complete_run),
-]
-Name = Annotated[str | None, typer.Option("--name", help="Call the run so; commands take it like its fingerprint.")]
-Note = Annotated[str | None, typer.Option("--note", help="Something to remember about it.")]
-Tags = Annotated[list[str] | None, typer.Option("--tag", help="A word to find it by. Repeatable.")]
-Conditions = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[CONDITION]...",
-        help="Only runs that fit: a setting, metric, run, name, status, date, data, study or seconds; = != > < >= <=; "
-        "a value, in which * and ? stand for any characters.",
-    ),
-]
-Register = Annotated[
-    str | None,
-    typer.Option("--register", help="Log the encoder in MLflow, as a new version of the model of this name."),
-]
 
 
 def _tell_version(wanted: bool) -> None:
@@ -143,170 +88,7 @@ def main(
         os.environ[DEBUG] = "1"
 
 
-def _shared(flag: str, text: str, complete: Any = None) -> Any:
-    return typer.Option(flag, help=text, rich_help_panel=SHARED, autocompletion=complete)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What commands have in common; each takes those of them that act there."""
-
-    preset: Annotated[
-        str | None,
-        _shared(
-            "--preset",
-            "Starting point; see `mae-cli presets`. If not given: digits, or none for another data.source.",
-            complete_preset,
-        ),
-    ] = None
-    config: Annotated[Path | None, _shared("--config", "TOML file; wins over the preset.")] = None
-    settings: Annotated[
-        list[str] | None,
-        _shared("--set", "dotted.key=value, `unset` for none; wins over all. Repeatable.", complete_setting),
-    ] = None
-    runs_dir: Annotated[Path, _shared("--runs-dir", "Where runs are kept.")] = Path("runs")
-    tracking_uri: Annotated[
-        str | None, _shared("--tracking-uri", "MLflow store; `none` for none. By default in the runs folder.")
-    ] = None
-    device: Annotated[str, _shared("--device", "auto, cpu, cuda, cuda:N or mps.")] = "auto"
-    as_json: Annotated[bool, _shared("--json", "One JSON object as the last line of stdout.")] = False
-
-    @property
-    def store(self) -> str:
-        """The MLflow store's URI."""
-        from mae.tracking.mlflow_store import default_uri
-
-        return self.tracking_uri or default_uri(self.runs_dir)
-
-    @property
-    def set_keys(self) -> tuple[str, ...]:
-        """The keys that --set fixes."""
-        return tuple(setting.partition("=")[0].strip() for setting in self.settings or ())
-
-    def resolve(self, *more: str, refuse_inert: bool = True) -> "Config":
-        """Return the config that preset, file, settings and `more` settings give."""
-        from mae.config.resolve import resolve
-        from mae.runs.named_runs import with_whole_fingerprints
-
-        config = resolve(self.preset, self.config, [*(self.settings or ()), *more], refuse_inert)
-        return with_whole_fingerprints(config, self.runs_dir)
-
-    def resolve_for(self, run: Any, changeable: tuple[str, ...], *more: str) -> "Config":
-        """Return the config of a finished run, changed by settings in the `changeable` sections only."""
-        from mae.pipeline import stored_config
-
-        return stored_config(run, (*(self.settings or ()), *more), changeable)
-
-
-@dataclass(frozen=True)
-class Output:
-    """People read `console`; with --json that is stderr, and stdout ends with one object."""
-
-    console: Console
-    as_json: bool
-    results: list[dict[str, Any]] = field(default_factory=list)
-
-    def result(self, value: dict[str, Any]) -> None:
-        if self.as_json:
-            print(json.dumps(value, allow_nan=False))
-            self.results.append(value)
-
-
-STORED = ("runs_dir", "as_json")
-ON_IMAGES = (*STORED, "settings", "device")
-TRACKED = (*STORED, "tracking_uri")
-OF_A_RUN = (*TRACKED, "settings", "device")
-"""Options of commands that only read the runs folder, that read or write MLflow too, that work with a finished run."""
-
-
-def _command(
-    name: str, takes: tuple[str, ...] = (), shared_by_processes: bool = False
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register `function(options, output, ...)` as a command that also takes the named fields of `Options`, or all.
-
-    It refuses to run as one of several processes that torchrun has started, unless they are to share its work.
-    """
-
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(Options, include_extras=True)
-        shared = [
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
-            for field in fields(Options)
-            if not takes or field.name in takes
-        ]
-        own = list(inspect.signature(function).parameters.values())[2:]
-
-        def run(*arguments: Any, **values: Any) -> None:
-            options = Options(**{parameter.name: values.pop(parameter.name) for parameter in shared})
-            with _reporting(options.as_json) as output:
-                _refuse_several_processes(name, shared_by_processes)
-                function(options, output, *arguments, **values)
-
-        parameters = [
-            parameter.replace(annotation=hints.get(parameter.name, parameter.annotation))
-            for parameter in [*(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own), *shared]
-        ]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        run.__doc__ = function.__doc__
-        app.command(name)(run)
-        return function
-
-    return register
-
-
-def _refuse_several_processes(name: str, shared_by_processes: bool) -> None:
-    from mae.errors import UserError
-    from mae.runtime.distributed import launched
-
-    if not shared_by_processes and (count := launched().count) > 1:
-        raise UserError(f"{name} is no work for {count} processes; torchrun can start pretrain, probe and run only")
-
-
-@contextmanager
-def _reporting(as_json: bool) -> Iterator[Output]:
-    """Turn what goes wrong into one line on stderr and an exit code; with --json into an object with `error` too.
-
-    Of several processes the first speaks; another one only of what has befallen it alone.
-    """
-    from mae.errors import RunError, UserError
-    from mae.runtime.distributed import launched
-    from mae.runtime.interruption import Interrupted
-
-    processes = launched()
-    who = "" if processes.leads else f"process {processes.rank}: "
-
-    def end(message: object, code: int, prefix: str = "") -> typer.Exit:
-        if str(message):
-            print(f"{prefix}{message}", file=sys.stderr)
-        if not output.results:  # what was found before it went wrong says more
-            output.result({"error": str(message)})
-        return typer.Exit(code)
-
-    # Names, questions and paths are the user's: brackets and colons in them are no markup.
-    console = Console(stderr=as_json, quiet=not processes.leads, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 120  # a log has no edge that a table must fit
-    output = Output(console, as_json and processes.leads)
-    try:
-        yield output
-    except UserError as error:
-        _tell_traceback(error)
-        raise end(error if processes.local_rank == 0 else "", 2, f"{who}error: ") from None
-    except RunError as error:
-        _tell_traceback(error)
-        raise end(error, 1, f"{who}failed: ") from None
-    except Interrupted as stop:
-        raise end(stop if processes.leads else "", stop.exit_code) from None
-    except KeyboardInterrupt:  # while modules are imported, or where nothing has to be saved
-        raise end("stopped by Ctrl-C" if processes.leads else "", 130) from None
-
-
-def _tell_traceback(error: Exception) -> None:
-    if os.environ.get(DEBUG):
-        from mae.errors import whole_traceback
-
-        print(whole_traceback(error), file=sys.stderr, end="")
+_command = partial(register, app)
 
 
 @contextmanager
@@ -331,7 +113,7 @@ def _share_cores(output: Output) -> None:
     """To be called before PyTorch is imported."""
     from mae.runtime.threads import wait_passively
 
-    wait_passively(_progress(output).say)
+    wait_passively(output.progress.say)
 
 
 def _notes(name: str | None, note: str | None, tags: list[str] | None) -> Any:
@@ -359,7 +141,7 @@ def pretrain(options: Options, output: Output, name: Name = None, note: Note = N
         run = run_pretraining(config, replace(where, notes=notes))
         if not where.processes.leads:
             return
-    output.console.print(f"run {run.path.name} is finished: {run.path}", highlight=False, soft_wrap=True)
+    output.say(f"run {run.path.name} is finished: {run.path}")
     output.result({"run": run.path.name, **run.result()})
 
 
@@ -373,8 +155,10 @@ def probe(options: Options, output: Output, run: Run, kind: Kinds = None) -> Non
 
     found = find_run(options.runs_dir, run)
     config = options.resolve_for(found, ("probe", "run"), *_kinds(kind))
+    from mae.command_line.probed import probe_and_print
+
     with _workplace(options, output) as where:
-        _probe_and_print(found, config, where, output)
+        probe_and_print(found, config, where, output)
 
 
 @_command("run", shared_by_processes=True)
@@ -389,17 +173,18 @@ def run_pipeline(
     if config.probe.source:
         from mae.data.labels import check_labels
 
-        check_labels(config, _progress(output), "probes need to know the class")
+        check_labels(config, output.progress, "probes need to know the class")
     _share_cores(output)
+    from mae.command_line.probed import probe_and_print, say_not_probed
     from mae.pipeline import check_probed_images, has_labels, run_pretraining
 
     with _workplace(options, output) as where, where.processes.joined(where.device):
         check_probed_images(config, where)
         run = run_pretraining(config, replace(where, notes=notes))
         if has_labels(run, config, where):
-            _probe_and_print(run, config, where, output)
+            probe_and_print(run, config, where, output)
         elif where.processes.leads:
-            _say_not_probed(run, output)
+            say_not_probed(run, output)
 
 
 @_command("ablate")
@@ -462,25 +247,29 @@ def ablate(
     if toml and not (name == "list" and listed):
         raise UserError("--toml prints a study that there is: `mae-cli ablate list mask-ratio --toml`")
     if name == "list":
+        from ablations.studies.listing import list_studies, show_cells
+
         if listed:
-            _show_cells(base, listed, toml, output)
+            show_cells(base, listed, toml, output)
         else:
-            _list_studies(options, output, base, seeds)
+            list_studies(options, output, base, seeds)
         return
     studies = choose_studies(name, file, axis or [])
     seeds = max(seeds, 2) if precision else seeds
     most = max(seeds, max_seeds) if precision else seeds
-    plans = make_plans(studies, base, most, options.runs_dir, only or [], _progress(output), against)
-    check_labelled(plans, _progress(output))
+    plans = make_plans(studies, base, most, options.runs_dir, only or [], output.progress, against)
+    check_labelled(plans, output.progress)
     if precision:
         check_comparable(plans, only or [])
     if dry_run:
+        from ablations.studies.listing import print_forecast
+
         expected, told = _print_prospects(plans, seeds, precision, options.runs_dir, output)
-        _print_forecast(expected, told, options, who, output)
+        print_forecast(expected, told, options, who, output)
         return
     if missing := [job.config for plan in plans for job in plan.of_seeds(seeds).missing(options.runs_dir)]:
         who.reach()
-        who.decode(missing, _progress(output))
+        who.decode(missing, output.progress)
 
     def precise(plan: Any) -> bool:
         return precision is None or _print_precision(plan, precision, options.runs_dir, output, test)
@@ -540,16 +329,16 @@ def sweep(
     request = SweepRequest(
         trials, timeout, space, options.set_keys, sampler, pruner, objective, name, storage, seeds_top, seeds
     )
-    asked = make_sweep(request, options.resolve(), options.runs_dir, _progress(output))
+    asked = make_sweep(request, options.resolve(), options.runs_dir, output.progress)
     if print_space:
         from ablations.sweeps.space import to_toml
 
-        output.console.print(to_toml(asked.space), highlight=False, soft_wrap=True, end="")
+        output.say(to_toml(asked.space), end="")
         output.result({"space": {parameter.key: parameter.describe() for parameter in asked.space}})
         return
     if not sweep_directory(options.runs_dir, asked.name).path.exists():
         who.reach()
-        who.decode([asked.base], _progress(output))
+        who.decode([asked.base], output.progress)
     with sweep_underway(asked, options.store, output.console) as directory:
         record, plan = run_sweep(asked, request, directory, who, output.console)
         from analysis.report.terminal import show_sweep
@@ -580,7 +369,7 @@ def reconstruct(
 
     with _workplace(options, output) as where:
         draw_reconstructions(found, config, images or [], to, where)
-    output.console.print(f"drawn: {to}", highlight=False, soft_wrap=True)
+    output.say(f"drawn: {to}")
     output.result({"run": found.path.name, "picture": str(to)})
 
 
@@ -602,11 +391,11 @@ def features(
     config = options.resolve_for(found, ("probe", "data.skip_bad_images"))
     from analysis.images.own_images import own_images
 
-    with own_images(found, options.settings or (), config, options.device, _progress(output)) as images:
+    with own_images(found, options.settings or (), config, options.device, output.progress) as images:
         told = images.write_features(folder, to)
     left_out = f"; {len(told['left_out'])} file(s) left out" if told["left_out"] else ""
     line = f"{told['images']} images, {told['features']} features each: {to}{left_out}"
-    output.console.print(line, highlight=False, soft_wrap=True)
+    output.say(line)
     output.result({"run": found.path.name, **told})
 
 
@@ -633,10 +422,10 @@ def neighbours(
 
     check_picture(to)
 
-    with own_images(found, options.settings or (), config, options.device, _progress(output)) as own:
+    with own_images(found, options.settings or (), config, options.device, output.progress) as own:
         drawn = own.neighbours_in(folder, images or [], count) if folder else own.neighbours_in_test_images(count)
         write_picture(drawn[0], to)
-    output.console.print(f"drawn: {to}", highlight=False, soft_wrap=True)
+    output.say(f"drawn: {to}")
     output.result({"run": found.path.name, "picture": str(to), "rows": drawn[1]})
 
 
@@ -669,7 +458,7 @@ def confusion(
     told = matrix.per_class(counts)
     print_frame(told.head(20).round(1).astype(str), output.console)
     left = f"; the worst 20 of {len(told)} classes above" if len(told) > 20 else ""
-    output.console.print(f"drawn: {to}, counts: {table}{left}", highlight=False, soft_wrap=True)
+    output.say(f"drawn: {to}, counts: {table}{left}")
     classes = json.loads(told.to_json(orient="records"))
     output.result({"run": found.path.name, "probe": chosen.path.name, "picture": str(to), "classes": classes})
 
@@ -693,7 +482,7 @@ def import_model(
     with _workplace(options, output) as where:
         run = run_import(model, where)
     for line in (model.described, *model.notes, f"run {run.path.name}: {run.path}"):
-        output.console.print(line, highlight=False, soft_wrap=True)
+        output.say(line)
     registered = _register(options, output, run, model, register)
     output.result({"run": run.path.name, "found": model.described, "notes": model.notes, "registered": registered})
 
@@ -705,7 +494,7 @@ def _register(options: Options, output: Output, run: Any, model: Any, name: str 
     from mae.tracking.registered_models import register_model
 
     address = register_model(run, model, name, options.store, options.runs_dir)
-    output.console.print(f"registered: {address}", highlight=False, soft_wrap=True)
+    output.say(f"registered: {address}")
     return address
 
 
@@ -750,7 +539,7 @@ def show_config(
     except (UserError, RunError) as error:
         fingerprint, told = None, f"unknown: {first_line(error)}"
     lines = f"# fingerprint {fingerprint or told}\n{to_toml(config)}"
-    output.console.print(lines, highlight=False, soft_wrap=True)  # a file for --config
+    output.say(lines)  # a file for --config
     output.result({"fingerprint": fingerprint, "config": config.model_dump(mode="json")})
 
 
@@ -768,7 +557,7 @@ def _show_config_of(run: str, options: Options, schema: bool, output: Output) ->
     preset, differing = nearest_preset(config)
     told = [f"#   {key} = {spelled(value)}" for key, value in differing.items()]
     head = [f"# run {found.path.name}; differs from {preset} in {len(told)} setting(s){':' if told else ''}", *told]
-    output.console.print("\n".join([*head, to_toml(config)]), highlight=False, soft_wrap=True)
+    output.say("\n".join([*head, to_toml(config)]))
     shown = {"run": found.path.name, "preset": preset, "differences": differing}
     output.result({**shown, "config": config.model_dump(mode="json")})
 
@@ -779,7 +568,7 @@ def presets(options: Options, output: Output) -> None:
     from mae.config.presets import PRESETS
 
     for name, preset in PRESETS.items():
-        output.console.print(f"{name:16} {preset.purpose}", highlight=False, soft_wrap=True)
+        output.say(f"{name:16} {preset.purpose}")
     output.result({"presets": {name: preset.model_dump() for name, preset in PRESETS.items()}})
 
 
@@ -828,7 +617,7 @@ def export_results(
     else:
         frame = _load(options, studies, mlflow, results, output)
     export(frame, Path(what))
-    output.console.print(f"{len(frame)} rows: {what}", highlight=False, soft_wrap=True)
+    output.say(f"{len(frame)} rows: {what}")
     output.result({"file": what, "rows": len(frame)})
 
 
@@ -846,7 +635,7 @@ def _export_model(
     if kind and to:
         notes = export_model(model, kind, to)
         for line in (f"{kind}: {to}", *notes):
-            output.console.print(line, highlight=False, soft_wrap=True)
+            output.say(line)
         told |= {"format": kind, "file": str(to), "notes": notes}
     output.result(told | {"registered": _register(options, output, found, model, register)})
 
@@ -885,13 +674,13 @@ def report(
     curves = curves_of(frame, options.runs_dir, results or [])
     models = Models(
         lambda study: reconstruct_cells(study, options.runs_dir),
-        lambda study: encode_study(study, options.runs_dir, _progress(output)),
+        lambda study: encode_study(study, options.runs_dir, output.progress),
     )
     made = make_report(frame, curves, models, test, pairs)
     write_report(made, file, kind)
-    output.console.print(f"report: {file}", highlight=False, soft_wrap=True)
+    output.say(f"report: {file}")
     shown = [*dict.fromkeys(frame["study_id"])] if studies else []
-    sources, say = results or [options.runs_dir], _progress(output).say
+    sources, say = results or [options.runs_dir], output.progress.say
     done = execute_notebooks(sources, shown, folder, say) if folder else Execution()
     verdicts = {base.title: {row["finding"]: row["verdict"] for row in base.findings} for base in made.bases}
     found = {"pairs": json.loads(made.pairs.to_json(orient="records"))} if pairs else {}
@@ -915,7 +704,7 @@ def compare(
     compared, told = compare_runs(options.runs_dir, names), config_differences(options.runs_dir, names)
     print_frame(compared.reset_index(names="").map(str), output.console)
     for line in told:
-        output.console.print(line, highlight=False, soft_wrap=True)
+        output.say(line)
     output.result({"compared": json.loads(compared.to_json()), "differences": told})
 
 
@@ -937,43 +726,20 @@ def runs(
     if watch:
         _watch(options, output, bool(where or sort or limit))
         return
+    from analysis.report.table_of_runs import table_of_runs
     from mae.runs.catalogue import unreadable_runs
     from mae.runs.selection import select_runs
 
     rows = select_runs(options.runs_dir, where or [], sort, limit)
     if rows:
-        output.console.print(_table_of_runs(rows, options.runs_dir))
+        output.console.print(table_of_runs(rows, options.runs_dir))
     else:
         output.console.print(
             f"no run in {options.runs_dir} {'fits' if where else 'yet'} {' '.join(where or [])}".strip()
         )
     for run, reason in unreadable_runs(options.runs_dir, settings=bool(where or sort)).items():
-        output.console.print(f"left out: {run.path}: {reason}", highlight=False, soft_wrap=True)
+        output.say(f"left out: {run.path}: {reason}")
     output.result({"runs": rows})
-
-
-def _table_of_runs(rows: list[dict[str, Any]], runs_dir: Path) -> Table:
-    from mae.probing.kinds import PROBES, probe_label
-    from mae.runs.metrics import FINAL_LOSS, top1
-    from mae.runs.under_way import runs_under_way
-
-    at_work = {each.run: each.told() for each in runs_under_way(runs_dir)}
-    kinds = [kind for kind in PROBES if any(top1(kind) in row["metrics"] for row in rows)]
-    table = Table(box=SIMPLE_HEAD)
-    for name in ("run", "started", "status"):
-        table.add_column(name, no_wrap=True)
-    own = [key for key in ("tags", "note") if any(row[key] for row in rows)]
-    for name in ("name", *own, "data", "study"):
-        table.add_column(name, overflow="fold")
-    for name in (*map(probe_label, kinds), "loss", "min"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        shown = [row["metrics"].get(key) for key in (*map(top1, kinds), FINAL_LOSS)]
-        numbers = ["" if value is None else f"{value:.4g}" for value in shown]
-        texts = [row[key] for key in ("run", "date", "status", "name", *own, "data", "study")]
-        texts[2] = at_work.get(row["run"], texts[2])
-        table.add_row(*texts, *numbers, f"{row['seconds'] / 60:.1f}")
-    return table
 
 
 def _watch(options: Options, output: Output, chosen: bool) -> None:
@@ -1007,7 +773,7 @@ def note(
     told = [f"{key}: {value}" for key, value in (("name", notes.name), ("note", notes.note)) if value]
     told += [f"tags: {', '.join(notes.tags)}"] if notes.tags else []
     line = f"{found.path.name}: {'; '.join(told) or 'nothing is said of it'}"
-    output.console.print(line, highlight=False, soft_wrap=True)
+    output.say(line)
     output.result({"run": found.path.name, **notes.model_dump()})
     if given.any:
         with delivering_undelivered(options.runs_dir, options.store):
@@ -1026,7 +792,7 @@ def doctor(options: Options, output: Output) -> None:
     for each in findings:
         state = f"\n    to do: {each.advice}" if each.advice else ""
         mark = "LOOK" if each.advice else "ok  "
-        output.console.print(f"{mark} {each.subject}: {each.found}{state}", highlight=False, soft_wrap=True)
+        output.say(f"{mark} {each.subject}: {each.found}{state}")
     output.result({"findings": [asdict(each) for each in findings]})
     if any(each.advice for each in findings):
         raise typer.Exit(1)
@@ -1061,7 +827,7 @@ def clean(
         f"{sum(each.size for each in gone) / 1e9:.3g} GB removed" if delete else "nothing is removed without --delete"
     )
     left = ", ".join(f"{folder}: {bytes_in(folder) / 1e9:.3g} GB" for folder in folders)
-    output.console.print(f"{total / 1e9:.3g} GB in all; {done}\n{left}", highlight=False, soft_wrap=True)
+    output.say(f"{total / 1e9:.3g} GB in all; {done}\n{left}")
     items = [{"kind": each.kind, "path": str(each.path), "bytes": each.size, "removed": each in gone} for each in found]
     output.result({"items": items, "bytes": total})
 
@@ -1095,7 +861,7 @@ def ui(
     links = [f"http://127.0.0.1:{port}/{fragment}" for fragment in pages]
     output.console.print("MLflow answers in a few seconds; Ctrl-C ends it")
     for link in links:
-        output.console.print(link, highlight=False, soft_wrap=True)
+        output.say(link)
     output.result({"page": links[0], "table": links[-1]})
     sys.stdout.flush()
     serve(options.store, port)
@@ -1105,60 +871,7 @@ def _load(options: Options, studies: list[str] | None, mlflow: bool, results: li
     from analysis.results.loading import load
 
     uri = options.store if mlflow else ""
-    return load(options.runs_dir, uri, results or [], studies or [], _progress(output).say)
-
-
-def _progress(output: Output) -> Any:
-    from mae.runtime.progress import ConsoleProgress
-
-    return ConsoleProgress(output.console)
-
-
-def _list_studies(options: Options, output: Output, base: "Config", seeds: int) -> None:
-    from ablations.studies.own import OWN
-    from ablations.studies.paper import STUDIES
-    from ablations.studies.run_studies import make_plans
-    from mae.runs.study_record import find_studies
-
-    plans = make_plans([*STUDIES.values(), *OWN.values()], base, seeds, options.runs_dir, [], _progress(output))
-    names = {plan.record.name for plan in plans}
-    own = [record for _, record in find_studies(options.runs_dir) if record.name not in names]
-    counts = [len(plan.missing(options.runs_dir)) for plan in plans] + [None] * len(own)
-    table = Table("study", "paper", "question", "cells", "to train")
-    rows = []
-    for record, missing in zip([*(plan.record for plan in plans), *own], counts, strict=True):
-        table.add_row(
-            record.name, record.source, record.question, str(len(record.cells)), "" if missing is None else str(missing)
-        )
-        cells = [cell.name for cell in record.cells]
-        rows.append({"study": record.name, "question": record.question, "cells": cells, "missing": missing})
-    output.console.print(table)
-    if own:
-        output.console.print(f"without a number to train: studies of your own that {options.runs_dir} has")
-    output.console.print("`mae-cli ablate list STUDY` shows its cells")
-    output.result({"studies": rows})
-
-
-def _show_cells(base: "Config", name: str, as_toml: bool, output: Output) -> None:
-    from ablations.studies.run_studies import named_study
-    from ablations.studies.study import plan_cells
-    from ablations.studies.study_file import to_toml
-
-    study = named_study(name)
-    file, cells = to_toml(study, base), [planned.record for planned in plan_cells(study, base)]
-    if as_toml:
-        output.console.print(file, highlight=False, soft_wrap=True, end="")
-    else:
-        from mae.config.resolve import spelled
-
-        table = Table("cell", "settings", "the paper's", box=SIMPLE_HEAD, title=f"{study.question} {study.source}")
-        for cell in cells:
-            settings = ", ".join(f"{key}={spelled(value)}" for key, value in cell.overrides.items()) or "the base's"
-            figures = ", ".join(f"{kind} {value:g}" for kind, value in cell.paper.items())
-            table.add_row(cell.name + (" *" if cell.is_default else ""), settings, figures)
-        output.console.print(table)
-        output.console.print("* the default")
-    output.result({"study": name, "toml": file, "cells": [cell.model_dump() for cell in cells]})
+    return load(options.runs_dir, uri, results or [], studies or [], output.progress.say)
 
 
 def _executor(
@@ -1169,49 +882,12 @@ def _executor(
     return Executor(options.device, workers, per_gpu, kind, address, ("analysis.report.terminal", *later))
 
 
-def _print_forecast(
-    plans: Any, prospects: list[dict[str, Any]], options: Options, who: "Executor", output: Output
-) -> None:
-    from ablations.execution.local_pool import local_slots
-    from ablations.studies.plan import all_jobs
-    from mae.errors import UserError
-    from mae.runtime.progress import duration
-
-    if who.kind != "local":
-        raise UserError("--dry-run measures on this machine: give --workers N and leave --executor out")
-    jobs = all_jobs(plans)
-    missing = [job for job in jobs if not job.is_done(options.runs_dir)]
-    if missing:
-        who.reach()
-        who.prepare(_progress(output).say)
-    from ablations.studies.forecast import fit_on_a_gpu, forecast, makespan
-
-    slots = local_slots(who.device, who.workers, who.per_gpu, options.runs_dir)
-    costs = forecast(missing, [job for job in jobs if job not in missing], slots, _progress(output))
-    table = Table("training", "GFLOPs", "time", "disk MB", box=SIMPLE_HEAD)
-    for cost in costs:
-        table.add_row(cost.label, f"{cost.gflops:.3g}", duration(cost.seconds), f"{cost.disk / 1e6:.0f}")
-    output.console.print(table)
-    seconds, disk = makespan([cost.seconds for cost in costs], len(slots)), sum(cost.disk for cost in costs)
-    summary = f"{len(jobs)} trainings, {len(jobs) - len(missing)} done already; about {duration(seconds)} with "
-    output.console.print(
-        f"{summary}{len(slots)} worker(s), {disk / 1e9:.2g} GB: steps, online evaluations, probes with their baselines "
-        "(once, in the first training that needs them); decoding the images once is not counted",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if together := fit_on_a_gpu(costs):
-        output.console.print(f"{together} such training(s) fit into a GPU's memory at a time: --per-gpu {together}")
-    trainings = [cost.__dict__ for cost in costs]
-    output.result({"trainings": trainings, "seconds": seconds, "disk": disk, "prospects": prospects})
-
-
 def _print_precision(plan: Any, precision: float, runs_dir: Path, output: Output, test: Any) -> bool:
     from analysis.results.frame import study_frame
     from analysis.studies.enough_seeds import is_precise
 
     reached, told = is_precise(study_frame(plan.record, runs_dir), precision, test)
-    output.console.print(f"{plan.record.name}: {told}", highlight=False, soft_wrap=True)
+    output.say(f"{plan.record.name}: {told}")
     return reached
 
 
@@ -1228,7 +904,7 @@ def _print_prospects(
         expected.append(plan.of_seeds(max(seeds, min(needed or plan.seeds, plan.seeds))))
         found = prospects(known, cells, expected[-1].seeds)
         for line in [str(each) for each in found] or ["no runs have shown the noise between seeds yet"]:
-            output.console.print(f"{plan.record.name}: {line}", highlight=False, soft_wrap=True)
+            output.say(f"{plan.record.name}: {line}")
         told += [{"study": plan.record.name, **asdict(each)} for each in found]
     return expected, told
 
@@ -1237,53 +913,7 @@ def _print_next(plans: Any, seeds: int, output: Output) -> None:
     figure, name = plans[0].directory.path / "figure.png", plans[0].record.name
     steps = [f"open {figure}"] if figure.exists() and len(plans) == 1 else []
     steps += [f"mae-cli ui --study {name}", "mae-cli report", f"--seeds {max(3, 2 * seeds)} tells smaller differences"]
-    output.console.print(f"next: {'; '.join(steps)}", highlight=False, soft_wrap=True)
-
-
-def _say_not_probed(run: Any, output: Output) -> None:
-    name = run.path.name
-    why = "not probed, as its images have no labels"
-    advice = f"with labelled images: mae-cli probe {name} --set probe.source=folder:OTHER"
-    output.console.print(f"run {name} is finished: {run.path}; {why}; {advice}", highlight=False, soft_wrap=True)
-    output.result({"run": name, "metrics": {}, "not_probed": "no labels"})
-
-
-def _probe_and_print(run: Any, config: Any, where: "Workplace", output: Output) -> None:
-    from mae.pipeline import run_probes
-
-    metrics = run_probes(run, config, where)
-    if not where.processes.leads:
-        return
-    table = Table("probe", "pretrained", "untrained", "raw pixels", title="test top-1, % (95 % interval)")
-    for kind in config.probe.kinds:
-        cells = []
-        for who in ("", "untrained_", "pixels_"):
-            if f"{kind}/{who}top1" not in metrics:  # raw pixels, of a probe that needs an encoder
-                cells.append("")
-                continue
-            top1, low, high = (metrics[f"{kind}/{who}{name}"] for name in ("top1", "low", "high"))
-            cells.append(f"{top1:.2f} ({low:.2f} to {high:.2f})")
-        table.add_row(kind, *cells)
-    output.console.print(table)
-    for kind in config.probe.kinds:
-        output.console.print(_against_untrained(kind, metrics), highlight=False, soft_wrap=True)
-    output.console.print(f"run {run.path.name}: {run.path}", highlight=False, soft_wrap=True)
-    draw = f"mae-cli reconstruct {run.path.name}; " if config.pretext.kind == "mae" else ""
-    output.console.print(f"next: {draw}mae-cli runs; mae-cli ui; other seeds: --set train.seed=1", highlight=False)
-    output.result({"run": run.path.name, "metrics": metrics})
-
-
-def _against_untrained(kind: str, metrics: dict[str, float]) -> str:
-    """Return in a line whether the interval of a probe lies apart from that of the untrained encoder."""
-    from mae.probing.kinds import probe_label
-
-    if metrics[f"{kind}/low"] > metrics[f"{kind}/untrained_high"]:
-        found = "better than its untrained encoder"
-    elif metrics[f"{kind}/high"] < metrics[f"{kind}/untrained_low"]:
-        found = "worse than its untrained encoder"
-    else:
-        found = "not told apart from its untrained encoder"
-    return f"{probe_label(kind)}: {found} (95 % intervals over test images)"
+    output.say(f"next: {'; '.join(steps)}")
 
 
 if __name__ == "__main__":

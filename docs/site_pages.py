@@ -19,6 +19,7 @@ from mkdocs.structure.pages import Page
 from typer.models import ArgumentInfo, OptionInfo
 
 import cli
+from mae.command_line.options import PANEL
 from mae.config.presets import PRESETS
 from mae.config.reference import schema
 from mae.config.tree import Config
@@ -116,7 +117,7 @@ def commands_page() -> str:
     for command in cli.app.registered_commands:
         assert command.callback is not None
         given = inspect.signature(command.callback).parameters
-        own = {name: each for name, each in given.items() if _info(each).rich_help_panel != cli.SHARED}
+        own = {name: each for name, each in given.items() if _info(each).rich_help_panel != PANEL}
         shared |= {name: each for name, each in given.items() if name not in own}
         arguments = [_name(each) for each in own.values() if isinstance(_info(each), ArgumentInfo)]
         lines += ["", f"## {command.name}", "", f"`{' '.join(['mae-cli', str(command.name), *arguments])}`", ""]

@@ -165,6 +165,30 @@ def test_an_error_is_an_object_where_one_is_asked_for(runs_dir: Path) -> None:
     assert last_json(result.stdout) == {"error": result.stderr.strip().removeprefix("error: ")}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("ablate mask-ratio --seeds 0", "--seeds 0: expected at least 1; see `mae-cli ablate --help`"),
+        ("sweep --trials x", "--trials x: expected a whole number; see `mae-cli sweep --help`"),
+        ("ui --port 99999", "--port 99999: expected at most 65535; see `mae-cli ui --help`"),
+        ("ablate --executor slurm", "--executor: 'slurm' is not one of 'local', 'ray'; see `mae-cli ablate --help`"),
+        ("run --foo", "no such option: --foo; see `mae-cli run --help`"),
+        ("probe", "missing argument 'run'; see `mae-cli probe --help`"),
+        ("ablat", "no such command 'ablat'. Did you mean 'ablate'?; see `mae-cli --help`"),
+        ("--foo", "no such option: --foo; see `mae-cli --help`"),
+    ],
+)
+def test_a_wrong_option_is_told_in_a_line(arguments: str, told: str) -> None:
+    result = runner.invoke(app, arguments.split(), prog_name="mae-cli")
+    assert (result.exit_code, result.stderr, result.stdout) == (2, f"error: {told}\n", "")
+
+
+def test_a_wrong_option_is_an_object_where_one_is_asked_for() -> None:
+    result = runner.invoke(app, ["ablate", "--json", "--seeds", "0"], prog_name="mae-cli")
+    assert result.exit_code == 2
+    assert last_json(result.stdout) == {"error": "--seeds 0: expected at least 1; see `mae-cli ablate --help`"}
+
+
 def test_ctrl_c_before_there_is_anything_to_save_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt

@@ -1,0 +1,53 @@
+"""What `run` and `probe` tell of a probed run."""
+
+from rich.table import Table
+
+from mae.command_line.output import Output
+from mae.config.tree import Config
+from mae.pipeline import Workplace, run_probes
+from mae.probing.kinds import probe_label
+from mae.runs.directory import RunDirectory
+
+
+def say_not_probed(run: RunDirectory, output: Output) -> None:
+    """Say why a run has no probes, and how it would get some."""
+    name = run.path.name
+    why = "not probed, as its images have no labels"
+    advice = f"with labelled images: mae-cli probe {name} --set probe.source=folder:OTHER"
+    output.say(f"run {name} is finished: {run.path}; {why}; {advice}")
+    output.result({"run": name, "metrics": {}, "not_probed": "no labels"})
+
+
+def probe_and_print(run: RunDirectory, config: Config, where: Workplace, output: Output) -> None:
+    """Probe a run; print the table of its probes, what they say, and what one may do next."""
+    metrics = run_probes(run, config, where)
+    if not where.processes.leads:
+        return
+    table = Table("probe", "pretrained", "untrained", "raw pixels", title="test top-1, % (95 % interval)")
+    for kind in config.probe.kinds:
+        cells = []
+        for who in ("", "untrained_", "pixels_"):
+            if f"{kind}/{who}top1" not in metrics:  # raw pixels, of a probe that needs an encoder
+                cells.append("")
+                continue
+            top1, low, high = (metrics[f"{kind}/{who}{name}"] for name in ("top1", "low", "high"))
+            cells.append(f"{top1:.2f} ({low:.2f} to {high:.2f})")
+        table.add_row(kind, *cells)
+    output.console.print(table)
+    for kind in config.probe.kinds:
+        output.say(_against_untrained(kind, metrics))
+    output.say(f"run {run.path.name}: {run.path}")
+    draw = f"mae-cli reconstruct {run.path.name}; " if config.pretext.kind == "mae" else ""
+    output.say(f"next: {draw}mae-cli runs; mae-cli ui; other seeds: --set train.seed=1")
+    output.result({"run": run.path.name, "metrics": metrics})
+
+
+def _against_untrained(kind: str, metrics: dict[str, float]) -> str:
+    """Return in a line whether the interval of a probe lies apart from that of the untrained encoder."""
+    if metrics[f"{kind}/low"] > metrics[f"{kind}/untrained_high"]:
+        found = "better than its untrained encoder"
+    elif metrics[f"{kind}/high"] < metrics[f"{kind}/untrained_low"]:
+        found = "worse than its untrained encoder"
+    else:
+        found = "not told apart from its untrained encoder"
+    return f"{probe_label(kind)}: {found} (95 % intervals over test images)"
