@@ -24,7 +24,7 @@ from mae.exchange.incoming import NO_IMAGES, Model, read_model, size_in_words
 from mae.exchange.kept_patches import keeping_as_officially
 from mae.pretext.base import KnownTokenizer, Pretext, parameter_count
 from mae.pretext.beginning import Beginning
-from mae.pretext.pictures import draw, shown_images
+from mae.pretext.pictures import draw, shown_images, title_of
 from mae.pretext.registry import known_tokenizer, saved_pretext
 from mae.pretext.supervised import check_labels
 from mae.probing.online import evaluate_online
@@ -387,7 +387,9 @@ def draw_reconstructions(run: RunDirectory, config: Config, files: list[Path], t
     if not to.parent.is_dir():
         raise UserError(f"--to {to}: there is no folder {to.parent}")
     chosen = torch.stack(images) if images else _test_images(run, config, where)
-    if not draw(pretext, chosen, to):
+    alike = len({file.name for file in files}) < len(files)
+    names = [f"{file.parent.name}/{file.name}" if alike else file.name for file in files]
+    if not draw(pretext, chosen, to, title_of(run.path.name, config), names):
         raise UserError(f"{run.path.name}: pretext.kind={config.pretext.kind} has no picture to draw")
 
 

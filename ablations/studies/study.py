@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mae.config.fingerprint import pretrain_fingerprint, probe_name, probed_fingerprint
-from mae.config.resolve import UNSET, change, differences, flatten, inert_keys, parse_value, spelled
+from mae.config.resolve import UNSET, change, differences, flatten, inert_keys, parse_value, spelled, with_values
 from mae.config.tree import Config, DataConfig, ProbeKind
 from mae.errors import UserError
 from mae.runs.study_record import CellRecord
@@ -83,7 +83,7 @@ class Study:
     def base(self, config: Config) -> Config:
         """Return the config that the study changes: the one asked for, with the probe that its cells are about."""
         kinds = config.probe.kinds
-        return config if self.probe in (None, *kinds) else change(config, {"probe.kinds": [*kinds, self.probe]})
+        return config if self.probe in (None, *kinds) else with_values(config, {"probe.kinds": [*kinds, self.probe]})
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,12 @@ def change(base: Config, overrides: Overrides, refuse_inert: bool = True) -> Con
     return build({key: value for key, value in (kept | overrides).items() if key not in dropped}, refuse_inert)
 
 
+def with_values(config: Config, overrides: Overrides) -> Config:
+    """Return `config` with dotted `overrides` and all its other settings, those too that do not act in it: a study's
+    base has some that act in its cells."""
+    return build(differences(config, Config()) | overrides, refuse_inert=False)
+
+
 def preset_overrides(name: str) -> Overrides:
     """Return the dotted overrides of a preset, or raise `UserError` with the nearest name."""
     if name not in PRESETS:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mae.config.resolve import change, flatten, resolve, spelled
+from mae.config.resolve import flatten, resolve, spelled, with_values
 from mae.config.tree import Config
 from mae.errors import UserError
 from mae.runs.catalogue import find_run
@@ -21,7 +21,7 @@ def with_whole_fingerprints(config: Config, runs_dir: Path) -> Config:
     """
     values = flatten(config.model_dump())
     whole = {key: _fingerprint(key, values[key], runs_dir) for key in NAMING if values[key] is not None}
-    return change(config, whole, refuse_inert=False) if whole else config
+    return with_values(config, whole) if whole else config
 
 
 def _fingerprint(key: str, given: str, runs_dir: Path) -> str:

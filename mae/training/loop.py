@@ -13,7 +13,7 @@ from mae.config.tree import Config
 from mae.data.dataset import ImageData
 from mae.pretext.base import KnownTokenizer, Pretext, under
 from mae.pretext.beginning import Beginning
-from mae.pretext.pictures import draw, shown_images
+from mae.pretext.pictures import draw, shown_images, title_of
 from mae.runs.directory import ENCODER, PRETEXT, RunDirectory
 from mae.runs.metrics import (
     COST_MEMORY,
@@ -94,7 +94,8 @@ def pretrain(
                 note = f"{at}  loss {metrics[LOSS]:.4f}{online}  {speed:.0f} images/s"
             task.advance(1, note)
             if last_of_epoch and _due(config.run.picture_every, epoch + 1, config.train.epochs):
-                draw(trainer.pretext, shown_images(data), run.pictures / f"epoch-{epoch + 1:04d}.png")
+                title = title_of(run.path.name, config, f"epoch {epoch + 1}")
+                draw(trainer.pretext, shown_images(data), run.pictures / f"epoch-{epoch + 1:04d}.png", title)
             if stopped or pruned:
                 _save(trainer, clock, saver.save)
             elif saver.due(config.run.checkpoint_seconds):

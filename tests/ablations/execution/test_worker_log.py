@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -34,6 +35,20 @@ def test_all_that_a_process_says_is_in_its_log_its_crash_too(tmp_path: Path) -> 
 def test_a_folder_that_cannot_be_written_to_stops_nobody(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     say_into(tmp_path / "file" / "log", "a job")
+
+
+def speak_on_a_full_disk() -> None:
+    say_into(Path("/dev/full"), "a job")
+    print("a line")
+    print("another", file=sys.stderr, flush=True)
+    os._exit(7)
+
+
+def test_a_full_disk_takes_a_worker_its_words_and_not_its_work() -> None:
+    process = fork_context().Process(target=speak_on_a_full_disk)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 7
 
 
 def test_the_line_of_a_failure_names_the_log_if_it_is_here(tmp_path: Path) -> None:

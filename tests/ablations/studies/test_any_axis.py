@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 from ablations.execution.worker_pool import Slot
+from ablations.studies.own import OWN
 from ablations.studies.plan import Plan, all_jobs, make_plan
 from ablations.studies.run_studies import make_plans
 from ablations.studies.study import Study, product
@@ -176,6 +177,13 @@ def test_a_setting_acts_in_the_cells_where_it_has_an_effect() -> None:
     assert plan.record.cells[1].overrides == {"pretext.kind": "igpt_ar", "igpt.side": 4}
     assert plan.directory.path != other.directory.path
     assert plan.jobs[0].fingerprint == other.jobs[0].fingerprint
+
+
+def test_a_setting_of_a_studys_own_probe_acts() -> None:
+    base = resolve("digits", settings=["probe.finetune.epochs=3"], refuse_inert=False)
+    (plan,) = make_plans([OWN["partial-finetune"]], base, 1, Path("runs"), [], Silent())
+    assert {cell.overrides.get("probe.finetune.epochs") for cell in plan.record.cells} == {None}  # as in the base
+    assert {each.config.probe.finetune.epochs for job in plan.jobs for each in (job, *job.also)} == {3}
 
 
 def test_a_setting_that_acts_in_no_cell_is_refused() -> None:

@@ -244,6 +244,12 @@ def test_a_folder_elsewhere_is_refused(tokenizer: str, runs_dir: Path, tmp_path:
         with_whole_fingerprints(config, runs_dir)
 
 
+def test_a_tokenizer_takes_no_other_setting_away_from_a_study(tokenizer: str, runs_dir: Path) -> None:
+    config = build(QUICK | {"target.tokenizer": tokenizer[:6], "igpt.side": 8}, refuse_inert=False)
+    whole = with_whole_fingerprints(config, runs_dir)
+    assert (whole.target.tokenizer, whole.igpt.side) == (tokenizer, 8)
+
+
 def test_tokens_are_refused_without_a_tokenizer_and_where_errors_are_of_pixels() -> None:
     with pytest.raises(UserError, match=r"target\.tokenizer=unset: expected a finished run"):
         build({"target.kind": "tokens"})
