@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -93,8 +94,9 @@ def connect(uri: str, runs_dir: Path, name: str = EXPERIMENT) -> tuple[Any, Any]
 
 
 def is_damaged(error: Exception) -> bool:
-    """Say whether an error tells that the file of a SQLite store is damaged, and not just in use or out of reach."""
-    return any(words in str(error) for words in ("not a database", "malformed"))
+    """Say whether an error tells that the file of a SQLite store is damaged, or was half made when the disk was full, and
+    not just in use or out of reach."""
+    return bool(re.search(r"not a database|malformed|table \w+ already exists", str(error)))
 
 
 @contextmanager

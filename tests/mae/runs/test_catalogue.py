@@ -184,6 +184,14 @@ def test_a_damaged_store_is_told_with_what_heals_it(tmp_path: Path) -> None:
     assert "file is not a database; move the file away" in " ".join(result.stderr.split())
 
 
+def test_a_store_half_made_on_a_full_disk_is_told_with_what_heals_it(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        store.execute("CREATE TABLE webhooks (id INTEGER)")
+    result = runner.invoke(app, ["ui", "--runs-dir", str(tmp_path)])
+    told = " ".join(result.stderr.split())
+    assert "mlflow.db: table webhooks already exists; move the file away" in told
+
+
 def test_nobody_is_told_to_move_a_store_away_that_is_in_use(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"database is locked$"), telling_what_is_wrong(default_uri(tmp_path)):
         raise sqlite3.OperationalError("database is locked")
