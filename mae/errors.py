@@ -39,7 +39,7 @@ def without_secrets(uri: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the start of an error's message, without secrets and without a driver's `(module.Error)` in front; its type
-    where it has none."""
+    """Return the start of an error's message, without secrets and a database driver's `(module.Error)`; its type where
+    it has none."""
     line = re.sub(r"^\([\w.]+\) ", "", str(error).splitlines()[0]) if str(error) else type(error).__name__
     return without_secrets(line)

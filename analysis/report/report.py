@@ -186,8 +186,8 @@ def _study(frame: pd.DataFrame, curves: pd.DataFrame, models: Models, test: Test
         drawn.append(Picture(study_id, caption, study_figure(frame, test)))
     losses = curves[curves["study_id"] == study_id]
     if len(losses):
-        caption = "Loss of pretraining, a line per seed. Losses of different targets or masks cannot be compared."
-        drawn.append(Picture(f"{study_id}-loss", caption, loss_figure(losses)))
+        caption = "Loss of pretraining, a line per seed. Those of different tasks, targets or masks cannot be compared."
+        drawn.append(Picture(f"{study_id}-loss", caption, loss_figure(losses, frame["task"].nunique() == 1)))
     if first["axis"] == "mask.ratio":
         originals, cells = models.reconstruct(frame)
         if cells:

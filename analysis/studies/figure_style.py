@@ -61,6 +61,19 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return styled
 
 
+def small_panels(count: int, **shared: Any) -> tuple[Figure, list[Axes]]:
+    """Return a figure of `count` small panels, three beside one another, and the panels; `shared` as in `subplots`."""
+    columns = min(3, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(NARROW, 1.15 * rows + 0.5), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+    for panel in panels[count:]:
+        panel.remove()
+    for panel in panels[count - columns : count]:
+        panel.tick_params(labelbottom=True)  # also above a place that is left empty
+    return figure, panels[:count]
+
+
 def caption(frame: pd.DataFrame) -> str:
     """Return in two lines what one study asks, and on which data, base config, length and seeds it was run."""
     first, seeds = frame.iloc[0], frame.loc[frame["status"] == "finished", "seed"].nunique()

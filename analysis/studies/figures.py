@@ -31,6 +31,7 @@ from analysis.studies.figure_style import (
     bars_of,
     caption,
     explain,
+    small_panels,
     styled,
 )
 from analysis.studies.pareto import pareto_front
@@ -138,7 +139,8 @@ def _draw(panel: Axes, frame: pd.DataFrame, probe: str, test: Test | None = None
     places = part.drop_duplicates("order").set_index("order")["x"].to_dict() if curve else {}
     bars = bars_of(means)
     _dots(panel, seeds, probe, places)
-    _fit(panel, pd.concat([seeds["value"], bars["from"], bars["to"]]).dropna(), curve)
+    shown = pd.concat([seeds["value"], bars["from"], bars["to"]]).dropna()
+    _fit(panel, shown, curve, np.inf if probe == "none" else 100)
     _draw_baselines(panel, means, places, curve)
     for row in bars.to_dict("records"):
         place = places.get(row["order"], row["order"])
@@ -251,12 +253,14 @@ def _label_curve(panel: Axes, frame: pd.DataFrame, values: list[float], label: s
         panel.minorticks_off()
 
 
-def _fit(panel: Axes, values: pd.Series, curve: bool) -> None:
-    """Fit the axis of values to single seeds, with room around them."""
+def _fit(panel: Axes, values: pd.Series, curve: bool, most: float = 100) -> None:
+    """Fit the axis of values to single seeds and bars, with room around them; a bar runs off it beyond 0 or `most`."""
     if values.empty:
         return
+    values = values.clip(0, most)
     room = 0.25 * (values.max() - values.min()) or 1.0
-    (panel.set_ylim if curve else panel.set_xlim)(values.min() - room, values.max() + room)
+    low, high = max(values.min() - room, -2), min(values.max() + room, most + 2)
+    (panel.set_ylim if curve else panel.set_xlim)(low, high)
 
 
 def _draw_paper(panel: Axes, part: pd.DataFrame, probe: str, curve: bool) -> None:
@@ -328,9 +332,12 @@ def _label_costs(panel: Axes) -> None:
 
 
 @styled
-def loss_figure(curves: pd.DataFrame) -> Figure:
-    """Return one study's losses over pretraining: a colour per cell, a thin line per seed."""
+def loss_figure(curves: pd.DataFrame, comparable: bool = True) -> Figure:
+    """Return one study's losses over pretraining, a thin line per seed: a colour per cell, or a panel with an axis of
+    its own per cell where losses cannot be compared."""
     cells = curves.drop_duplicates("order").sort_values("order")
+    if not comparable:
+        return _losses_apart(curves, list(cells["cell"]))
     shades = dict(zip(cells["order"], sns.color_palette("viridis", len(cells)), strict=True))
     dashes = dict(zip(cells["order"], ["-", "--", "-.", ":"] * len(cells), strict=False))
     figure = Figure(figsize=(1.5 * PANEL[0], 1.1 * PANEL[1]), layout="constrained")
@@ -338,8 +345,19 @@ def loss_figure(curves: pd.DataFrame) -> Figure:
     for (order, cell, seed), part in curves.groupby(["order", "cell", "seed"]):
         label = cell if seed == curves["seed"].min() else None
         panel.plot(part["step"], part["loss"], dashes[order], color=shades[order], linewidth=0.9, label=label)
-    panel.set(xlabel="optimiser step", ylabel="reconstruction loss (mean squared error)")
+    panel.set(xlabel="optimiser step", ylabel="loss of pretraining")
     figure.legend(loc="outside right center", frameon=False)
+    return figure
+
+
+def _losses_apart(curves: pd.DataFrame, cells: list[str]) -> Figure:
+    figure, panels = small_panels(len(cells))
+    for panel, cell in zip(panels, cells, strict=True):
+        for _, part in curves[curves["cell"] == cell].groupby("seed"):
+            panel.plot(part["step"], part["loss"], color=PALETTE[0], linewidth=0.8)
+        panel.set_title(cell, fontsize=8)
+    figure.supxlabel("optimiser step", fontsize=8)
+    figure.supylabel("loss of pretraining", fontsize=8)
     return figure
 
 

@@ -20,6 +20,7 @@ from analysis.studies.figure_style import (
     PALETTE,
     bars_of,
     explain,
+    small_panels,
     styled,
 )
 from analysis.studies.label_places import place_labels
@@ -148,14 +149,11 @@ def learning_figure(points: pd.DataFrame, spent: str) -> Figure:
     if lines["cell"].nunique() == len(lines):
         return Figure()
     ends = lines.groupby("cell", sort=False)["mean"].last().sort_values(ascending=False, kind="stable")
-    columns = min(3, len(ends))
-    rows = -(-len(ends) // columns)
-    figure = Figure(figsize=(NARROW, 1.15 * rows + 0.5), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    figure, panels = small_panels(len(ends), sharex=True, sharey=True)
     if spent != "epochs":
-        panels[0, 0].set_xscale("log")
+        panels[0].set_xscale("log")
     wide = lines["x"].max() > 60 * lines["x"].min()
-    for panel, (cell, end) in zip(panels.flat, ends.items(), strict=False):
+    for panel, (cell, end) in zip(panels, ends.items(), strict=True):
         for _, line in lines.groupby("cell", sort=False):
             panel.plot(line["x"], line["mean"], color="0.85", linewidth=0.7, zorder=1)
         line = lines[lines["cell"] == cell]
@@ -166,10 +164,6 @@ def learning_figure(points: pd.DataFrame, spent: str) -> Figure:
             panel.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
             panel.xaxis.set_major_formatter("{x:g}")
             panel.xaxis.set_minor_locator(NullLocator())
-    for panel in list(panels.flat)[len(ends) :]:
-        panel.remove()
-    for panel in list(panels.flat)[len(ends) - columns : len(ends)]:
-        panel.tick_params(labelbottom=True)  # also above a place that is left empty
     figure.supxlabel(SPENT[spent], fontsize=8)
     figure.supylabel("online k-NN, top-1, %", fontsize=8)
     return figure

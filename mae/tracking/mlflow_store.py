@@ -94,8 +94,8 @@ def connect(uri: str, runs_dir: Path, name: str = EXPERIMENT) -> tuple[Any, Any]
 
 
 def is_damaged(error: Exception) -> bool:
-    """Say whether an error tells that the file of a SQLite store is damaged, or was half made when the disk was full, and
-    not just in use or out of reach."""
+    """Say whether an error tells that the file of a SQLite store is damaged, or half made on a full disk, and not just
+    in use or out of reach."""
     return bool(re.search(r"not a database|malformed|table \w+ already exists", str(error)))
 
 

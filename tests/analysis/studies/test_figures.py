@@ -183,6 +183,21 @@ def test_losses_come_from_run_directories(tmp_path: Path) -> None:
     assert panel.get_xlabel() == "optimiser step"
 
 
+def test_losses_that_cannot_be_compared_have_a_panel_each(tmp_path: Path) -> None:
+    write_study(tmp_path, MASK_RATIO)
+    figure = loss_figure(read_curves(from_runs(tmp_path, print), tmp_path), comparable=False)
+    assert [panel.get_title() for panel in figure.axes] == [*MASK_RATIO]
+    assert [len(panel.lines) for panel in figure.axes] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("axis", ["", "mask.ratio"])
+def test_an_interval_beyond_what_is_possible_runs_off_the_axis(axis: str) -> None:
+    cells = {"0.5": [20.0, 95.0, 60.0], "0.75": [80.0, 30.0, 97.0]}
+    panel = study_figure(study_frame_of(cells, axis=axis, default="0.75")).axes[0]
+    low, high = panel.get_ylim() if axis else panel.get_xlim()
+    assert (low, high) == (-2, 102)
+
+
 def test_a_long_curve_is_thinned_but_keeps_its_end(tmp_path: Path) -> None:
     runs = tmp_path
     write_study(runs, {"0.75": [1.0]})
