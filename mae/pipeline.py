@@ -26,7 +26,7 @@ from mae.pretext.base import KnownTokenizer, Pretext, parameter_count
 from mae.pretext.beginning import Beginning
 from mae.pretext.pictures import draw, shown_images, title_of
 from mae.pretext.registry import known_tokenizer, saved_pretext
-from mae.pretext.supervised import check_labels
+from mae.pretext.supervised import check_supervision
 from mae.probing.online import evaluate_online
 from mae.probing.probe import probe_all, subjects
 from mae.probing.subject import Setup, features_in_parts
@@ -92,7 +92,7 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
             return run
         with processes.together():
             steps_per_epoch(config, data)  # refuses an impossible batch size before anything is written,
-            check_labels(config, data.train.labels, len(data.classes))  # images that lack labels,
+            check_supervision(config, data.train.labels, len(data.classes))  # images that lack labels,
             check_device(config.train.compile, where.device)  # and what this device cannot do
             mps.check(config, where.device)
         where.progress.say(data.told())

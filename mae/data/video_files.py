@@ -85,7 +85,7 @@ def _images(path: Path, data: DataConfig) -> Iterator[Image.Image]:
         found, number = 0, -1
         for number, frame in enumerate(container.decode(video=0)):
             if number == wanted[found]:
-                yield frame.to_image()
+                yield frame.to_image().rotate(frame.rotation, expand=True)  # as a phone was held
                 found += 1
             if found == len(wanted):
                 return

@@ -64,7 +64,7 @@ class Supervised(Pretext):
         return scores
 
 
-def check_labels(config: Config, labels: Tensor, classes: int) -> None:
+def check_supervision(config: Config, labels: Tensor, classes: int) -> None:
     """Raise `ImpossibleSettings` if training needs labels and not every training image has one of at least two classes.
 
     `labels` are int64 (N,), -1 where there is none.

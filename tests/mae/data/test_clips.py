@@ -1,6 +1,7 @@
 """Sources of clips: moving digits, folders of frames, video files."""
 
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mae.config.tree import RunConfig
 from mae.data import video_files
 from mae.data.dataset import CachedImages, ImageData, load_data
 from mae.data.moving_digits import SPEEDS, frames_of, motions
+from mae.data.video_files import decode_video
 from mae.errors import UserError
 from mae.runtime.progress import Silent
 
@@ -68,6 +70,19 @@ def tree(root: Path, videos: int = 2, count: int = 9) -> Path:
             for number in range(videos):
                 write_frames(root / split / name / f"video {number}", count)
     return root
+
+
+def test_a_video_is_turned_as_the_phone_was_held(tmp_path: Path) -> None:
+    plain = write_video(tmp_path / "plain.mp4", 2, "mpeg4", "yuv420p", size=16)
+    turned, header = tmp_path / "turned.mp4", plain.read_bytes()
+    matrix = header.index(b"tkhd") + 44  # of the track's header: a, b, u, c, d, v, x, y, w
+    quarter = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    turned.write_bytes(header[:matrix] + quarter + header[matrix + 36 :])
+    sizes = {"data.image_size": 16, "data.frames": 2}
+    data = build({"pretext.kind": "video_mae", "data.source": "clips:x"} | sizes).data
+    upright, held = (decode_video(path, data) for path in (plain, turned))
+    assert np.array_equal(held, np.rot90(upright, -1, axes=(2, 3)))
+    assert not np.array_equal(held, upright)
 
 
 def test_a_digit_moves_at_the_speed_of_its_class_and_bounces() -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from cli import app
 from mae.config.resolve import build, change
 from mae.errors import ImpossibleSettings
-from mae.pretext.supervised import Supervised, check_labels
+from mae.pretext.supervised import Supervised, check_supervision
 from mae.runtime.rng import generator
 from tests.conftest import TINY
 from tests.helpers.pretexts import batch_of, stored, surroundings
@@ -42,10 +42,10 @@ def test_the_labels_of_the_batch_are_what_is_learned(features: str) -> None:
 def test_images_without_labels_are_refused() -> None:
     config = made().config
     with pytest.raises(ImpossibleSettings, match="supervised: 2 of 3 training images have no label; expected one for"):
-        check_labels(config, torch.tensor([-1, 0, -1]), 2)
+        check_supervision(config, torch.tensor([-1, 0, -1]), 2)
     with pytest.raises(ImpossibleSettings, match="expected at least 2 classes; the images have 1"):
-        check_labels(config, torch.zeros(3).long(), 1)
-    check_labels(change(config, {"pretext.kind": "rotation"}), torch.tensor([-1]), 0)
+        check_supervision(config, torch.zeros(3).long(), 1)
+    check_supervision(change(config, {"pretext.kind": "rotation"}), torch.tensor([-1]), 0)
 
 
 def test_a_folder_without_classes_is_refused_before_anything_is_written(tmp_path: Any) -> None:
