@@ -629,6 +629,11 @@ class MocoConfig(Section):
     temperature: float = Field(0.2, gt=0, description="similarities are divided by it")
     hidden: Positive = Field(256, description="width of the heads' hidden layers; with a ResNet-50 2048, v3: 4096")
     dim: Positive = Field(128, description="numbers in a key; v3: 256")
+    batch_norm: bool = Field(
+        True,
+        description="end v2's heads in a batch norm, so that a drift common to all keys tells no new one from old ones",
+        json_schema_extra=_acts({"moco.version": ("v2",)}) | {"before": False},
+    )
     frozen_patches: bool = Field(
         False,
         description="leave the encoder's patch projection as it is initialised, which keeps ViTs stable",
@@ -1121,8 +1126,9 @@ class Config(Section):
     @property
     def couples_images(self) -> bool:
         """Whether the loss of an image depends on the others of its batch, so that parts do not add up to the whole."""
-        version = self.moco.version if self.pretext.kind == "moco" else ""
-        return self.pretext.kind in ("instance", "simsiam", "cvrl") or version == "v3"
+        if self.pretext.kind == "moco":
+            return self.moco.version == "v3" or self.moco.batch_norm
+        return self.pretext.kind in ("instance", "simsiam", "cvrl")
 
     @property
     def predicts_codes(self) -> bool:

@@ -188,7 +188,7 @@ def _cache_key(data: DataConfig, source: Source) -> str:
     bad = "left out, with reasons" if data.skip_bad_images else False
     parts = [source.digest, data.stored, data.channels, bad, ARITHMETIC, decoders]
     if data.has_clips:
-        parts += [data.frame_stride, decoder_version()]
+        parts += [data.frame_stride, decoder_version(), "turned as held"]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 

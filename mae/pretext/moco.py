@@ -2,9 +2,11 @@
 
 `moco.version=v2` (He et al., 2020; Chen et al., 2020) contrasts with a queue of earlier keys, `v3` (Chen et al., 2021)
 with the keys of the batch, both ways, by a predictor. Kept: heads, temperature, momentum, which in v3 rises to 1, and
-the option of a patch projection that stays random. Adapted: v2 reads the class token of a ViT, as v3 does; it has no
-batch norm that could give the answer away, so images are not shuffled among processes. Added: keys of an image are no
-negatives of itself, so that a queue may be longer than the training set.
+the option of a patch projection that stays random. Adapted: v2 reads the class token of a ViT, as v3 does. A ViT has no
+batch norm, as a ResNet has; without any, all keys drift together, and the newest are told from those in the queue by
+their age alone: so v2's heads end in one (`moco.batch_norm`). It is over the batch of all processes, which gives no
+answer away, so images are not shuffled among them. Added: keys of an image are no negatives of itself, so that a queue
+may be longer than the training set.
 
 A step puts its keys into the queue. What `after_step` gets is a mean over parts of the batch: so each part returns a
 table of the whole batch, with its keys in their rows and zeros elsewhere.
@@ -21,6 +23,7 @@ from torch.nn import functional as F
 
 from mae.config.tree import Config
 from mae.data import augmentation
+from mae.models.batch_norm import BatchNorm
 from mae.models.vit import build_encoder
 from mae.pretext.base import Batch, Pretext, Surroundings
 from mae.pretext.contrastive import info_nce, normalised, perceptron, share_right
@@ -54,7 +57,8 @@ class MomentumContrast(Pretext):
             self.head = perceptron(inputs, hidden, dim, layers=3)
             self.predictor = perceptron(dim, hidden, dim, layers=2)
         else:
-            self.head = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, dim))
+            norm = [BatchNorm(dim, affine=False)] if config.moco.batch_norm else []
+            self.head = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, dim), *norm)
             self.register_buffer("queue", normalised(torch.randn(config.moco.queue, dim)))
             self.register_buffer("queued", torch.full((config.moco.queue,), -1))
         self.key_encoder = deepcopy(self.encoder).requires_grad_(False)

@@ -85,7 +85,8 @@ def test_the_queue_holds_the_latest_keys(length: int) -> None:
 
 
 def test_a_step_puts_its_keys_into_the_queue(digits: ImageData) -> None:
-    work = Trainer(config_of("moco", **{"moco.queue": 1000, "train.micro_batches": 4}), digits, torch.device("cpu"))
+    settings = {"moco.queue": 1000, "moco.batch_norm": False, "train.micro_batches": 4}
+    work = Trainer(config_of("moco", **settings), digits, torch.device("cpu"))
     pretext, images = work.pretext, first_images(digits)
     assert isinstance(pretext, MomentumContrast)
     draws = pretext.draw(256, generator(work.config.train.seed, "step", 0))
@@ -95,6 +96,16 @@ def test_a_step_puts_its_keys_into_the_queue(digits: ImageData) -> None:
     take_step(work, images)
     assert pretext.queued[:257].tolist() == [*range(256), -1]
     assert torch.allclose(pretext.queue[:256], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("settings", "told"), [({}, False), ({"moco.batch_norm": False}, True)])
+def test_a_drift_common_to_all_keys_tells_none_from_older_ones(settings: dict[str, Any], told: bool) -> None:
+    pretext = moco(**settings)
+    images = torch.rand(6, 1, *pretext.config.data.image_size, generator=torch.Generator().manual_seed(0))
+    (before,) = pretext._keys(images)
+    pretext.key_head[2].bias += 0.5
+    (after,) = pretext._keys(images)
+    assert torch.allclose(before, after, atol=1e-5) is not told
 
 
 @pytest.mark.parametrize(("version", "moved"), [("v2", 0.2), ("v3", 0.1)])  # v3: half of a cosine from 0.2 to 0
