@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mae.config.tree import KnnProbeConfig, LinearProbeConfig, ProbeConfig
+from mae.config.probe_sections import KnnProbeConfig, LinearProbeConfig, ProbeConfig
 from mae.probing import feature_memory
 from mae.probing.feature_memory import gathered, near
 from mae.probing.fit_checkpoints import FitCheckpoints

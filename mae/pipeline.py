@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from mae.config.data_section import DataConfig
 from mae.config.fingerprint import pretrain_fingerprint, probe_name, probed_fingerprint
+from mae.config.kinds import ProbeKind
 from mae.config.resolve import differences, name_run, resolve
-from mae.config.tree import Config, DataConfig, ProbeKind
+from mae.config.tree import Config
 from mae.data.dataset import ImageData, load_data
 from mae.data.facts import facts_of
 from mae.data.image_files import decode

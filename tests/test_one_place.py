@@ -19,8 +19,9 @@ from ablations.sweeps.goals import OBJECTIVES, Objective, choose_objectives, mea
 from analysis.sweeps.figures import best_so_far
 from cli import app
 from mae.config.presets import PRESETS, Preset
+from mae.config.pretext_sections import MaskConfig, TargetConfig
 from mae.config.resolve import resolve
-from mae.config.tree import Config, MaskConfig, TargetConfig
+from mae.config.tree import Config
 from mae.data.dataset import load_data
 from mae.data.sources import SOURCES
 from mae.pretext.masking import SAMPLERS

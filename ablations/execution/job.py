@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mae.config.fingerprint import probe_name
-from mae.config.tree import Config, ProbeKind
+from mae.config.kinds import ProbeKind
+from mae.config.tree import Config
 from mae.runs.directory import RunDirectory
 
 

@@ -16,7 +16,8 @@ from ablations.execution.forked_calls import call_in
 from ablations.execution.job import Job
 from ablations.execution.worker_pool import Slot
 from ablations.studies.forecast_speeds import FitSpeed, Size, Speed
-from mae.config.tree import Config, DataConfig, RunConfig
+from mae.config.data_section import DataConfig
+from mae.config.tree import Config, RunConfig
 from mae.data.decode_workers import CHUNK, decode_chunk
 from mae.data.sources import open_source
 from mae.errors import UserError

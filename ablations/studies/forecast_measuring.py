@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 
 from ablations.studies.forecast_speeds import FitSpeed, Size, Speed, seconds_per_image
-from mae.config.tree import Config, TargetConfig
+from mae.config.pretext_sections import TargetConfig
+from mae.config.tree import Config
 from mae.data.dataset import CachedImages, ImageData, Split
 from mae.pretext.base import Batch
 from mae.pretext.registry import made_up_tokenizer, new_pretext

@@ -3,7 +3,7 @@
 from typing import Any, get_args
 
 from ablations.studies.study import Cell, Study, Times
-from mae.config.tree import PretextConfig
+from mae.config.pretext_sections import PretextConfig
 
 _BLOCKS = {0: 73.5, 0.5: 79.1, 1: 81.0, 2: 83.1, 4: 84.2, 6: 84.4, 12: 84.6, 18: 84.7, 24: 84.9}
 """Of ViT-L's 24 blocks: the paper's top-1, %; its 0 is linear probing."""

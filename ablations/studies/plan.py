@@ -10,8 +10,9 @@ from typing import Any, get_args
 from ablations.execution.job import Job
 from ablations.studies.study import Digests, Study, fingerprints, plan_cells, possible
 from mae.config.fingerprint import BEFORE, pretrain_fingerprint, probe_sections
+from mae.config.kinds import ProbeKind
 from mae.config.resolve import change, flatten, name_run
-from mae.config.tree import Config, ProbeKind
+from mae.config.tree import Config
 from mae.errors import UserError
 from mae.runs.directory import RunDirectory
 from mae.runs.initial_run import initial_run

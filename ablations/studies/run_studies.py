@@ -13,8 +13,9 @@ from ablations.studies.paper import STUDIES
 from ablations.studies.plan import Plan, all_jobs, make_plan
 from ablations.studies.study import Digests, Study, product
 from ablations.studies.study_file import read_study
+from mae.config.data_section import DataConfig
 from mae.config.resolve import inert_keys, nearest, refuse_without_effect
-from mae.config.tree import Config, DataConfig
+from mae.config.tree import Config
 from mae.data.labels import check_labels
 from mae.data.sources import Identity, identify
 from mae.errors import UserError

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mae.config.data_section import DataConfig
 from mae.config.fingerprint import pretrain_fingerprint, probe_name, probed_fingerprint
+from mae.config.kinds import ProbeKind
 from mae.config.resolve import UNSET, change, differences, flatten, inert_keys, parse_value, spelled, with_values
-from mae.config.tree import Config, DataConfig, ProbeKind
+from mae.config.tree import Config
 from mae.errors import UserError
 from mae.runs.study_record import CellRecord
 

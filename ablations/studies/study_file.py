@@ -7,8 +7,9 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ablations.studies.study import Cell, Study, evener_as_logarithms, of_axes, plan_cells
+from mae.config.kinds import ProbeKind
 from mae.config.resolve import UNSET, flatten, read_toml
-from mae.config.tree import Config, ProbeKind
+from mae.config.tree import Config
 from mae.errors import UserError
 
 

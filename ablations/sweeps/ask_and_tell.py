@@ -21,9 +21,10 @@ from ablations.execution.worker_pool import Report
 from ablations.studies.study import Digests, fingerprints
 from ablations.sweeps.goals import Objective, measure
 from ablations.sweeps.space import Space, grid, point_of, suggest
+from mae.config.kinds import ProbeKind
 from mae.config.presets import Overrides
 from mae.config.resolve import change
-from mae.config.tree import Config, ProbeKind
+from mae.config.tree import Config
 from mae.errors import UserError
 from mae.runs.directory import RunDirectory
 from mae.runs.metrics import EPOCH, ONLINE

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ablations.execution.job import Job
+from mae.config.kinds import ProbeKind
 from mae.config.resolve import nearest
-from mae.config.tree import Config, ProbeKind
+from mae.config.tree import Config
 from mae.errors import UserError
 from mae.runs.metrics import COST_MEMORY, GFLOPS, PARAMETERS, SECONDS, holdout_top1
 

@@ -8,8 +8,9 @@ from functools import cache
 from typing import Any, get_args
 
 from mae.config.fingerprint import probe_sections
+from mae.config.kinds import ProbeKind
 from mae.config.resolve import acts, flatten, spelled
-from mae.config.tree import Config, ProbeKind
+from mae.config.tree import Config
 
 KINDS = get_args(ProbeKind)
 Values = Mapping[str, Any]

@@ -4,8 +4,10 @@ import hashlib
 import json
 from typing import Any
 
+from mae.config.kinds import FROZEN, ProbeKind
+from mae.config.probe_sections import ProbeConfig
 from mae.config.resolve import config_fields, flatten, inert_keys
-from mae.config.tree import FROZEN, Config, ProbeConfig, ProbeKind
+from mae.config.tree import Config
 
 ARITHMETIC = 4
 """Raised when a change of the code changes results, so that old results are not taken for new ones."""

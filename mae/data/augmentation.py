@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mae.config.tree import DataConfig
+from mae.config.data_section import DataConfig
 from mae.data.facts import Statistics
 from mae.runtime.autocast import full
 from mae.runtime.rng import on_device

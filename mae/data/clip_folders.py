@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mae.config.tree import DataConfig
+from mae.config.data_section import DataConfig
 from mae.data.image_files import shown
 from mae.data.image_folders import TEST_FOLDERS, Part
 from mae.data.video_files import VIDEO_EXTENSIONS, decoder_version, is_video

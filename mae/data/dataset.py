@@ -18,8 +18,9 @@ import torch
 from PIL import features
 from torch import Tensor
 
+from mae.config.data_section import DataConfig
 from mae.config.fingerprint import ARITHMETIC
-from mae.config.tree import DataConfig, RunConfig
+from mae.config.tree import RunConfig
 from mae.data.decode_workers import Examined, Workers, examine_in_threads
 from mae.data.image_files import shown
 from mae.data.sources import Source, SourceSplit, cache_folder, open_source

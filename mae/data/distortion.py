@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mae.config.tree import ViewsConfig
+from mae.config.pretext_sections import ViewsConfig
 from mae.data.augmentation import as_grey, color_jitter
 from mae.runtime.autocast import full
 

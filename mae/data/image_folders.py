@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mae.config.tree import DataConfig
+from mae.config.data_section import DataConfig
 from mae.data.image_files import EXTENSIONS, PASSING, shown
 from mae.errors import RunError, UserError
 

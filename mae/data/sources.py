@@ -16,8 +16,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from PIL import Image
 
+from mae.config.data_section import DataConfig
 from mae.config.resolve import nearest
-from mae.config.tree import DataConfig
 from mae.data.clip_folders import read_clip_folder
 from mae.data.decode_workers import Decoder
 from mae.data.image_files import PathList, Pixels, decode, shown, to_pixels

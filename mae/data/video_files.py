@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mae.config.tree import DataConfig
+from mae.config.data_section import DataConfig
 from mae.data.image_files import EXTENSIONS, PASSING, Pixels, decode, shown, to_pixels
 from mae.errors import RunError, UserError
 

@@ -7,7 +7,8 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from mae.config.tree import Config, ProbeConfig
+from mae.config.probe_sections import ProbeConfig
+from mae.config.tree import Config
 from mae.data.augmentation import middle, resampling_matrix
 from mae.errors import UserError
 from mae.exchange.incoming import Model, read_model

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mae.config.model_sections import DecoderConfig
 from mae.config.resolve import flatten, inert_keys
-from mae.config.tree import Config, DecoderConfig
+from mae.config.tree import Config
 from mae.errors import UserError
 from mae.exchange.feature_encoder import FeatureEncoder
 from mae.exchange.files import SETTINGS

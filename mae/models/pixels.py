@@ -13,7 +13,8 @@ from timm.layers import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mae.config.tree import Config, TransformerConfig
+from mae.config.model_sections import TransformerConfig
+from mae.config.tree import Config
 from mae.models.vit import Blocks, Size, ViT, initialise, sincos_positions
 
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mae.config.tree import Config, TransformerConfig
+from mae.config.model_sections import TransformerConfig
+from mae.config.tree import Config
 
 Size = tuple[int, ...]
 """Height and width; of what belongs to clips, frames before them."""

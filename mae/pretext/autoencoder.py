@@ -10,7 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from mae.config.tree import Config, DecoderConfig
+from mae.config.model_sections import DecoderConfig
+from mae.config.tree import Config
 from mae.data.augmentation import centre
 from mae.models.vit import (
     Blocks,

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mae.config.tree import Config, CvrlConfig
+from mae.config.pretext_sections import CvrlConfig
+from mae.config.tree import Config
 from mae.data import augmentation, distortion
 from mae.data.augmentation import views
 from mae.models.batch_norm import BatchNorm

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mae.config.tree import Config, MaskConfig
+from mae.config.pretext_sections import MaskConfig
+from mae.config.tree import Config
 
 Grid = tuple[int, ...]
 """Rows and columns of patches; of clips, times before them, which random masks alone know."""

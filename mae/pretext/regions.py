@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mae.config.tree import BLOCKS, Config
+from mae.config.pretext_sections import BLOCKS
+from mae.config.tree import Config
 
 CELLS, SPREAD = 4, 0.7
 """Cells of noise along a side of the image, and the deviation of the Gaussian that smooths them, in cells."""

@@ -9,7 +9,7 @@ import torch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
-from mae.config.tree import AttentiveProbeConfig
+from mae.config.probe_sections import AttentiveProbeConfig
 from mae.pretext.base import Pretext
 from mae.probing.features import read_at
 from mae.probing.subject import Setup, Subject

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mae.config.tree import DataConfig
+from mae.config.data_section import DataConfig
 from mae.data.augmentation import centre, normalise
 from mae.data.dataset import ImageData, Images
 from mae.models.vit import ViT, pool

@@ -10,7 +10,7 @@ from timm.layers import DropPath
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
-from mae.config.tree import FinetuneProbeConfig
+from mae.config.probe_sections import FinetuneProbeConfig
 from mae.models.vit import ViT, pool
 from mae.probing.subject import Setup, Subject
 from mae.probing.tuning import Learner, Look, fit_and_predict

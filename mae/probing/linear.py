@@ -7,7 +7,7 @@ from timm.optim import Lars
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mae.config.tree import LinearProbeConfig
+from mae.config.probe_sections import LinearProbeConfig
 from mae.probing.fit_checkpoints import FitCheckpoints
 from mae.probing.pieces import Pieces, Rows
 from mae.runtime.interruption import StoppableTask

@@ -11,7 +11,8 @@ import torch
 from timm.data.mixup import mixup_target
 from torch import Tensor
 
-from mae.config.tree import DataConfig, FinetuneProbeConfig
+from mae.config.data_section import DataConfig
+from mae.config.probe_sections import FinetuneProbeConfig
 from mae.data.augmentation import crop_boxes
 from mae.runtime.rng import branch
 

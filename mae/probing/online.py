@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mae.config.tree import DataConfig
+from mae.config.data_section import DataConfig
 from mae.data.augmentation import draw, views
 from mae.data.dataset import ImageData, Images
 from mae.pretext.base import Pretext

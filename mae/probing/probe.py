@@ -17,7 +17,8 @@ from mae.config.fingerprint import (
     probed_fingerprint,
     untrained_fingerprint,
 )
-from mae.config.tree import Config, ProbeKind
+from mae.config.kinds import ProbeKind
+from mae.config.tree import Config
 from mae.data.dataset import ImageData
 from mae.pretext.base import Pretext
 from mae.pretext.registry import untrained_pretext

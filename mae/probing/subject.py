@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mae.config.tree import Config, ProbeConfig
+from mae.config.probe_sections import ProbeConfig
+from mae.config.tree import Config
 from mae.data.augmentation import augment
 from mae.data.dataset import ImageData
 from mae.pretext.base import Pretext

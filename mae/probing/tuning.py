@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mae.config.tree import FinetuneProbeConfig, FitConfig
+from mae.config.probe_sections import FinetuneProbeConfig, FitConfig
 from mae.data.augmentation import augment, centre
 from mae.data.dataset import Images
 from mae.errors import SettingsError

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from mae.config.tree import TOKENIZERS, Config
+from mae.config.kinds import TOKENIZERS
+from mae.config.tree import Config
 from mae.errors import UserError
 from mae.runs.directory import RunDirectory
 from mae.runs.named_runs import check_same, finished_run

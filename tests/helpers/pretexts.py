@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mae.config.tree import Config, MaskConfig
+from mae.config.pretext_sections import MaskConfig
+from mae.config.tree import Config
 from mae.data.dataset import CachedImages, ImageData, Split
 from mae.pretext.base import Batch, Pretext, Surroundings
 from mae.pretext.masked_autoencoder import MaskedAutoencoder

@@ -17,10 +17,11 @@ from ablations.studies.plan import Plan, all_jobs, make_plan
 from ablations.studies.run_studies import check_comparable, choose_studies, run_until
 from ablations.studies.study import Cell, Study, plan_cells, product
 from ablations.studies.study_file import read_study, to_toml
+from mae.config.data_section import DataConfig
 from mae.config.fingerprint import pretrain_fingerprint
 from mae.config.presets import PRESETS
 from mae.config.resolve import build, change, resolve
-from mae.config.tree import Config, DataConfig
+from mae.config.tree import Config
 from mae.errors import UserError
 from mae.runs.study_record import find_studies
 

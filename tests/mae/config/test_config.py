@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mae.config.fingerprint import pretrain_fingerprint, probe_fingerprint
+from mae.config.kinds import ProbeKind
 from mae.config.presets import PRESETS
 from mae.config.resolve import build, change, config_fields, flatten, name_run, resolve, to_toml
-from mae.config.tree import Config, ProbeKind
+from mae.config.tree import Config
 from mae.errors import UserError
 
 

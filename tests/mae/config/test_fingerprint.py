@@ -13,9 +13,10 @@ from mae.config.fingerprint import (
     probe_fingerprint,
     untrained_fingerprint,
 )
+from mae.config.kinds import CLIP_KINDS, ProbeKind
 from mae.config.reference import schema
 from mae.config.resolve import ACTS_WHEN, build, change, config_fields, flatten, resolve
-from mae.config.tree import CLIP_KINDS, Config, ProbeKind
+from mae.config.tree import Config
 from mae.errors import UserError
 
 LEFT_OUT = {

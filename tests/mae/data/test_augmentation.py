@@ -6,8 +6,8 @@ import torchvision.transforms.v2.functional as reference
 from torch import Tensor
 from torch.nn import functional as F
 
+from mae.config.data_section import DataConfig
 from mae.config.resolve import build
-from mae.config.tree import DataConfig
 from mae.data.augmentation import _shift_hue, augment, centre, color_jitter, crop_boxes, draw, resample, views
 from mae.runtime.rng import generator, piece
 

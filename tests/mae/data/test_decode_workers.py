@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mae.config.tree import DataConfig
+from mae.config.data_section import DataConfig
 from mae.data.decode_workers import Workers
 from mae.data.image_files import PathList
 from mae.data.sources import _file_decoder

@@ -5,8 +5,8 @@ import torch
 import torchvision.transforms.v2.functional as reference
 from torch import Tensor
 
+from mae.config.pretext_sections import ViewsConfig
 from mae.config.resolve import build
-from mae.config.tree import ViewsConfig
 from mae.data.distortion import Draws, blur, distort, draw, solarize
 from mae.errors import UserError
 from mae.runtime.rng import generator, piece

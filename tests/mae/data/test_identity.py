@@ -8,8 +8,9 @@ import pytest
 from torchvision import datasets
 
 from ablations.studies.run_studies import digests
+from mae.config.data_section import DataConfig
 from mae.config.resolve import build
-from mae.config.tree import DataConfig, RunConfig
+from mae.config.tree import RunConfig
 from mae.data import sources
 from mae.data.dataset import load_data
 from mae.data.sources import identify, open_source

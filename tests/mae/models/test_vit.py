@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from mae.config.model_sections import TransformerConfig
 from mae.config.resolve import build
-from mae.config.tree import TransformerConfig
 from mae.data.dataset import ImageData
 from mae.models.vit import Blocks
 from mae.training.step import Trainer

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from mae.config.pretext_sections import DenoiseConfig
 from mae.config.resolve import build, change
-from mae.config.tree import Config, DenoiseConfig
+from mae.config.tree import Config
 from mae.errors import UserError
 from mae.models.vit import patchify
 from mae.pretext.denoise import DenoisingAutoencoder

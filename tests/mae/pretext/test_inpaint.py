@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mae.config.pretext_sections import InpaintConfig
 from mae.config.resolve import build, change
-from mae.config.tree import Config, InpaintConfig
+from mae.config.tree import Config
 from mae.data.augmentation import centre
 from mae.errors import UserError
 from mae.pretext.discriminator import Discriminator

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mae.config.tree import MaskConfig
+from mae.config.pretext_sections import MaskConfig
 from mae.pretext.masking import BLOCKS, SAMPLERS, Mask, _bayer, _blurred
 from mae.runtime.rng import generator
 from tests.helpers.pretexts import mask_of

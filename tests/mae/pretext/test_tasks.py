@@ -10,8 +10,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from typer.testing import CliRunner
 
 from cli import app
+from mae.config.kinds import CLIP_KINDS, VIEWED
+from mae.config.pretext_sections import DenoiseConfig, PretextConfig
 from mae.config.resolve import build, change
-from mae.config.tree import CLIP_KINDS, VIEWED, Config, DenoiseConfig, PretextConfig
+from mae.config.tree import Config
 from mae.data.dataset import ImageData, load_data
 from mae.errors import UserError
 from mae.pretext.base import Pretext

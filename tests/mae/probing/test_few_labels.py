@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from mae.config.probe_sections import ProbeConfig
 from mae.config.resolve import build
-from mae.config.tree import ProbeConfig
 from mae.data.dataset import ImageData
 from mae.errors import UserError
 from mae.probing.probe import probe

@@ -4,8 +4,9 @@ import pytest
 import torch
 from timm.layers import DropPath
 
+from mae.config.probe_sections import FinetuneProbeConfig
 from mae.config.resolve import build
-from mae.config.tree import Config, FinetuneProbeConfig
+from mae.config.tree import Config
 from mae.models.vit import Encoder, build_encoder, pool
 from mae.probing.finetune import Tuned
 from mae.probing.tuning import take_step

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from mae.config.fingerprint import probe_name
+from mae.config.probe_sections import LinearProbeConfig
 from mae.config.resolve import build
-from mae.config.tree import LinearProbeConfig
 from mae.data.dataset import ImageData
 from mae.pipeline import Workplace, run_pretraining, run_probes
 from mae.probing import fit_checkpoints

@@ -9,8 +9,8 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from cli import app
+from mae.config.kinds import ProbeKind
 from mae.config.resolve import build, change
-from mae.config.tree import ProbeKind
 from mae.data.dataset import ImageData
 from mae.errors import UserError
 from mae.models.vit import pool

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mae.config.tree import FinetuneProbeConfig
+from mae.config.probe_sections import FinetuneProbeConfig
 from mae.probing.mixing import Mix, draw_erased, draw_mix, erase, mix
 from mae.runtime.rng import generator
 

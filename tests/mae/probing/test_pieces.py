@@ -2,7 +2,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from mae.config.tree import LinearProbeConfig, ProbeConfig
+from mae.config.probe_sections import LinearProbeConfig, ProbeConfig
 from mae.probing import pieces
 from mae.probing.linear import fit_logistic, lbfgs_predict, principal_axes
 from mae.probing.pieces import Rows

@@ -15,9 +15,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torch.nn import functional as F
 
+from mae.config.data_section import DataConfig
 from mae.config.fingerprint import pretrain_fingerprint, probe_fingerprint
+from mae.config.kinds import ProbeKind
+from mae.config.probe_sections import LinearProbeConfig, ProbeConfig
 from mae.config.resolve import build
-from mae.config.tree import Config, DataConfig, LinearProbeConfig, ProbeConfig, ProbeKind
+from mae.config.tree import Config
 from mae.data.augmentation import normalise
 from mae.data.dataset import CachedImages, ImageData, Split
 from mae.models.vit import build_encoder, pool

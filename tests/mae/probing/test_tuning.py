@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from mae.config.kinds import ProbeKind
 from mae.config.resolve import build
-from mae.config.tree import Config, ProbeKind
+from mae.config.tree import Config
 from mae.data.dataset import ImageData, load_data
 from mae.errors import SettingsError
 from mae.pipeline import Workplace, run_pretraining, run_probes
