@@ -206,12 +206,16 @@ def ablate(
         list[str] | None,
         typer.Option("--axis", help="key=value,value; several: their product.", autocompletion=complete_setting),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings per cell; 3 or more are recommended.")] = 1,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, max=1000, help="Trainings per cell; 3 or more are recommended.")
+    ] = 1,
     precision: Annotated[
         float | None,
         typer.Option("--precision", min=0.01, help="Add seeds until differences are known to ± so many points."),
     ] = None,
-    max_seeds: Annotated[int, typer.Option("--max-seeds", min=2, help="With --precision: no more than these.")] = 10,
+    max_seeds: Annotated[
+        int, typer.Option("--max-seeds", min=2, max=1000, help="With --precision: no more than these.")
+    ] = 10,
     probes: Kinds = None,
     workers: Workers = None,
     per_gpu: PerGpu = 1,
@@ -313,7 +317,7 @@ def sweep(
     executor: ExecutorKind = "local",
     address: Address = None,
     seeds_top: Annotated[int, typer.Option("--seeds-top", min=0, help="Train the best N with more seeds.")] = 0,
-    seeds: Annotated[int, typer.Option("--seeds", min=2, help="With --seeds-top: trainings per config.")] = 3,
+    seeds: Annotated[int, typer.Option("--seeds", min=2, max=1000, help="With --seeds-top: trainings per config.")] = 3,
     print_space: Annotated[
         bool, typer.Option("--print-space", help="Print the space as a file for --space, and train nothing.")
     ] = False,

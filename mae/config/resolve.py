@@ -39,7 +39,7 @@ def resolve_values(preset: str | None, overrides: Overrides, refuse_inert: bool 
     own = PRESETS[DEFAULT].overrides["data.source"]
     if preset is None and overrides.get("data.source", own) != own:
         return build(overrides, refuse_inert)
-    return change(build(preset_overrides(preset or DEFAULT)), overrides, refuse_inert)
+    return change(build(preset_overrides(DEFAULT if preset is None else preset)), overrides, refuse_inert)
 
 
 def build(overrides: Overrides, refuse_inert: bool = True) -> Config:
