@@ -252,6 +252,8 @@ def _probe_missing(
         named = {subject.name: subject for subject in probed}
         sharing.serve(lambda view: features_in_parts(named[view.subject], view, setup))
         return
+    if "knn" in missing and (wrong := setup.too_few_voters()):
+        where.progress.warn(wrong)
     with sharing.led():
         for kind in missing:
             probe = probes[kind]

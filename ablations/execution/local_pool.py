@@ -13,6 +13,9 @@ from ablations.execution.worker_log import log_file, say_into
 from ablations.execution.worker_pool import ONGOING, POLL_SECONDS, Report, Slot
 from mae.errors import UserError
 
+PER_CORE = 4
+"""Most workers for each core: more of them only get in each other's way."""
+
 
 def work(pipe: Connection, job: Job, slot: Slot) -> None:
     """Do one job in a process of its own; the one that has the pool need not import PyTorch for it."""
@@ -42,6 +45,8 @@ def local_slots(device: str, workers: int | None, per_gpu: int, runs_dir: Path) 
     count = workers or most
     if on_gpus and count > most:
         raise UserError(f"--workers {count}: {len(devices)} GPU(s) take {most} worker(s); raise --per-gpu")
+    if not on_gpus and count > PER_CORE * cpu_count():
+        raise UserError(f"--workers {count}: expected at most {PER_CORE * cpu_count()} with {cpu_count()} core(s)")
     threads = max(1, cpu_count() // count)
     return [Slot(runs_dir, devices[index % len(devices)], threads) for index in range(count)]
 

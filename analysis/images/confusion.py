@@ -11,8 +11,10 @@ from mae.errors import UserError
 from mae.probing.kinds import PROBES, probe_title
 from mae.probing.predictions import read_predictions
 from mae.probing.probe import wilson_interval
+from mae.runs.catalogue import settings_of
 from mae.runs.directory import RunDirectory, probes_of
 from mae.runs.locks_and_writes import replacing
+from mae.runs.probe_settings import own_settings
 
 NAMED = 40
 """Most classes whose names and counts fit on the picture."""
@@ -35,9 +37,13 @@ def find_probe(run: RunDirectory, name: str) -> RunDirectory:
             f"--probe {name}: {run.path.name} has no finished probe of this name; there are: {', '.join(names)}"
         )
     if len(fitting) > 1:
-        several = ", ".join(probe.path.name for probe in fitting)
+        several = ", ".join(f"{probe.path.name} ({_settings(probe) or 'the defaults'})" for probe in fitting)
         raise UserError(f"{run.path.name} has {len(fitting)} such probes: {several}; say which with --probe")
     return fitting[0]
+
+
+def _settings(probe: RunDirectory) -> str:
+    return own_settings(settings_of(probe), probe.path.name.partition("-")[0])
 
 
 def confusion(run: RunDirectory, probe: RunDirectory) -> pd.DataFrame:

@@ -33,9 +33,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.results.probe_settings import base_probe, cell_probe
 from mae.runs.directory import RunDirectory, status_of
 from mae.runs.metrics import COST_MEMORY, FINAL_LOSS, FINAL_OUTPUT_STD, GFLOPS, SECONDS, STEPS, top1
+from mae.runs.probe_settings import base_probe, cell_probe
 from mae.runs.study_record import CellRecord, StudyRecord, TrialRecord
 
 COSTS = {

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.results.probe_settings import kind_probe
 from analysis.statistics.comparisons import Comparisons, compare
 from analysis.studies.remarks import TEST_IN_WORDS
 from analysis.studies.tables import difference_text
@@ -19,6 +18,7 @@ from mae.probing.kinds import PROBES, probe_label
 from mae.runs.catalogue import find_run, run_row, settings_of
 from mae.runs.directory import RunDirectory, probes_of
 from mae.runs.metrics import top1
+from mae.runs.probe_settings import kind_probe
 
 
 def compare_runs(runs_dir: Path, names: Sequence[str]) -> pd.DataFrame:

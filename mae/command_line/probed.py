@@ -3,10 +3,12 @@
 from rich.table import Table
 
 from mae.command_line.output import Output
+from mae.config.resolve import flatten
 from mae.config.tree import Config
 from mae.pipeline import Workplace, run_probes
 from mae.probing.kinds import probe_label
 from mae.runs.directory import RunDirectory
+from mae.runs.probe_settings import own_settings
 
 
 def say_not_probed(run: RunDirectory, output: Output) -> None:
@@ -24,6 +26,7 @@ def probe_and_print(run: RunDirectory, config: Config, where: Workplace, output:
     if not where.processes.leads:
         return
     table = Table("probe", "pretrained", "untrained", "raw pixels", title="test top-1, % (95 % interval)")
+    settings = flatten(config.model_dump(mode="json"))
     for kind in config.probe.kinds:
         cells = []
         for who in ("", "untrained_", "pixels_"):
@@ -32,7 +35,8 @@ def probe_and_print(run: RunDirectory, config: Config, where: Workplace, output:
                 continue
             top1, low, high = (metrics[f"{kind}/{who}{name}"] for name in ("top1", "low", "high"))
             cells.append(f"{top1:.2f} ({low:.2f} to {high:.2f})")
-        table.add_row(kind, *cells)
+        own = own_settings(settings, kind).split(" ")
+        table.add_row("\n".join([kind, *own]).rstrip(), *cells)
     output.console.print(table)
     for kind in config.probe.kinds:
         output.say(_against_untrained(kind, metrics))

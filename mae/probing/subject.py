@@ -65,6 +65,17 @@ class Setup:
         """Return the classes (n,) of the images at `learned_from`, on the device."""
         return self.data.train.labels[self.learned_from()].to(self.device)
 
+    def too_few_voters(self) -> str:
+        """Return what is wrong where more neighbours vote than a class has labelled images; nothing otherwise."""
+        k, counts = self.config.probe.knn.k, self.labels().bincount()
+        fewest = int(counts[counts > 0].min())
+        if k <= fewest:
+            return ""
+        return (
+            f"k-NN: probe.knn.k={k} neighbours vote, and a class has {fewest} labelled image(s), so others "
+            f"outvote it; set probe.knn.k={fewest} or less"
+        )
+
     def checkpoints(self) -> FitCheckpoints:
         """Return where a fit of hours stands."""
         return FitCheckpoints(self.run.checkpoints if self.run else None, self.progress.warn)

@@ -10,6 +10,7 @@ from mae.config.resolve import flatten, read_toml
 from mae.errors import UserError
 from mae.runs.directory import Damaged, Record, RunDirectory, probes_of, status_of
 from mae.runs.notes import named, read_notes
+from mae.runs.probe_settings import own_settings
 from mae.runs.study_record import find_studies
 
 
@@ -78,15 +79,28 @@ def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
     return [row | {"study": ", ".join(sorted({*studies.get(row["run"], [])}))} for row in rows]
 
 
+def _named_metrics(probe: RunDirectory) -> dict[str, float]:
+    """Return the metrics of a probe; their names tell its settings where it has its own, as the numbers are others."""
+    kind = probe.path.name.partition("-")[0]
+    found: dict[str, float] = (probe.result() or {}).get("metrics", {})
+    with suppress(UserError):  # its settings are damaged
+        if found and (own := own_settings(settings_of(probe), kind)):
+            name = f"{kind} {own.replace('=', ':')}"  # conditions on runs have = for themselves
+            return {f"{name}/{key.removeprefix(f'{kind}/')}": value for key, value in found.items()}
+    return found
+
+
 def run_row(run: RunDirectory) -> dict[str, Any]:
     """Return what there is to say about a pretraining: run, name, tags, note, status, date of its start, data, seconds,
-    metrics of it and its probes."""
+    metrics of it and its probes: `knn/top1`, of one with settings of its own `knn labels_per_class:5/top1`."""
     record, notes = run.read_record(), read_notes(run)
     assert record is not None  # find_runs leaves out what has none
     metrics: dict[str, float] = {}
-    for stage in [run, *probes_of(run)]:
-        with suppress(Damaged):  # of a probe
-            metrics |= (stage.result() or {}).get("metrics", {})
+    with suppress(Damaged):
+        metrics |= (run.result() or {}).get("metrics", {})
+    for probe in probes_of(run):
+        with suppress(Damaged):
+            metrics |= _named_metrics(probe)
     return {
         "run": run.path.name,
         "name": notes.name or record.name,

@@ -263,6 +263,13 @@ def test_gpus_are_shared_out_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyP
         local_slots("auto", 5, 2, tmp_path)
 
 
+def test_more_workers_than_the_cores_bear_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    assert len(local_slots("cpu", 8, 1, tmp_path)) == 8
+    with pytest.raises(UserError, match="--workers 500: expected at most 8"):
+        local_slots("cpu", 500, 1, tmp_path)
+
+
 def test_a_dry_run_tells_cost_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ablations.studies.forecast.SECONDS", 0.1)
     command = ablate("mask-token", "--dry-run", "--workers", "2", "--json", runs_dir=tmp_path / "runs")

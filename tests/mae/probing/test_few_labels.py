@@ -42,6 +42,12 @@ def test_the_labels_of_a_smaller_share_are_among_those_of_a_larger_one() -> None
     assert few < more
 
 
+@pytest.mark.parametrize(("k", "told"), [(5, False), (6, True)])
+def test_more_voters_than_a_class_has_labels_are_told(k: int, told: bool, digits: ImageData) -> None:
+    config = build(TINY | {"probe.labels_per_class": 5, "probe.knn.k": k})
+    assert ("set probe.knn.k=5 or less" in Setup(config, digits, CPU, Silent()).too_few_voters()) is told
+
+
 def test_a_share_and_a_number_of_labels_exclude_each_other() -> None:
     with pytest.raises(UserError, match=r"probe\.labels_per_class=3: set this or labels, not both"):
         build({"probe.labels": 0.5, "probe.labels_per_class": 3})

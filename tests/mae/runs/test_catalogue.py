@@ -1,6 +1,7 @@
 """The commands that look at results: report, export, compare, runs, ui."""
 
 import json
+import shutil
 import socket
 import sqlite3
 import urllib.parse
@@ -12,11 +13,12 @@ from typer.testing import CliRunner
 
 from analysis.results.frame import study_frame
 from cli import app
-from mae.config.resolve import build, to_toml
+from mae.config.resolve import build, resolve, to_toml
 from mae.config.tree import Config
 from mae.errors import UserError
-from mae.runs.catalogue import unreadable_runs
+from mae.runs.catalogue import list_runs, unreadable_runs
 from mae.runs.directory import RunDirectory
+from mae.runs.selection import select_runs
 from mae.runs.study_record import read_study
 from mae.tracking.mlflow_server import free_port
 from mae.tracking.mlflow_store import default_uri, open_store, study_experiment, study_pages, telling_what_is_wrong
@@ -166,6 +168,22 @@ def test_a_damaged_file_is_named_and_hides_no_other_run(tmp_path: Path) -> None:
         ("0.9", 0): "finished",
         ("0.9", 1): "unreadable",
     }
+
+
+def test_probes_under_other_settings_are_metrics_of_their_own(tmp_path: Path) -> None:
+    write_study(tmp_path, {"0.75": [70.0]}, probes=("knn",))
+    (probe,) = tmp_path.glob("*/probes/knn-*")
+    few = probe.with_name("knn-0123456789ab")
+    shutil.copytree(probe, few)
+    settings = resolve("digits", settings=["probe.labels_per_class=5"])
+    (few / "config.toml").write_text(to_toml(settings))
+    (few / "result.json").write_text(json.dumps({"metrics": {"knn/top1": 31.0}}))
+    (row,) = list_runs(tmp_path)
+    assert (row["metrics"]["knn/top1"], row["metrics"]["knn labels_per_class:5/top1"]) == (70.0, 31.0)
+    assert len(select_runs(tmp_path, ["knn labels_per_class:5/top1<32"])) == 1
+    shown = runner.invoke(app, ["runs", "--runs-dir", str(tmp_path)]).stdout
+    assert "class=5" in shown
+    assert all(number in shown for number in ("70", "31"))
 
 
 def test_damaged_settings_hide_their_run_alone(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any, get_args
 
 from mae.config.fingerprint import probe_sections
 from mae.config.kinds import ProbeKind
-from mae.config.resolve import acts, flatten, spelled
+from mae.config.presets import PRESETS
+from mae.config.resolve import acts, build, flatten, spelled
 from mae.config.tree import Config
 
 KINDS = get_args(ProbeKind)
@@ -36,6 +37,17 @@ def cell_probe(config: Values, overrides: Values, probe: str) -> str:
     return _text(_of_kinds(_changed({**config, **overrides}, config), {probe}))
 
 
+def own_settings(config: Values, probe: str) -> str:
+    """Return what sets a probe apart from its kind as the nearest preset has it: `labels_per_class=5`, or nothing.
+
+    Its seed is left out, which repeats it.
+    """
+    nearest = min(_presets(), key=lambda preset: sum(preset.get(key) != value for key, value in config.items()))
+    changed = _of_kinds(_changed(config, nearest), {probe})
+    told = {key.removeprefix("probe.").removeprefix(f"{probe}."): value for key, value in changed.items()}
+    return _text({key: value for key, value in told.items() if key != "seed"})
+
+
 def _of_kinds(changed: dict[str, Any], kinds: Iterable[str]) -> dict[str, Any]:
     """Return the settings that some of these kinds of probe read."""
     read = {section for kind in kinds if kind in KINDS for section in probe_sections(kind)}
@@ -56,6 +68,11 @@ def _changed(values: Values, reference: Values) -> dict[str, Any]:
 @cache
 def _defaults() -> Values:
     return flatten(Config().model_dump(mode="json"))
+
+
+@cache
+def _presets() -> list[Values]:
+    return [_defaults(), *(flatten(build(preset.overrides).model_dump(mode="json")) for preset in PRESETS.values())]
 
 
 def _text(settings: Values) -> str:

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from analysis.results.probe_settings import base_probe, cell_probe
-from mae.config.resolve import build, flatten
+from mae.config.resolve import build, flatten, resolve
 from mae.config.tree import Config
+from mae.runs.probe_settings import base_probe, cell_probe, own_settings
 
 
 def plain(**changed: Any) -> dict[str, Any]:
@@ -30,6 +30,14 @@ def test_later_kinds_of_probe_are_told_where_they_are_asked_for() -> None:
     assert base_probe(plain(finetune__epochs=7)) == ""
     for kind in ("finetune", "partial"):  # which reads fine-tuning's recipe
         assert base_probe(plain(kinds=[kind], finetune__epochs=7)) == "probe.finetune.epochs=7"
+
+
+def test_a_probe_is_told_from_its_kind_as_the_nearest_preset_has_it() -> None:
+    assert own_settings(plain(), "knn") == ""
+    assert own_settings(plain(labels_per_class=5, seed=3, knn__k=5), "knn") == "labels_per_class=5 k=5"
+    assert own_settings(plain(labels_per_class=5, knn__k=5), "linear") == "labels_per_class=5"
+    vit = flatten(resolve("imagenet-vit-b").model_dump(mode="json"))
+    assert own_settings(vit, "linear") == own_settings(vit, "finetune") == ""
 
 
 def test_settings_that_do_not_act_are_left_out() -> None:
