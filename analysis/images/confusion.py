@@ -102,7 +102,9 @@ def title_of(run: RunDirectory, probe: RunDirectory) -> str:
     """Return what the picture is of: the probe and its accuracy, and the run."""
     kind = probe.path.name.partition("-")[0]
     top1 = probe.result()["metrics"][f"{kind}/top1"]
-    return f"{probe_title(kind)} of {run.path.name}: {top1:.1f} % of test images right"
+    own = _settings(probe)
+    named = f"{probe_title(kind)}{f' with {own}' if own else ''} of {run.path.name}"
+    return f"{named}: {top1:.1f} % of test images right"
 
 
 def write_table(counts: pd.DataFrame, to: Path) -> None:
