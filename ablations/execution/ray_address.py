@@ -12,13 +12,16 @@ def cluster_address(given: str | None) -> str:
 
 
 def reach(address: str) -> None:
-    """Raise `UserError` if nobody listens at an address that names a port."""
+    """Raise `UserError` for an address of another form than Ray's, or one at which nobody listens."""
+    if address in ("local", "auto"):
+        return
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdigit():
-        try:
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except OSError as error:
-            raise no_cluster(address, error) from None
+    if not host or not port.isdigit():
+        raise UserError(f"--address {address}: expected HOST:PORT, ray://HOST:PORT, auto or local")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise no_cluster(address, error) from None
 
 
 def no_cluster(address: str, error: Exception) -> UserError:

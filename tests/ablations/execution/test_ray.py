@@ -102,7 +102,11 @@ def test_what_a_cluster_has_not_got_is_refused(device: str, workers: int | None,
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
-    [(["--address", "auto"], "only --executor ray"), (["--executor", "ray", "--dry-run"], "leave --executor out")],
+    [
+        (["--address", "auto"], "only --executor ray"),
+        (["--executor", "ray", "--dry-run"], "leave --executor out"),
+        (["--executor", "ray", "--address", "foo"], "--address foo: expected HOST:PORT"),
+    ],
 )
 def test_options_that_do_not_go_together_are_refused(arguments: list[str], reason: str, runs_dir: Path) -> None:
     result = CliRunner().invoke(app, ["ablate", "mask-ratio", *arguments, "--runs-dir", str(runs_dir)])
