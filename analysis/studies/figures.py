@@ -263,9 +263,21 @@ def _fit(panel: Axes, values: pd.Series, curve: bool, most: float = 100) -> None
     (panel.set_ylim if curve else panel.set_xlim)(low, high)
 
 
+def shows_paper(frame: pd.DataFrame) -> bool:
+    """Say whether figures of studies, of those probes that have results, show the paper's figures beside them."""
+    drawn = frame.loc[frame["status"] == "finished", "probe"].unique()
+    columns = {probe: column for probe in drawn if (column := _paper_column(probe))}
+    return any(frame.loc[frame["probe"] == probe, column].notna().any() for probe, column in columns.items())
+
+
+def _paper_column(probe: str) -> str:
+    """Return the column of the paper's figures that stand beside a probe's, "" if there is none."""
+    return PROBES[probe].paper if probe in PROBES else "paper_speedup"
+
+
 def _draw_paper(panel: Axes, part: pd.DataFrame, probe: str, curve: bool) -> None:
     """Draw the paper's figures on a grey scale of their own: its images and model are others."""
-    column = PROBES[probe].paper if probe in PROBES else "paper_speedup"
+    column = _paper_column(probe)
     paper = part.drop_duplicates("order").dropna(subset=[column]).sort_values("order") if column else part.iloc[:0]
     if paper.empty:
         return
