@@ -43,3 +43,13 @@ class Job:
     def is_done(self, runs_dir: Path) -> bool:
         """Say whether the pretraining and every probe have their results."""
         return all((stage.path / "result.json").exists() for stage in self.stages(runs_dir))
+
+    def is_pretrained(self, runs_dir: Path) -> bool:
+        """Say whether the pretraining has its result."""
+        return (runs_dir / self.fingerprint / "result.json").exists()
+
+    def unprobed(self, runs_dir: Path) -> tuple[ProbeKind, ...]:
+        """Return the kinds of probes that have no result yet; those of `also` are not looked at."""
+        run = RunDirectory(runs_dir / self.fingerprint)
+        places = {kind: run.probe(self.probe_name(kind)).path for kind in self.kinds}
+        return tuple(kind for kind, place in places.items() if not (place / "result.json").exists())

@@ -10,6 +10,7 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ablations.execution.forked_calls import call_in
@@ -17,6 +18,7 @@ from ablations.execution.job import Job
 from ablations.execution.worker_pool import Slot
 from ablations.studies.forecast_speeds import FitSpeed, Size, Speed
 from mae.config.data_section import DataConfig
+from mae.config.kinds import ProbeKind
 from mae.config.tree import Config, RunConfig
 from mae.data.decode_workers import CHUNK, decode_chunk
 from mae.data.sources import open_source
@@ -34,7 +36,8 @@ EVALUATIONS = 800
 
 @dataclass(frozen=True)
 class Forecast:
-    """Cost of one job: GFLOPs per image and step, seconds, bytes it leaves on disk, share of a GPU's memory."""
+    """Cost of what is left of one job: seconds, bytes it leaves on disk; GFLOPs of its pretraining per image and step,
+    share of a GPU's memory."""
 
     label: str
     gflops: float
@@ -98,45 +101,53 @@ def _family(config: Config) -> Hashable:
     return config.data, config.pretext, train.batch_size, train.micro_batches, train.precision
 
 
-def job_seconds(job: Job, counts: Counts, speed: Speed, fits: FitSpeed, done: set[Hashable]) -> float:
-    """Return the seconds of a job: its start, steps, online evaluations, probes, and baselines.
-
-    Baselines, the untrained encoder and raw pixels, are probed once: not those in `done`, which has them afterwards.
-    """
-    config, train = job.config, job.config.train
+def training_seconds(config: Config, counts: Counts, speed: Speed) -> float:
+    """Return the seconds of a pretraining: its start, steps and online evaluations."""
+    train = config.train
     step, encode = max(speed.step, counts.decoding), max(speed.features, counts.decoding)
     steps = counts.train // train.batch_size * config.epochs
     evaluations = math.ceil(config.epochs / config.run.knn_every) if config.run.knn_every else 0
-    seconds = 2 * (counts.opening + speed.build)  # to pretrain, and to probe
     images, views = encoded(counts.train)
-    seconds += steps * train.batch_size * step + evaluations * (images * encode + views * speed.features)
-    if not job.kinds:
-        return seconds
+    seconds = counts.opening + speed.build + steps * train.batch_size * step
+    return seconds + evaluations * (images * encode + views * speed.features)
+
+
+def probing_seconds(
+    job: Job, kinds: Sequence[ProbeKind], counts: Counts, speed: Speed, fits: FitSpeed, done: set[Hashable]
+) -> float:
+    """Return the seconds of those probes of a job that are left, of `kinds`: their start, they, and baselines.
+
+    Baselines, the untrained encoder and raw pixels, are probed once: not those in `done`, which has them afterwards.
+    """
+    if not kinds:
+        return 0.0
+    config = job.config
     linear, (height, width) = config.probe.linear, config.data.image_size
     views = linear.lars_epochs if linear.solver == "lars" and linear.lars_augment else 0
     features = config.model.encoder.dim * (2 if config.probe.features == "both" else 1)
     raw = (config.data.frames or 1) * config.data.channels * min(RAW_SIDE, height) * min(RAW_SIDE, width)
     learned = counts.train * config.probe.labels  # a number per class is taken for all: it costs less than is told
+    encode = max(speed.features, counts.decoding)
     frozen = max(_read_share(config) * speed.features, counts.decoding)
-    of_encoder = (learned * (1 + views) + counts.test) * frozen + learned * _tuned_passes(job) * encode
-    of_encoder += _fits_seconds(job, counts, features, fits)
-    of_pixels = (counts.train + counts.test) * counts.decoding + _fits_seconds(job, counts, raw, fits)
-    seconds += of_encoder
+    of_encoder = (learned * (1 + views) + counts.test) * frozen + learned * _tuned_passes(config, kinds) * encode
+    of_encoder += _fits_seconds(config, kinds, counts, features, fits)
+    of_pixels = (counts.train + counts.test) * counts.decoding + _fits_seconds(config, kinds, counts, raw, fits)
+    seconds = counts.opening + speed.build + of_encoder
     for baseline, cost in zip(baselines(job), (of_encoder, of_pixels), strict=True):
         seconds += cost if baseline not in done else 0.0
         done.add(baseline)
     return seconds
 
 
-def _tuned_passes(job: Job) -> float:
+def _tuned_passes(config: Config, kinds: Sequence[ProbeKind]) -> float:
     """Return how often all training images pass the encoder in probes trained by gradients: a step is three passes."""
-    probe, depth = job.config.probe, job.config.model.encoder.depth
+    probe, depth = config.probe, config.model.encoder.depth
     passes = {
-        "attentive": _read_share(job.config),
+        "attentive": _read_share(config),
         "partial": probe.finetune.epochs * (1 + 2 * min(1.0, probe.partial.blocks / depth)),
         "finetune": 3.0 * probe.finetune.epochs,
     }
-    return sum(passes.get(kind, 0.0) for kind in job.kinds)
+    return sum(passes.get(kind, 0.0) for kind in kinds)
 
 
 def _read_share(config: Config) -> float:
@@ -145,9 +156,9 @@ def _read_share(config: Config) -> float:
     return (config.probe.layer or depth) / depth
 
 
-def _fits_seconds(job: Job, counts: Counts, width: int, fits: FitSpeed) -> float:
+def _fits_seconds(config: Config, kinds: Sequence[ProbeKind], counts: Counts, width: int, fits: FitSpeed) -> float:
     """Logistic regression on features of a width; the LARS probe's own steps take little beside its features."""
-    if "linear" not in job.kinds or job.config.probe.linear.solver != "lbfgs":
+    if "linear" not in kinds or config.probe.linear.solver != "lbfgs":
         return 0.0
     products = 4 * (counts.train + width) * width * counts.classes  # weights by features and by axes, there and back
     axes = 2 * (2 * counts.train * width**2 * fits.flop + width**3 * fits.axes)  # to choose a penalty, and with it
@@ -176,10 +187,13 @@ def makespan(seconds: Sequence[float], workers: int) -> float:
     return max(free)
 
 
-def forecast(jobs: Sequence[Job], others: Sequence[Job], slots: Sequence[Slot], progress: Progress) -> list[Forecast]:
-    """Return the cost of each job in `slots`, measuring for a few seconds; `others` are done, and so their baselines.
+def forecast(
+    jobs: Sequence[Job], others: Sequence[Job], slots: Sequence[Slot], runs_dir: Path, progress: Progress
+) -> list[Forecast]:
+    """Return the cost in `slots` of what `runs_dir` misses of each job, measuring for a few seconds.
 
-    Left out are decoding for the first time, votes of neighbours, pictures and checkpoints.
+    `others` are done, and so their baselines. Left out are decoding for the first time, votes of neighbours, pictures
+    and checkpoints.
     """
     configs = list(dict.fromkeys(_without_seed(job.config) for job in jobs))
     if not configs:
@@ -207,8 +221,12 @@ def forecast(jobs: Sequence[Job], others: Sequence[Job], slots: Sequence[Slot], 
             build=statistics.fmean(speed.build for _, speed in near),
             share=max(speed.share for _, speed in near),
         )
-        seconds = job_seconds(job, counts[job.config.data], speed, fits, done)
-        costs.append(Forecast(job.label, size.training / 1e9, seconds, size.disk, speed.share))
+        images, pretrained = counts[job.config.data], job.is_pretrained(runs_dir)
+        seconds = 0.0 if pretrained else training_seconds(job.config, images, speed)
+        for each in (job, *job.also):
+            seconds += probing_seconds(each, each.unprobed(runs_dir), images, speed, fits, done)
+        disk = 0 if pretrained else size.disk
+        costs.append(Forecast(job.label, size.training / 1e9, seconds, disk, speed.share))
     return costs
 
 

@@ -9,7 +9,7 @@ from ablations.execution.executor import Executor
 from ablations.execution.local_pool import local_slots
 from ablations.studies.own import OWN
 from ablations.studies.paper import STUDIES
-from ablations.studies.plan import all_jobs
+from ablations.studies.plan import all_jobs, told_done
 from ablations.studies.run_studies import make_plans, named_study
 from ablations.studies.study import plan_cells
 from ablations.studies.study_file import to_toml
@@ -63,7 +63,7 @@ def show_cells(base: Config, name: str, as_toml: bool, output: Output) -> None:
 def print_forecast(
     plans: Any, prospects: list[dict[str, Any]], options: Options, who: Executor, output: Output
 ) -> None:
-    """Print what the trainings of `plans` that are missing would cost on this machine."""
+    """Print the cost of what is missing of the trainings of `plans`, on this machine."""
     if who.kind != "local":
         raise UserError("--dry-run measures on this machine: give --workers N and leave --executor out")
     jobs = all_jobs(plans)
@@ -74,15 +74,15 @@ def print_forecast(
     from ablations.studies.forecast import fit_on_a_gpu, forecast, makespan
 
     slots = local_slots(who.device, who.workers, who.per_gpu, options.runs_dir)
-    costs = forecast(missing, [job for job in jobs if job not in missing], slots, output.progress)
+    costs = forecast(missing, [job for job in jobs if job not in missing], slots, options.runs_dir, output.progress)
     table = Table("training", "GFLOPs", "time", "disk MB", box=SIMPLE_HEAD)
     for cost in costs:
         table.add_row(cost.label, f"{cost.gflops:.3g}", duration(cost.seconds), f"{cost.disk / 1e6:.0f}")
     output.console.print(table)
     seconds, disk = makespan([cost.seconds for cost in costs], len(slots)), sum(cost.disk for cost in costs)
-    summary = f"{len(jobs)} trainings, {len(jobs) - len(missing)} done already; about {duration(seconds)} with "
     output.say(
-        f"{summary}{len(slots)} worker(s), {disk / 1e9:.2g} GB: steps, online evaluations, probes with their baselines "
+        f"{told_done(jobs, options.runs_dir)}; about {duration(seconds)} with {len(slots)} "
+        f"worker(s), {disk / 1e9:.2g} GB: steps, online evaluations, probes with their baselines "
         "(once, in the first training that needs them); decoding the images once is not counted"
     )
     if together := fit_on_a_gpu(costs):

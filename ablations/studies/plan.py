@@ -133,6 +133,14 @@ def all_jobs(plans: Iterable[Plan]) -> list[Job]:
     return [replace(job, also=tuple(others)) for job, *others in map(dict.values, trainings.values())]
 
 
+def told_done(jobs: Sequence[Job], runs_dir: Path) -> str:
+    """Return how much of some jobs is done, in words: `15 trainings, 0 done already, 9 to be probed only`."""
+    missing = [job for job in jobs if not job.is_done(runs_dir)]
+    to_probe = sum(job.is_pretrained(runs_dir) for job in missing)
+    told = f"{len(jobs)} trainings, {len(jobs) - len(missing)} done already"
+    return told + (f", {to_probe} to be probed only" if to_probe else "")
+
+
 def _identity(base: Config, record: StudyRecord, probed_on: str) -> str:
     """The same study on another base config, on other images or with other cells has a directory of its own.
 

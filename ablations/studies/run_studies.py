@@ -10,7 +10,7 @@ from ablations.execution.executor import Executor
 from ablations.execution.job_retries import run_jobs
 from ablations.studies.own import OWN
 from ablations.studies.paper import STUDIES
-from ablations.studies.plan import Plan, all_jobs, make_plan
+from ablations.studies.plan import Plan, all_jobs, make_plan, told_done
 from ablations.studies.study import Digests, Study, product
 from ablations.studies.study_file import read_study
 from mae.config.data_section import DataConfig
@@ -157,7 +157,7 @@ def run_plans(plans: Sequence[Plan], executor: Executor, fail_fast: bool, consol
     """Train and probe what the plans miss; return the reasons of failed jobs by fingerprint."""
     jobs, runs_dir = all_jobs(plans), _runs_dir(plans)
     missing = [job for job in jobs if not job.is_done(runs_dir)]
-    console.print(f"{len(jobs)} trainings, {len(jobs) - len(missing)} of them done already", highlight=False)
+    console.print(told_done(jobs, runs_dir), highlight=False)
     if not missing:
         return {}
     with executor.queue(runs_dir, len(missing), console) as queue:

@@ -8,6 +8,7 @@ import base64
 import io
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from analysis.studies.figures import (
     loss_figure,
     overview_figure,
     reconstruction_figure,
+    shows_paper,
     study_figure,
 )
 from analysis.studies.pairs import all_pairs, matrices
@@ -50,8 +52,27 @@ VERDICT_NOTE = (
 )
 
 
-MARKS = "Means, with 95 % intervals of the difference from the default; dots are single seeds; the paper's in grey."
-"""What is drawn of a study."""
+def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame in whose `study` and `question` studies of one name or question say what they are compared with.
+
+    Where that is the same too, they say their ids.
+    """
+    names = frame.drop_duplicates("study_id").set_index("study_id")[["study", "question"]]
+    names["question"] = names["question"].where(names["question"] != "", names["study"])
+    alike = names[names["study"].duplicated(keep=False) | names["question"].duplicated(keep=False)].index
+    defaults = dict(frame.loc[frame["is_default"], ["study_id", "cell"]].to_numpy())
+    against = {name: f"against {defaults[name]}" if name in defaults else "without a default" for name in alike}
+    found = Counter((*names.loc[name], against[name]) for name in alike)
+    added = {name: against[name] if found[*names.loc[name], against[name]] == 1 else name for name in alike}
+    endings = frame["study_id"].map(lambda name: f" ({added[name]})" if name in added else "")
+    question = (frame["question"] + endings).where(frame["question"] != "", "")
+    return frame.assign(study=frame["study"] + endings, question=question)
+
+
+def marks(frame: pd.DataFrame) -> str:
+    """Return what is drawn of studies under some probes, in words."""
+    told = "Means, with 95 % intervals of the difference from the default; dots are single seeds"
+    return f"{told}; the paper's in grey." if shows_paper(frame) else f"{told}."
 
 
 @dataclass(frozen=True)
@@ -138,13 +159,15 @@ def make_report(
 def _base(frame: pd.DataFrame, curves: pd.DataFrame, models: Models, test: Test | None, pairs: bool) -> BasePart:
     frame = frame.sort_values(["source", "study"], kind="stable", ignore_index=True)  # as the paper has them
     checked = check(frame, test=test)
+    cost = cost_figure(frame)
+    frame = told_apart(frame)
     studies = [_study(part, curves, models, test, pairs) for _, part in frame.groupby("study_id", sort=False)]
     across = []
     overview = overview_figure(frame, test=test)
     if frame["study_id"].nunique() > 1 and overview.axes:
-        caption = f"Every study under the linear probe. {MARKS}"
+        shown = frame[frame["probe"].isin(["linear", "none"])]
+        caption = f"Every study under the linear probe. {marks(shown)}"
         across.append(Picture("overview", caption, overview))
-    cost = cost_figure(frame)
     if cost.axes:
         caption = "Compute of pretraining and accuracy, means of cells; the line is the Pareto front."
         if frame["cell_probe"].any():
@@ -182,8 +205,7 @@ def _study(frame: pd.DataFrame, curves: pd.DataFrame, models: Models, test: Test
     first, study_id = frame.iloc[0], str(frame["study_id"].iloc[0])
     drawn = []
     if (frame["status"] == "finished").any():
-        caption = MARKS
-        drawn.append(Picture(study_id, caption, study_figure(frame, test)))
+        drawn.append(Picture(study_id, marks(frame), study_figure(frame, test)))
     losses = curves[curves["study_id"] == study_id]
     if len(losses):
         caption = "Loss of pretraining, a line per seed. Those of different tasks, targets or masks cannot be compared."

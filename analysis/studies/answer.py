@@ -9,7 +9,7 @@ from analysis.statistics.additive_model import AdditiveModel
 from analysis.statistics.comparisons import Comparisons, Test, compare_pairs
 from analysis.statistics.intervals import ALPHA, Contrast, mean_interval
 from analysis.statistics.power import POWER, seeds_needed, smallest_difference
-from analysis.studies.tables import compared_cells, with_results
+from analysis.studies.tables import UNTRAINED, compared_cells, with_results
 from mae.probing.kinds import PROBES, probe_label
 from mae.runtime.progress import duration
 
@@ -41,9 +41,7 @@ def _answer(probe: str, done: pd.DataFrame, compared: Comparisons | None, test: 
         why = "with one seed per cell" if done["seed"].nunique() == 1 else "with too few runs or equal ones"
         return f"{told}; {why} no difference is told from noise"
     against = "it" if best == default else f"the default, {default}" if default else "it, as some of all pairs"
-    weak = _not_above_untrained(done, cells)
-    ending = [f"{listed(weak, cells, ordered)} not shown to gain on the untrained encoder (95 % each)"] if weak else []
-    return "; ".join([told, f"against {against}: {verdicts[0]}", *verdicts[1:], *ending])
+    return "; ".join([told, f"against {against}: {verdicts[0]}", *verdicts[1:], *_of_gains(done, cells, ordered)])
 
 
 def _verdicts(found: Mapping[str, Contrast], cells: Sequence[str], ordered: bool) -> list[str]:
@@ -65,14 +63,24 @@ def _from_best(done: pd.DataFrame, best: str, test: Test | None) -> dict[str, Co
     return found | {first: each for (first, second), each in pairs.items() if second == best}
 
 
-def _not_above_untrained(done: pd.DataFrame, cells: Sequence[str]) -> list[str]:
-    """Return cells whose gain over the untrained encoders of their seeds may be none.
+def _of_gains(done: pd.DataFrame, cells: Sequence[str], ordered: bool) -> list[str]:
+    """Return which cells are worse than the untrained encoders of their seeds, and which are not shown to be better.
 
-    By each cell's own 95 % interval of the mean gain.
+    By each cell's own 95 % interval of the mean gain. The untrained encoder itself has none.
     """
-    gains = (done["top1"] - done["untrained"]).groupby(done["cell"])
-    means = {cell: mean_interval(gains.get_group(cell).tolist()) for cell in cells}
-    return [cell for cell, (mean, low, _) in means.items() if mean <= 0 or low <= 0]
+    trained = done[done["task"] != UNTRAINED]
+    gains = (trained["top1"] - trained["untrained"]).groupby(trained["cell"])
+    means = {str(cell): mean_interval(of_cell.tolist()) for cell, of_cell in gains}
+    own = [cell for cell in cells if cell in means]
+    worse = [cell for cell in own if means[cell][2] < 0]
+    weak = [cell for cell in own if cell not in worse and (means[cell][0] <= 0 or means[cell][1] <= 0)]
+    told = []
+    if worse:
+        theirs = "its untrained encoder" if len(worse) == 1 else "their untrained encoders"
+        told.append(f"{listed(worse, cells, ordered)} worse than {theirs} (95 % each)")
+    if weak:
+        told.append(f"{listed(weak, cells, ordered)} not shown to gain on the untrained encoder (95 % each)")
+    return told
 
 
 def compared_with_best(frame: pd.DataFrame, test: Test | None = None) -> list[int]:

@@ -34,7 +34,8 @@ from analysis.studies.figure_style import (
     small_panels,
     styled,
 )
-from analysis.studies.pareto import pareto_front
+from analysis.studies.label_places import place_labels
+from analysis.studies.pareto import front_steps, pareto_front
 from analysis.studies.tables import BASELINES, speedups, summarise
 from mae.probing.kinds import PROBES, probe_title
 
@@ -263,9 +264,21 @@ def _fit(panel: Axes, values: pd.Series, curve: bool, most: float = 100) -> None
     (panel.set_ylim if curve else panel.set_xlim)(low, high)
 
 
+def shows_paper(frame: pd.DataFrame) -> bool:
+    """Say whether figures of studies, of those probes that have results, show the paper's figures beside them."""
+    drawn = frame.loc[frame["status"] == "finished", "probe"].unique()
+    columns = {probe: column for probe in drawn if (column := _paper_column(probe))}
+    return any(frame.loc[frame["probe"] == probe, column].notna().any() for probe, column in columns.items())
+
+
+def _paper_column(probe: str) -> str:
+    """Return the column of the paper's figures that stand beside a probe's, "" if there is none."""
+    return PROBES[probe].paper if probe in PROBES else "paper_speedup"
+
+
 def _draw_paper(panel: Axes, part: pd.DataFrame, probe: str, curve: bool) -> None:
     """Draw the paper's figures on a grey scale of their own: its images and model are others."""
-    column = PROBES[probe].paper if probe in PROBES else "paper_speedup"
+    column = _paper_column(probe)
     paper = part.drop_duplicates("order").dropna(subset=[column]).sort_values("order") if column else part.iloc[:0]
     if paper.empty:
         return
@@ -299,25 +312,32 @@ def cost_figure(frame: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(1.3 * PANEL[0] * max(1, len(probes)), 1.3 * PANEL[1]), layout="constrained")
     axes = figure.subplots(1, len(probes), squeeze=False)[0] if probes else []
     studies = list(dict.fromkeys(summary["study"]))
-    for panel, probe in zip(axes, probes, strict=True):
-        part = summary[summary["probe"] == probe].drop_duplicates(["tflop", "mean"]).reset_index(drop=True)
+    parts = {
+        probe: summary[summary["probe"] == probe].drop_duplicates(["tflop", "mean"]).reset_index(drop=True)
+        for probe in probes
+    }
+    for panel, (probe, part) in zip(axes, parts.items(), strict=True):
         for number, study in enumerate(studies):
             cells = part[part["study"] == study]
             style = {"color": PALETTE[number % len(PALETTE)], "marker": "osD^v<>PX*"[number % 10]}
             panel.scatter(cells["tflop"], cells["mean"], s=18, label=study, zorder=3, **style)
         front = pareto_front(part, "tflop", "mean")
         panel.plot(front["tflop"], front["mean"], drawstyle="steps-post", color="black", linewidth=0.8)
-        middle = np.sqrt(part["tflop"].min() * part["tflop"].max())
-        for row in front.to_dict("records"):
-            right = row["tflop"] > middle  # the name then stands inside the panel
-            place = {"xytext": (-4 if right else 4, 4), "ha": "right" if right else "left"}
-            text = f"{row['study']}: {row['cell']}"
-            panel.annotate(text, (row["tflop"], row["mean"]), textcoords="offset points", fontsize=6, **place)
         _label_costs(panel)
         panel.set_title(probe_title(probe))
     if probes:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    for panel, probe in zip(axes, probes, strict=True):
+        _name_front(panel, parts[probe])
     return figure
+
+
+def _name_front(panel: Axes, part: pd.DataFrame) -> None:
+    """Name the cells on the Pareto front of a panel, off its steps."""
+    front = pareto_front(part, "tflop", "mean")
+    names = (part["study"] + ": " + part["cell"]).where(part.index.isin(front.index), "")
+    points = list(zip(part["tflop"], part["mean"], strict=True))
+    place_labels(panel, points, names.tolist(), front_steps(front, "tflop", "mean"))
 
 
 def _label_costs(panel: Axes) -> None:

@@ -38,6 +38,7 @@ def place_labels(
 ) -> list[Annotation]:
     """Name the points (x, y) of a panel whose limits are final; `lines` are upright or level ones, their ends (2, 2).
 
+    A point whose name is empty has none, but is not covered either.
     A name goes to the nearest place in the panel where it covers no other name and no point; where that can be, it
     stands nearer to its own point than to another one, and covers no line.
     """
@@ -52,6 +53,8 @@ def place_labels(
     taken: list[Bbox] = []
     labels = []
     for index, (name, point) in enumerate(zip(names, points, strict=True)):
+        if not name:
+            continue
         size = np.asarray(_size(panel, name, scale))
         tried = [_place(where[index], size, radius, angle) for radius in RADII for angle in ANGLES]
         bad = [

@@ -11,3 +11,10 @@ def pareto_front(rows: pd.DataFrame, cost: str, gain: str) -> pd.DataFrame:
     """
     dearer = rows.dropna(subset=[cost, gain]).sort_values([cost, gain], ascending=[True, False], kind="stable")
     return dearer[dearer[gain] > dearer[gain].cummax().shift(fill_value=-np.inf)]
+
+
+def front_steps(front: pd.DataFrame, cost: str, gain: str) -> list[np.ndarray]:
+    """Return the upright and level lines between the rows of a front, (2, 2) each: what `steps-post` draws."""
+    points = front[[cost, gain]].to_numpy()
+    corners = np.stack([points[1:, 0], points[:-1, 1]], axis=1)
+    return [np.stack(ends) for ends in (*zip(points, corners), *zip(corners, points[1:]))]  # noqa: B905

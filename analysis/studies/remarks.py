@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pandas as pd
 
-from analysis.results.conditions import described, differ
+from analysis.results.conditions import CONDITIONS, described, differ
 from analysis.statistics.comparisons import Test
 from analysis.statistics.intervals import rank_agreement
 from analysis.studies.answer import answers, listed, power_lines
@@ -16,6 +16,9 @@ TEST_IN_WORDS = {
     "paired": "compared by the differences within seeds, each cell with a spread of its own, Holm's correction",
     "welch": "compared by Welch's tests, as if cells shared no seeds, Holm's correction",
 }
+
+UNEVEN = 1.5
+"""Times of one cell on one device that differ by more than this factor are told: they say little about its cost."""
 
 
 def remarks(frame: pd.DataFrame, test: Test | None = None) -> list[str]:
@@ -55,7 +58,19 @@ def caveats(frame: pd.DataFrame) -> list[str]:
             f"time and memory were measured under different conditions: {described(finished, _cells)}. "
             "Time is relative to the default under the same conditions; memory cannot be compared"
         )
-    return lines + _below_pixels(frame)
+    return lines + _uneven_times(finished) + _below_pixels(frame)
+
+
+def _uneven_times(finished: pd.DataFrame) -> list[str]:
+    """Return a sentence that names the cell whose seeds differ most in time per image under one condition, if much."""
+    images = finished["tflop"] / finished["gflops"]  # NaN of an untrained encoder, which takes no step
+    times = finished.assign(time=finished["seconds"] / images).groupby(["cell", *CONDITIONS])["time"]
+    ratios = (times.max() / times.min()).groupby("cell").max().dropna()
+    if ratios.empty or ratios.max() <= UNEVEN:
+        return []
+    return [
+        f"times of {ratios.idxmax()} differ between seeds by {ratios.max():.1f} x: other work ran beside; go by GFLOPs"
+    ]
 
 
 def _collapsed(trials: pd.DataFrame) -> list[str]:

@@ -13,6 +13,8 @@ from mae.probing.kinds import PROBES, probe_label
 
 NOTHING = Contrast(NAN, NAN, NAN, NAN)
 BASELINES = {"untrained": "untrained encoder", "pixels": "raw pixels"}
+UNTRAINED = "random"
+"""The task that is the untrained encoder itself: no gain on it is told."""
 
 
 def summarise(frame: pd.DataFrame, test: Test | None = None) -> pd.DataFrame:
@@ -95,7 +97,7 @@ def _rows(part: pd.DataFrame, compared: Comparisons | None) -> Iterator[dict[str
 
 
 def _gain(finished: pd.DataFrame) -> tuple[float, float, float]:
-    gains = (finished["top1"] - finished["untrained"]).dropna().tolist()
+    gains = (finished["top1"] - finished["untrained"])[finished["task"] != UNTRAINED].dropna().tolist()
     return mean_interval(gains) if gains else (NAN, NAN, NAN)
 
 

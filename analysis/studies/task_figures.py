@@ -24,7 +24,7 @@ from analysis.studies.figure_style import (
     styled,
 )
 from analysis.studies.label_places import place_labels
-from analysis.studies.pareto import pareto_front
+from analysis.studies.pareto import front_steps, pareto_front
 from analysis.studies.tables import BASELINES, summarise
 from mae.probing.kinds import PROBES, probe_title
 
@@ -88,9 +88,7 @@ def _draw_costs(panel: Axes, bars: pd.DataFrame, probe: str, cost: str) -> None:
 
 def _name_points(panel: Axes, rows: pd.DataFrame, cost: str) -> None:
     """Name each task's point, off the bars, the steps of the front and the lines of baselines."""
-    front = pareto_front(rows, cost, "mean")[[cost, "mean"]].to_numpy()
-    corners = np.stack([front[1:, 0], front[:-1, 1]], axis=1)
-    steps = [np.stack(ends) for ends in (*zip(front, corners), *zip(corners, front[1:]))]  # noqa: B905
+    steps = front_steps(pareto_front(rows, cost, "mean"), cost, "mean")
     bars = [np.asarray(line.get_xydata()) for line in panel.lines if line.get_gid() == BAR]
     levels = [np.asarray(line.get_ydata())[0] for line in panel.lines if line.get_gid() == LEVEL]
     across = [np.array([[x, level] for x in panel.get_xlim()]) for level in levels]

@@ -14,12 +14,22 @@ from ablations.execution.forked_calls import call_in
 from ablations.execution.job import Job
 from ablations.execution.worker_pool import Slot
 from ablations.studies import forecast as forecasting
-from ablations.studies.forecast import Counts, Forecast, ends, fit_line, fit_on_a_gpu, forecast, job_seconds, makespan
+from ablations.studies.forecast import (
+    Counts,
+    Forecast,
+    ends,
+    fit_line,
+    fit_on_a_gpu,
+    forecast,
+    makespan,
+    probing_seconds,
+    training_seconds,
+)
 from ablations.studies.forecast_measuring import size_of
 from ablations.studies.forecast_speeds import FitSpeed, Size, Speed, seconds_per_image
 from ablations.studies.paper import STUDIES
 from ablations.studies.plan import make_plan
-from mae.config.resolve import build
+from mae.config.resolve import build, change
 from mae.config.tree import Config
 from mae.errors import RunError
 from mae.runtime.progress import Silent
@@ -45,6 +55,11 @@ class Machine:
 
 def job(config: Config, kinds: Any = ("linear", "knn")) -> Job:
     return Job("a job", config, "f" * 12, kinds)
+
+
+def job_seconds(job: Job, counts: Counts, speed: Speed, fits: FitSpeed, done: set[Any]) -> float:
+    """A job of which nothing is done."""
+    return training_seconds(job.config, counts, speed) + probing_seconds(job, job.kinds, counts, speed, fits, done)
 
 
 def test_between_its_ends_time_is_a_line_over_flops() -> None:
@@ -127,7 +142,7 @@ def test_a_job_is_its_start_its_steps_its_evaluations_and_its_features() -> None
 
 def test_the_untrained_encoder_takes_no_steps() -> None:
     untrained = job(build({"pretext.kind": "random", "train.epochs": 25, "run.knn_every": 10}), ())
-    assert job_seconds(untrained, Counts(100, 20, 10, 3.0), Speed(1.0, 0.1, 2.0), FITS, set()) == 2 * (3 + 2)
+    assert job_seconds(untrained, Counts(100, 20, 10, 3.0), Speed(1.0, 0.1, 2.0), FITS, set()) == 3 + 2
 
 
 @pytest.mark.parametrize(
@@ -196,7 +211,9 @@ def test_workers_take_the_next_job_when_they_are_free() -> None:
     assert makespan([], 2) == 0
 
 
-def test_a_study_is_forecast_from_two_of_its_trainings_measured_at_every_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def measure(monkeypatch: pytest.MonkeyPatch, fits: FitSpeed = FITS) -> list[Any]:
+    """Have processes answer at once: a step takes a millisecond per patch and image, twice that on average of two
+    places; return what they are asked."""
     asked: list[Any] = []
 
     def answer(slots: list[Slot], function: Any, configs: list[Config], *more: Any) -> list[Any]:
@@ -204,16 +221,42 @@ def test_a_study_is_forecast_from_two_of_its_trainings_measured_at_every_place(m
             return [[Size(1e9 * config.kept_patches, 1e9, 8) for config in configs]]
         asked.append((len(slots), [config.mask.ratio for config in configs]))
         speeds = [Speed(config.kept_patches / 1000, 0.0, 0.0, 0.1 + config.mask.ratio / 10) for config in configs]
-        return [(speeds, FITS), ([replace(each, step=3 * each.step) for each in speeds], FITS)]
+        return [(speeds, fits), ([replace(each, step=3 * each.step) for each in speeds], fits)]
 
     monkeypatch.setattr(forecasting, "call_in", answer)
     monkeypatch.setattr(forecasting, "count", lambda *arguments: Counts(32, 8, 10, 0.0))
+    return asked
+
+
+def test_a_study_is_forecast_from_two_of_its_trainings_measured_at_every_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = measure(monkeypatch)
     base = build({"train.epochs": 1})
-    jobs = make_plan(STUDIES["mask-ratio"], base, 2, lambda data: "digest", Path("runs")).jobs
-    costs = forecast(jobs, [], [HERE, HERE], Silent())
+    jobs = make_plan(STUDIES["mask-ratio"], base, 2, lambda data: "digest", tmp_path).jobs
+    costs = forecast(jobs, [], [HERE, HERE], tmp_path, Silent())
     assert asked == [(2, [0.9, 0.1])]
     assert [cost.gpu_share for cost in costs] == pytest.approx([0.19] * len(jobs))
     assert [cost.seconds for cost in costs] == pytest.approx([job.config.kept_patches * 32 * 2 / 1000 for job in jobs])
+
+
+def test_what_is_done_of_a_job_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure(monkeypatch, FitSpeed(1.0, 0.0, 0.0))
+    whole = job(build({"train.epochs": 1}), ("linear", "knn"))
+    again = replace(whole, config=change(whole.config, {"probe.layer": 1}))  # the same pretraining, probed otherwise
+    work = replace(whole, also=(again,))
+    results = [tmp_path / work.fingerprint, *(stage.path for stage in work.stages(tmp_path)[1:])]
+    linear = [place for place in results if place.name.startswith("linear-")]
+    told = []
+    for place in (None, results[0], *linear):
+        if place is not None:
+            place.mkdir(parents=True, exist_ok=True)
+            (place / "result.json").write_text("{}")
+        (cost,) = forecast([work], [], [HERE, HERE], tmp_path, Silent())
+        told.append((cost.disk, cost.seconds))
+    fit, steps = forecasting.EVALUATIONS, 2 * work.config.kept_patches * 32 / 1000
+    assert [disk for disk, _ in told] == [8, 0, 0, 0]
+    assert [seconds for _, seconds in told] == pytest.approx([steps + 6 * fit, 6 * fit, 3 * fit, 0])
 
 
 @pytest.mark.parametrize(("shares", "expected"), [([0.0, 0.0], 0), ([0.1, 0.2], 4), ([0.95], 1), ([], 0)])

@@ -13,7 +13,7 @@ from ablations.studies.forecast_measuring import size_of
 from ablations.studies.forecast_speeds import Size
 from ablations.studies.own import OWN
 from ablations.studies.paper import STUDIES
-from ablations.studies.plan import Plan, all_jobs, make_plan
+from ablations.studies.plan import Plan, all_jobs, make_plan, told_done
 from ablations.studies.run_studies import check_comparable, choose_studies, run_until
 from ablations.studies.study import Cell, Study, plan_cells, product
 from ablations.studies.study_file import read_study, to_toml
@@ -502,6 +502,15 @@ def test_a_job_is_done_when_pretraining_and_probes_have_results(tmp_path: Path) 
     assert not job.is_done(tmp_path)
     (tmp_path / job.fingerprint / "probes" / job.probe_name("knn") / "result.json").write_text("{}")
     assert job.is_done(tmp_path)
+
+
+def test_trainings_that_miss_probes_only_are_told_apart(tmp_path: Path) -> None:
+    jobs = [Job(name, Config(), name * 12, ("knn",)) for name in "abc"]
+    assert told_done(jobs, tmp_path) == "3 trainings, 0 done already"
+    for place in (tmp_path / ("a" * 12), *(stage.path for stage in jobs[1].stages(tmp_path))):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "result.json").write_text("{}")
+    assert told_done(jobs, tmp_path) == "3 trainings, 1 done already, 1 to be probed only"
 
 
 def test_a_plan_of_some_seeds_has_their_trainings_and_the_same_directory() -> None:

@@ -63,6 +63,40 @@ def test_results_of_different_probes_have_parts_of_their_own() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("defaults", "endings"),
+    [
+        (("0.5", "0.9"), ["against 0.5", "against 0.9"]),
+        (("0.5", ""), ["against 0.5", "without a default"]),
+        (("0.5", "0.5"), ["mask-ratio-1", "mask-ratio-2"]),
+    ],
+)
+def test_studies_of_one_name_say_what_they_are_compared_with(
+    defaults: tuple[str, str], endings: list[str], tmp_path: Path
+) -> None:
+    same = [study_frame_of(MASK_RATIO, f"mask-ratio-{k + 1}", default=cell) for k, cell in enumerate(defaults)]
+    other = study_frame_of(MASK_RATIO, name="other", question="")
+    report = made(pd.concat([*same, other]))
+    studies = report.bases[0].studies
+    assert [study.question for study in studies] == [*(f"How much? ({ending})" for ending in endings), "other"]
+    write_report(report, tmp_path / "report.html", "html")
+    contents = (tmp_path / "report.html").read_text().split("<nav>")[1].split("</nav>")[0]
+    assert re.findall(r"#study-[\d-]+\">(.*?)</a>", contents) == [
+        *(f"mask-ratio ({ending})" for ending in endings),
+        "other",
+    ]
+
+
+def test_captions_name_the_papers_figures_only_where_they_are_drawn() -> None:
+    paper = {cell: {"linear": 70.0} for cell in MASK_RATIO}
+    with_paper = study_frame_of(MASK_RATIO, "a", paper=paper)
+    knn_alone = study_frame_of(MASK_RATIO, "b", name="b", paper=paper, probes=("knn",))  # the paper has no k-NN
+    (base,) = made(pd.concat([with_paper, knn_alone, study_frame_of(MASK_RATIO, "c", name="c")])).bases
+    drawn = [base.pictures[0], *(study.pictures[0] for study in base.studies)]
+    told = {picture.name: "the paper's in grey" in picture.caption for picture in drawn}
+    assert told == {"overview": True, "a": True, "b": False, "c": False}
+
+
 def test_cells_that_are_probed_in_different_ways_stay_in_one_table() -> None:
     report = made(study_frame_of({"5": [60.0], "20": [70.0]}, axis="probe.knn.k", default="20"))
     assert [base.title for base in report.bases] == ["digits on digits"]

@@ -3,7 +3,7 @@ import pytest
 from analysis.statistics.comparisons import Test
 from analysis.statistics.intervals import Contrast
 from analysis.studies.answer import answers, compared_with_best, listed, power_lines
-from analysis.studies.tables import summarise
+from analysis.studies.tables import display, summarise
 from tests.helpers.study_factory import study_frame_of
 
 RATIOS = {
@@ -58,12 +58,26 @@ def test_with_one_seed_only_the_best_is_named() -> None:
     assert power_lines(frame) == []
 
 
-def test_cells_whose_gain_over_the_untrained_encoder_may_be_none_are_named() -> None:
+def test_cells_whose_gain_over_the_untrained_encoder_may_be_none_or_is_a_loss_are_named() -> None:
     frame = study_frame_of(RATIOS, default="0.7", probes=("knn",))
     frame["untrained"] = 54.0
-    assert answers(frame)[0].endswith("; 0.1, 0.9 not shown to gain on the untrained encoder (95 % each)")
+    assert answers(frame)[0].endswith(
+        "; 0.1 worse than its untrained encoder (95 % each); 0.9 not shown to gain on the untrained encoder (95 % each)"
+    )
+    frame["untrained"] = 57.0
+    assert answers(frame)[0].endswith("; 0.1, 0.9 worse than their untrained encoders (95 % each)")
     frame["untrained"] = frame["top1"].where(frame["cell"] == "0.9", 40.0) - 0.5  # a gain without any spread
     assert "untrained" not in answers(frame)[0]
+
+
+def test_no_gain_of_the_untrained_encoder_on_itself_is_told() -> None:
+    frame = study_frame_of(RATIOS, default="0.7", probes=("knn",))
+    frame["untrained"] = frame["top1"].where(frame["cell"] == "0.1", 40.0)
+    assert answers(frame)[0].endswith("; 0.1 not shown to gain on the untrained encoder (95 % each)")
+    frame.loc[frame["cell"] == "0.1", "task"] = "random"
+    assert "untrained" not in answers(frame)[0]
+    shown = display(summarise(frame)).set_index("cell")["k-NN gain"]
+    assert shown[shown == ""].index.tolist() == ["0.1"]
 
 
 def test_a_failed_cell_has_no_part_in_the_answer() -> None:

@@ -1,3 +1,4 @@
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,16 @@ def test_costs_are_drawn_against_accuracy_with_the_front_named() -> None:
     frame["tflop"] = frame["order"] + 1.0
     panel = cost_figure(frame).axes[0]
     assert [text.get_text() for text in panel.texts] == ["mask-ratio: 0.5", "mask-ratio: 0.75"]
+
+
+def test_names_of_cells_that_lie_close_on_the_front_do_not_cover_one_another() -> None:
+    frame = study_frame_of({"0.5": [60.0], "0.6": [60.1], "0.7": [60.2], "0.75": [70.0]}, probes=("linear",))
+    frame["tflop"] = frame["order"].map({0: 1.0, 1: 1.01, 2: 1.02, 3: 4.0})
+    figure = cost_figure(frame)
+    FigureCanvasAgg(figure).draw()
+    boxes = [Text.get_window_extent(text) for text in figure.axes[0].texts]  # without the line to its point
+    assert len(boxes) == 4
+    assert not [pair for pair in combinations(boxes, 2) if pair[0].overlaps(pair[1])]
 
 
 def test_a_cell_that_is_probed_in_another_way_is_on_no_front() -> None:

@@ -292,6 +292,18 @@ def test_no_time_is_relative_to_an_encoder_that_took_no_step() -> None:
     assert summarise(frame)["time"].isna().all()
 
 
+def test_times_that_differ_between_seeds_of_one_device_are_told_of_the_worst_cell() -> None:
+    frame = make_study(ACCURACIES)  # of 10 to 12 seconds
+    frame.loc[(frame["cell"] == "0.5") & (frame["seed"] == 0), "seconds"] = 20.0
+    frame.loc[(frame["cell"] == "0.9") & (frame["seed"] == 1), "seconds"] = 49.0
+    told = "times of 0.9 differ between seeds by 4.9 x: other work ran beside; go by GFLOPs"
+    assert caveats(frame) == [told]
+    frame.loc[(frame["cell"] == "0.9") & (frame["seed"] == 1), "device"] = "a slow one"
+    assert [line for line in caveats(frame) if "seeds" in line] == [told.replace("0.9", "0.5").replace("4.9", "1.8")]
+    frame["gflops"] = frame["tflop"] = 0.0  # untrained encoders, in which the start is all the time
+    assert not [line for line in caveats(frame) if "seeds" in line]
+
+
 def test_cells_whose_outputs_have_collapsed_are_named() -> None:
     frame = make_study({"0.75": [61.0, 62.0], "0.9": [60.0, 61.0]})
     frame["output_std"] = frame["cell"].map({"0.75": 0.98, "0.9": 0.04})
