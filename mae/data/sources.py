@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -86,6 +86,19 @@ class Source:
     def digest(self) -> str:
         """What identifies its images and their split."""
         return self.identity.digest
+
+    def told(self, source: str) -> str:
+        """Return what was found, in one line; files that turn out to be broken inside still count."""
+        counts = {"train": len(self.train.labels), "test": len(self.test.labels)}
+        return found_in_words(source, counts, len(self.classes), self.remarks, len(self.left_out))
+
+
+def found_in_words(source: str, counts: Mapping[str, int], classes: int, remarks: Iterable[str], left_out: int) -> str:
+    """Return in one line what a `data.source` has: images by split, classes, what else there is to know."""
+    numbers = [f"{count:,} {name}" for name, count in counts.items()]
+    has = ", ".join([*numbers, f"{classes:,} classes" if classes else "no labels"])
+    bad = [f"{left_out:,} file(s) left out that cannot be read"] if left_out else []
+    return f"{shown(Path(source))}: {'; '.join([has, *remarks, *bad])}"
 
 
 def open_source(data: DataConfig, progress: Progress) -> Source:
