@@ -511,7 +511,7 @@ def show_config(
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="List every key: type, range, default, meaning.")] = False,
 ) -> None:
-    """Print the resolved config as TOML and its fingerprint, which needs the images, or every key there is.
+    """Print the resolved config as TOML, its fingerprint and, on stderr, what images it finds; or every key there is.
 
     Examples: `mae-cli config --preset cifar10-vit-t > base.toml`, `mae-cli config --schema`,
     `mae-cli config 3fa9c1`, the settings of a run and those that differ from its preset
@@ -533,17 +533,20 @@ def show_config(
     config = options.resolve()
     from mae.config.fingerprint import pretrain_fingerprint
     from mae.config.resolve import to_toml
-    from mae.data.sources import identify
+    from mae.data.sources import open_source
     from mae.errors import RunError, UserError, first_line
     from mae.runtime.progress import ConsoleProgress
 
     try:
-        digest = identify(config.data, ConsoleProgress(Console(stderr=True))).digest
-        fingerprint, told = pretrain_fingerprint(config, digest), ""
+        source = open_source(config.data, ConsoleProgress(Console(stderr=True)))
+        fingerprint, told = pretrain_fingerprint(config, source.digest), ""
+        found = source.told(config.data.source)
     except (UserError, RunError) as error:
         fingerprint, told = None, f"unknown: {first_line(error)}"
+        found = f"no fingerprint: {error}"
     lines = f"# fingerprint {fingerprint or told}\n{to_toml(config)}"
     output.say(lines)  # a file for --config
+    print(found, file=sys.stderr)
     output.result({"fingerprint": fingerprint, "config": config.model_dump(mode="json")})
 
 

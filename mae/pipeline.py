@@ -406,7 +406,8 @@ def _test_images(run: RunDirectory, config: Config, where: Workplace) -> torch.T
     try:
         return shown_images(images_of(run, config, where))
     except (UserError, RunError) as error:
+        kind = "images" if config.data.source.startswith("images:") else "folder"
         raise type(error)(
             f"{error}; without its data set give image files (mae-cli reconstruct {run.path.name} FILE), "
-            "or say where it is now: --set data.source=folder:PATH"
+            f"or say where it is now: --set data.source={kind}:PATH"
         ) from error

@@ -122,9 +122,17 @@ def test_brackets_and_colons_of_a_study_are_no_markup(monkeypatch: pytest.Monkey
 
 
 def test_config_prints_a_file_for_itself_where_the_images_are_not() -> None:
-    shown = runner.invoke(app, ["config", "--set", "data.source=folder:/nowhere"]).stdout
-    assert shown.startswith("# fingerprint unknown: data.source=folder:/nowhere: no such folder")
-    assert tomllib.loads(shown)["data"]["source"] == "folder:/nowhere"
+    done = runner.invoke(app, ["config", "--set", "data.source=folder:/nowhere"])
+    assert done.stdout.startswith("# fingerprint unknown: data.source=folder:/nowhere: no such folder")
+    assert tomllib.loads(done.stdout)["data"]["source"] == "folder:/nowhere"
+    assert done.stderr.startswith("no fingerprint: data.source=folder:/nowhere: no such folder; expected one of\n")
+    assert done.exit_code == 0
+
+
+def test_config_ends_with_what_was_found() -> None:
+    done = runner.invoke(app, ["config"])
+    assert done.stderr.splitlines()[-1] == "digits: 1,437 train, 360 test, 10 classes"
+    assert done.output.endswith(done.stderr)  # below what stdout has
 
 
 def test_config_tells_the_fingerprint_of_the_run_it_describes(tiny_settings: list[str], runs_dir: Path) -> None:

@@ -117,12 +117,13 @@ def test_the_tests_that_the_page_on_reliability_names_are_there() -> None:
     assert named - written == set()
 
 
-@pytest.mark.timeout(600)  # ten commands, two of which train
+@pytest.mark.timeout(600)  # a dozen commands, three of which train
 def test_the_tutorial_leads_from_a_folder_to_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _photographs(tmp_path / "my-photos")
-    (settings,) = tables(page := ROOT / "docs" / "tutorial.md")
+    settings, study = tables(page := ROOT / "docs" / "tutorial.md")
     (tmp_path / "photos.toml").write_text(settings)
+    (tmp_path / "what-pays.toml").write_text(study)
     assert read_toml(tmp_path / "photos.toml") == tomllib.loads(settings)
     small = {key: value for key, value in TINY.items() if key.startswith(("model.", "train.", "run."))}
     small |= {"model.patch_size": 8, "train.epochs": 1, "train.warmup_epochs": 0.5, "train.batch_size": 16}
@@ -139,6 +140,7 @@ def test_the_tutorial_leads_from_a_folder_to_a_figure(tmp_path: Path, monkeypatc
     assert Path("hidden.png").stat().st_size > 1000
     assert Path("runs/report.html").stat().st_size > 10_000
     assert len(list(Path("runs/studies").glob("ratio-*/figure.png"))) == 1
+    assert len(list(Path("runs/studies").glob("what-pays-*/table.md"))) == 2  # one against the untrained encoder
 
 
 def _photographs(folder: Path) -> None:

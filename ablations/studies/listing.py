@@ -9,9 +9,9 @@ from ablations.execution.executor import Executor
 from ablations.execution.local_pool import local_slots
 from ablations.studies.own import OWN
 from ablations.studies.paper import STUDIES
-from ablations.studies.plan import all_jobs, told_done
-from ablations.studies.run_studies import make_plans, named_study
-from ablations.studies.study import plan_cells
+from ablations.studies.plan import all_jobs, notes_on, told_done
+from ablations.studies.run_studies import named_study, quiet_plans
+from ablations.studies.study import plan_cells, possible
 from ablations.studies.study_file import to_toml
 from mae.command_line.options import Options
 from mae.command_line.output import Output
@@ -24,7 +24,7 @@ from mae.runtime.progress import duration
 
 def list_studies(options: Options, output: Output, base: Config, seeds: int) -> None:
     """Print the studies there are on `base`, the user's own among them, and how much of each is still to be trained."""
-    plans = make_plans([*STUDIES.values(), *OWN.values()], base, seeds, options.runs_dir, [], output.progress)
+    plans = quiet_plans([*STUDIES.values(), *OWN.values()], base, seeds, options.runs_dir, [], output.progress)
     names = {plan.record.name for plan in plans}
     own = [record for _, record in find_studies(options.runs_dir) if record.name not in names]
     counts = [len(plan.missing(options.runs_dir)) for plan in plans] + [None] * len(own)
@@ -39,6 +39,11 @@ def list_studies(options: Options, output: Output, base: Config, seeds: int) -> 
     output.console.print(table)
     if own:
         output.console.print(f"without a number to train: studies of your own that {options.runs_dir} has")
+    for plan in plans:
+        if plan.left_out:
+            name = plan.record.name
+            cells = ", ".join(plan.left_out)
+            output.say(f"left out on this base config: {name}: {cells} (`mae-cli ablate list {name}` says why)")
     output.console.print("`mae-cli ablate list STUDY` shows its cells")
     output.result({"studies": rows})
 
@@ -46,7 +51,9 @@ def list_studies(options: Options, output: Output, base: Config, seeds: int) -> 
 def show_cells(base: Config, name: str, as_toml: bool, output: Output) -> None:
     """Print a study's cells, or the file that `--file` takes."""
     study = named_study(name)
-    file, cells = to_toml(study, base), [planned.record for planned in plan_cells(study, base)]
+    file, planned = to_toml(study, base), plan_cells(study, base)
+    cells = [each.record for each in planned]
+    notes = [*notes_on(name, planned, possible(study, study.base(base))[1])]
     if as_toml:
         output.say(file, end="")
     else:
@@ -57,7 +64,9 @@ def show_cells(base: Config, name: str, as_toml: bool, output: Output) -> None:
             table.add_row(cell.name + (" *" if cell.is_default else ""), settings, figures)
         output.console.print(table)
         output.console.print("* the default")
-    output.result({"study": name, "toml": file, "cells": [cell.model_dump() for cell in cells]})
+        for note in notes:
+            output.say(note)
+    output.result({"study": name, "toml": file, "cells": [cell.model_dump() for cell in cells], "notes": notes})
 
 
 def print_forecast(

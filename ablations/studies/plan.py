@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from ablations.execution.job import Job
-from ablations.studies.study import Digests, Study, fingerprints, plan_cells, possible
+from ablations.studies.study import Digests, PlannedCell, Study, fingerprints, plan_cells, possible
 from mae.config.fingerprint import BEFORE, pretrain_fingerprint, probe_sections
 from mae.config.kinds import ProbeKind
 from mae.config.resolve import change, flatten, name_run
@@ -25,12 +25,14 @@ from mae.runs.tokenizer_run import tokenizer_run
 class Plan:
     """A study worked out for one base config and data set.
 
-    `jobs` are one per trial, seed by seed; `notes` say what has become of the study on this base.
+    `jobs` are one per trial, seed by seed; `left_out` has why by cell, `notes` all that has become of the study on this
+    base.
     """
 
     record: StudyRecord
     directory: RunDirectory
     jobs: tuple[Job, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def missing(self, runs_dir: Path) -> list[Job]:
@@ -104,17 +106,22 @@ def make_plan(
     )
     probed_on = digest_of(base.probed_data) if base.probe.source else ""
     folder = f"{study.name}-{_identity(base, record, probed_on)}"
-    notes = [
-        f"study {study.name}: {' and '.join(cell.given)} are equal on this base config: one cell, {cell.name}"
-        for cell in cells
-        if len(cell.given) > 1
-    ]
+    notes = tuple(notes_on(study.name, cells, left_out))
+    return Plan(record, RunDirectory(runs_dir / "studies" / folder), tuple(jobs), left_out, notes)
+
+
+def notes_on(name: str, cells: Sequence[PlannedCell], left_out: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence about each thing that has become of the study `name` on a base config."""
+    for cell_name, reason in left_out.items():
+        yield f"study {name}: {cell_name} is left out on this base config: {reason}"
+    for cell in cells:
+        if len(cell.given) > 1:
+            yield f"study {name}: {' and '.join(cell.given)} are equal on this base config: one cell, {cell.name}"
     if len(cells) > 1 and not any(cell.record.is_default for cell in cells):
-        notes.append(
-            f"study {study.name}: no cell is the base config, so there is no default to compare with; --against CELL "
-            f"names one of {'; '.join(names)}"
+        yield (
+            f"study {name}: no cell is the base config, so there is no default to compare with; --against CELL names "
+            f"one of {'; '.join(cell.name for cell in cells)}"
         )
-    return Plan(record, RunDirectory(runs_dir / "studies" / folder), tuple(jobs), (*left_out, *notes))
 
 
 def _seeds(config: Config, seed: int, number: int) -> dict[str, int]:

@@ -125,19 +125,19 @@ def plan_cells(study: Study, base: Config, digest_of: Digests = _images_asked_fo
     return list(planned.values())
 
 
-def possible(study: Study, base: Config) -> tuple[Study, tuple[str, ...]]:
-    """Return the study without the cells that `base` leaves out, and a sentence about each of these that says why."""
-    kept, left_out = [], []
+def possible(study: Study, base: Config) -> tuple[Study, dict[str, str]]:
+    """Return the study without the cells that `base` leaves out, and of each of these, by name, why."""
+    kept, left_out = [], {}
     for cell in study.cells:
         try:
             if cell.where_possible:
                 change(base, _overrides(cell, base))
         except UserError as error:
-            reason = str(error).splitlines()[0]
-            left_out.append(f"study {study.name}: {cell} is left out on this base config: {reason}")
+            name = cell.name or ", ".join(map(_text, cell.overrides.values()))
+            left_out[name] = str(error).splitlines()[0]
         else:
             kept.append(cell)
-    return replace(study, cells=tuple(kept)), tuple(left_out)
+    return replace(study, cells=tuple(kept)), left_out
 
 
 def _overrides(cell: Cell, base: Config) -> dict[str, Any]:

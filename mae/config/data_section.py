@@ -16,7 +16,8 @@ class DataConfig(Section):
     source: str = Field(
         "digits",
         min_length=1,
-        description="digits, folder:PATH, or a torchvision data set; of clips: moving_digits, or clips:PATH",
+        description="digits, folder:PATH, images:PATH (all below it, without labels), or a torchvision data set; of "
+        "clips: moving_digits, or clips:PATH",
     )
     image_size: Size = Field((32, 32), description="height and width fed to the model, pixels")
     stored_size: Size | None = Field(

@@ -164,7 +164,7 @@ def nearest_preset(config: Config) -> tuple[str, Overrides]:
 def _name_of(source: str) -> str:
     """Return what images are called: `cifar10` wherever it lies, and a folder's own name."""
     kind, _, location = source.partition(":")
-    name = Path(location).expanduser().absolute().name if kind == "folder" else kind
+    name = Path(location).expanduser().absolute().name if kind in ("folder", "images") else kind
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -23,7 +23,7 @@ from mae.config.fingerprint import ARITHMETIC
 from mae.config.tree import RunConfig
 from mae.data.decode_workers import Examined, Workers, examine_in_threads
 from mae.data.image_files import shown
-from mae.data.sources import Source, SourceSplit, cache_folder, open_source
+from mae.data.sources import Source, SourceSplit, cache_folder, found_in_words, open_source
 from mae.data.streaming import StreamedImages
 from mae.data.video_files import decoder_version
 from mae.errors import RunError, UserError
@@ -93,10 +93,8 @@ class ImageData:
 
     def told(self) -> str:
         """Return what was found, in one line."""
-        classes = f"{len(self.classes):,} classes" if self.labelled else "no labels"
-        counts = [f"{len(split.labels):,} {name}" for name, split in (("train", self.train), ("test", self.test))]
-        bad = [f"{len(self.left_out):,} file(s) left out that cannot be read"] if self.left_out else []
-        return f"{shown(Path(self.source))}: {'; '.join([', '.join([*counts, classes]), *self.remarks, *bad])}"
+        counts = {"train": len(self.train.labels), "test": len(self.test.labels)}
+        return found_in_words(self.source, counts, len(self.classes), self.remarks, len(self.left_out))
 
     def on(self, device: torch.device) -> "ImageData":
         """Return the data with the training images on a GPU if they take less than half of its free memory.

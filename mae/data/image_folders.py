@@ -2,6 +2,7 @@
 
 A folder right in PATH (or in PATH/train/) that holds images itself is a class, with all that lies below it, unless it
 is the only one. Other images have no label: those right in PATH, and those below a folder that holds none itself.
+Under `images:PATH` no folder is a class.
 """
 
 import os
@@ -22,7 +23,9 @@ TEST_FOLDERS = ("test", "val", "validation")
 LAYOUTS = """expected one of
   PATH/train/<class>/<image> and PATH/test/<class>/<image>
   PATH/<class>/<image>, of which a part of every class is held out for testing
-  PATH/<image>, or PATH/train/<image> and PATH/test/<image>: images without labels"""
+  PATH/<image>, or PATH/train/<image> and PATH/test/<image>: images without labels
+or, whatever the folders, all images in PATH or below without labels: data.source=images:PATH"""
+ANYWHERE = "expected a folder with images in it or below"
 
 Parts = tuple[str, ...]
 """A path below a folder: `("cat", "1.jpg")`."""
@@ -78,22 +81,27 @@ def read_folder(data: DataConfig, location: str) -> ImageFolder:
     A file that cannot be opened (a link to nowhere, a pipe, one that the user may not read) is left out under
     `data.skip_bad_images` and refused otherwise. Those that are broken inside are found when they are decoded.
     """
-    root = Path(location).expanduser()
-    if not location:
-        raise UserError(f"data.source={data.source}: no folder is named; {LAYOUTS}")
-    top = _listed(root, data)
+    root, top = _listed(location, data, LAYOUTS)
     train_name = next((name for name, is_folder in top if is_folder and name.lower() == TRAIN_FOLDER), None)
     if train_name is None:
-        contents = _usable({"": contents_of(root)}, root, data)[""]
+        contents = _usable({"": contents_of(root)}, root, data, LAYOUTS)[""]
         classes = contents.classes
         _check_classes(root, contents, classes)
         train = _part(root, contents, classes)
-        remarks = [
-            f"a share of {data.test_fraction:g} held out for testing",
-            *_remarks(contents, train, classes, "PATH"),
-        ]
-        return ImageFolder(root, train, None, classes, tuple(remarks), _left_out([((), contents)]))
+        remarks = (_held_out(data), *_remarks(contents, train, classes, "PATH"))
+        return ImageFolder(root, train, None, classes, remarks, _left_out([((), contents)]))
     return _with_splits(root, train_name, top, data)
+
+
+def read_images(data: DataConfig, location: str) -> ImageFolder:
+    """Return what `data.source=images:location` has: every image in a folder or below it, without a label.
+
+    `UserError` if there is none. Of files that cannot be opened: see `read_folder`.
+    """
+    root, _ = _listed(location, data, ANYWHERE)
+    contents = _usable({"": contents_of(root)}, root, data, ANYWHERE)[""]
+    remarks = (_held_out(data), *_ignored(contents.endings, contents.unfollowed))
+    return ImageFolder(root, _part(root, contents, ()), None, (), remarks, _left_out([((), contents)]))
 
 
 def _with_splits(root: Path, train_name: str, top: list[tuple[str, bool]], data: DataConfig) -> ImageFolder:
@@ -106,7 +114,7 @@ def _with_splits(root: Path, train_name: str, top: list[tuple[str, bool]], data:
             f"give PATH/{train_name}, of which a part is held out; if {train_name} is a class, rename the folder"
         )
     names = train_name, test_name
-    both = _usable({name: contents_of(root / name, root) for name in names}, root, data)
+    both = _usable({name: contents_of(root / name, root) for name in names}, root, data, LAYOUTS)
     classes = both[train_name].classes
     _check_classes(root / train_name, both[train_name], classes)
     _check_test(root / test_name, both[test_name], classes, train_name)
@@ -205,19 +213,22 @@ def _contains(folder: str, path: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _listed(root: Path, data: DataConfig) -> list[tuple[str, bool]]:
-    """Return the names right in a folder, hidden ones left out, and whether each is of a folder."""
+def _listed(location: str, data: DataConfig, expected: str) -> tuple[Path, list[tuple[str, bool]]]:
+    """Return a folder and the names right in it, hidden ones left out, and whether each is of a folder."""
+    root = Path(location).expanduser()
+    if not location:
+        raise UserError(f"data.source={data.source}: no folder is named; {expected}")
     try:
         with os.scandir(root) as found:
-            return sorted((entry.name, _is_folder(entry)) for entry in found if not entry.name.startswith("."))
+            return root, sorted((entry.name, _is_folder(entry)) for entry in found if not entry.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError) as error:
         what = "a file, no folder" if isinstance(error, NotADirectoryError) else "no such folder"
-        raise UserError(f"data.source={shown(Path(data.source))}: {what}; {LAYOUTS}") from None
+        raise UserError(f"data.source={shown(Path(data.source))}: {what}; {expected}") from None
     except OSError as error:
         raise _folder_error(root, error) from None
 
 
-def _usable(parts: Mapping[str, Contents], root: Path, data: DataConfig) -> Mapping[str, Contents]:
+def _usable(parts: Mapping[str, Contents], root: Path, data: DataConfig, expected: str) -> Mapping[str, Contents]:
     """Return the same; `UserError` if there is no image, or one that cannot be read and may not be left out."""
     unusable = {(name, *path): reason for name, part in parts.items() for path, reason in part.unusable.items()}
     if unusable and not data.skip_bad_images:
@@ -233,7 +244,7 @@ def _usable(parts: Mapping[str, Contents], root: Path, data: DataConfig) -> Mapp
         if unusable:
             found += f"; {_counted(len(unusable), 'file')} that cannot be read"
         endings = " ".join(sorted(EXTENSIONS))
-        raise UserError(f"{shown(root / train)} holds no image ({endings}); found: {found}; {LAYOUTS}")
+        raise UserError(f"{shown(root / train)} holds no image ({endings}); found: {found}; {expected}")
     return parts
 
 
@@ -283,6 +294,10 @@ def _remarks(
     elif loose := int((train.labels < 0).sum()):
         yield f"{_counted(loose, 'training image')} without a label, in no class folder"
     yield from _ignored(contents.endings if endings is None else endings, contents.unfollowed)
+
+
+def _held_out(data: DataConfig) -> str:
+    return f"a share of {data.test_fraction:g} held out for testing"
 
 
 def _ignored(endings: Counter[str], unfollowed: int) -> Iterator[str]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +21,7 @@ from mae.config.resolve import nearest
 from mae.data.clip_folders import read_clip_folder
 from mae.data.decode_workers import Decoder
 from mae.data.image_files import PathList, Pixels, decode, shown, to_pixels
-from mae.data.image_folders import Part, read_folder
+from mae.data.image_folders import ImageFolder, Part, read_folder, read_images
 from mae.data.moving_digits import SPEEDS, Motions, frames_of, motions
 from mae.data.video_files import decode_video, files_of_video
 from mae.errors import RunError, UserError, first_line
@@ -87,12 +87,25 @@ class Source:
         """What identifies its images and their split."""
         return self.identity.digest
 
+    def told(self, source: str) -> str:
+        """Return what was found, in one line; files that turn out to be broken inside still count."""
+        counts = {"train": len(self.train.labels), "test": len(self.test.labels)}
+        return found_in_words(source, counts, len(self.classes), self.remarks, len(self.left_out))
+
+
+def found_in_words(source: str, counts: Mapping[str, int], classes: int, remarks: Iterable[str], left_out: int) -> str:
+    """Return in one line what a `data.source` has: images by split, classes, what else there is to know."""
+    numbers = [f"{count:,} {name}" for name, count in counts.items()]
+    has = ", ".join([*numbers, f"{classes:,} classes" if classes else "no labels"])
+    bad = [f"{left_out:,} file(s) left out that cannot be read"] if left_out else []
+    return f"{shown(Path(source))}: {'; '.join([has, *remarks, *bad])}"
+
 
 def open_source(data: DataConfig, progress: Progress) -> Source:
     """Return the source that `data.source` names; `UserError` if there is no such one."""
     name, _, location = data.source.partition(":")
     if name not in SOURCES:
-        known = f"{nearest(name, list(SOURCES))}; known: {', '.join(SOURCES)} (folder:PATH, clips:PATH)"
+        known = f"{nearest(name, list(SOURCES))}; known: {', '.join(SOURCES)} (folder:PATH, images:PATH, clips:PATH)"
         raise UserError(f"data.source={data.source}: unknown source{known}")
     return SOURCES[name](data, location, progress)
 
@@ -171,6 +184,17 @@ def _clips(data: DataConfig, location: str, progress: Progress) -> Source:
 def _folder(data: DataConfig, location: str, progress: Progress) -> Source:
     """Images of one's own, with classes or without, in any of the layouts of `mae.data.image_folders`."""
     found = read_folder(data, location)
+    # Earlier versions took every folder for a class, and split and probed accordingly.
+    return _of_files(found, " some unlabelled" if (found.train.labels < 0).any() else "", data, progress)
+
+
+def _images(data: DataConfig, location: str, progress: Progress) -> Source:
+    """All images of one's own in a folder or below it, without labels, whatever the folders are."""
+    return _of_files(read_images(data, location), " all unlabelled", data, progress)
+
+
+def _of_files(found: ImageFolder, labels: str, data: DataConfig, progress: Progress) -> Source:
+    """Return a source of image files; `labels` tells those apart that are split in other ways on the same files."""
 
     def split(part: Part) -> SourceSplit:
         paths = PathList.of(part.files)
@@ -179,8 +203,8 @@ def _folder(data: DataConfig, location: str, progress: Progress) -> Source:
     train = split(found.train)
     files = found.train.files + (found.test.files if found.test else [])
     identity = replace(_identify_files(found.root, files, progress), labelled=bool(found.classes))
-    if (train.labels < 0).any():  # earlier versions took every folder for a class, and split and probed accordingly
-        identity = replace(identity, content=hashlib.sha256(f"{identity.content} some unlabelled".encode()).hexdigest())
+    if labels:
+        identity = replace(identity, content=hashlib.sha256(f"{identity.content}{labels}".encode()).hexdigest())
     if found.test:
         test = split(found.test)
     else:
@@ -339,18 +363,21 @@ def _check_enough(labels: np.ndarray, data: DataConfig, classes: Sequence[str]) 
     alone = [shown(Path(name)) for number, name in enumerate(classes) if (labels == number).sum() == 1]
     if alone:
         more = f" and {len(alone) - 10} more" if len(alone) > 10 else ""
+        folder = data.source.startswith("folder:")
+        unlabelled = ", or pretrain without labels: --set data.source=images:PATH" if folder else ""
         raise UserError(
             f"{source}: class folders with a single image: {', '.join(alone[:10])}{more}; a part of every class is "
-            "held out for testing, so each needs two: add images, take these folders away, or give PATH/train and "
-            "PATH/test"
+            "held out for testing, so each needs two: add images, take these folders away, give PATH/train and "
+            f"PATH/test{unlabelled}"
         )
     test, sides = math.ceil(len(labels) * data.test_fraction), max(1, len(classes))
     if min(test, len(labels) - test) < sides:
+        splits = "" if data.source.startswith("images:") else ", or give PATH/train and PATH/test"
         needed = f"one of each of {len(classes)} classes" if len(classes) else "one"
         raise UserError(
             f"{source}: data.test_fraction={data.test_fraction:g} of {len(labels)} image(s) leaves "
             f"{len(labels) - test} for training and {test} for testing; expected at least {needed} on both sides: add "
-            "images, set another data.test_fraction, or give PATH/train and PATH/test"
+            f"images or set another data.test_fraction{splits}"
         )
 
 
@@ -398,6 +425,7 @@ def _reading(path: Path, read: Callable[[Path], Read]) -> Read:
 SOURCES: dict[str, Callable[[DataConfig, str, Progress], Source]] = {
     "digits": _digits,
     "folder": _folder,
+    "images": _images,
     "cifar10": _torchvision("CIFAR10", [{"train": True}], {"train": False}),
     "cifar100": _torchvision("CIFAR100", [{"train": True}], {"train": False}),
     "stl10": _torchvision("STL10", [{"split": "train+unlabeled"}], {"split": "test"}),

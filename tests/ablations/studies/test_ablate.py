@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -311,3 +312,19 @@ def test_the_list_tells_what_is_missing(tmp_path: Path) -> None:
     result = runner.invoke(app, ["ablate", "list", "--json", "--runs-dir", str(tmp_path)])
     rows = {row["study"]: row for row in json.loads(result.stdout.splitlines()[-1])["studies"]}
     assert rows["mask-ratio"]["missing"] == 10
+
+
+def test_the_list_names_what_a_base_leaves_out_below_the_table_and_a_study_says_why(tmp_path: Path) -> None:
+    on_digits = ["--preset", "digits", "--runs-dir", str(tmp_path)]
+    listed = runner.invoke(app, ["ablate", "list", *on_digits]).stdout.splitlines()
+    left_out = [line for line in listed if "left out" in line]
+    assert [line.split(": ")[1] for line in left_out] == ["target", "pretext", "pretext-compute"]
+    assert left_out[1].endswith(": beit, colorize, cvrl, video_mae (`mae-cli ablate list pretext` says why)")
+    assert listed.index(left_out[0]) > max(number for number, line in enumerate(listed) if "mask-ratio" in line)
+    shown = runner.invoke(app, ["ablate", "list", "pretext", *on_digits]).stdout
+    assert "pretext: cvrl is left out on this base config: pretext.kind=cvrl: cvrl is for clips" in shown
+
+
+def test_a_study_as_a_file_has_no_notes_in_it(tmp_path: Path) -> None:
+    printed = runner.invoke(app, ["ablate", "list", "pretext", "--toml", "--runs-dir", str(tmp_path)]).stdout
+    assert tomllib.loads(printed)["name"] == "my-pretext"

@@ -606,5 +606,5 @@ def test_tasks_on_clips_and_on_images_are_never_in_one_study() -> None:
     assert on_images & on_clips == {"supervised", "random"}
     notes = plan(OWN["pretext"], resolve("moving-digits")).notes
     assert any(
-        "pretext.kind=rotation is left out on this base config: pretext.kind=rotation: " in note for note in notes
+        "study pretext: rotation is left out on this base config: pretext.kind=rotation: " in note for note in notes
     )

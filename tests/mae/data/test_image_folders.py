@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mae.config.resolve import build
+from mae.config.resolve import build, name_run
 from mae.data.dataset import ImageData
 from mae.data.image_folders import contents_of
 from mae.data.sources import identify
@@ -35,6 +35,34 @@ def test_images_that_lie_in_no_class_folders_have_no_labels_and_a_part_is_held_o
     assert (data.classes, sizes(data)) == ((), (8, 2))
     assert {*data.train.labels.tolist(), *data.test.labels.tolist()} == {-1}
     assert not identify(build({"data.source": f"folder:{tmp_path}"}).data, Silent()).labelled
+
+
+def test_all_images_are_without_labels_where_that_is_asked_for(tmp_path: Path) -> None:
+    for name, count in ((".", 3), ("cat", 5), ("bird", 1), ("train", 1)):
+        images(tmp_path / name, count)
+    (tmp_path / "empty").mkdir()
+    data = load(tmp_path, source=f"images:{tmp_path}")
+    assert (data.classes, sizes(data)) == ((), (8, 2))
+    assert {*data.train.labels.tolist(), *data.test.labels.tolist()} == {-1}
+    assert data.told().endswith(": 8 train, 2 test, no labels; a share of 0.2 held out for testing")
+
+
+@pytest.mark.parametrize("loose", [0, 3])
+def test_the_same_files_with_and_without_their_labels_are_two_data_sets(loose: int, tmp_path: Path) -> None:
+    for name, count in ((".", loose), ("cat", 5), ("bird", 5)):
+        images(tmp_path / name, count)
+    folder, flat = (build({"data.source": f"{kind}:{tmp_path}"}) for kind in ("folder", "images"))
+    first, second = (identify(each.data, Silent()) for each in (folder, flat))
+    assert first.digest != second.digest
+    assert (first.labelled, second.labelled) == (True, False)
+    assert name_run(flat).startswith(f"{tmp_path.name} as ")
+
+
+@pytest.mark.parametrize("source", ["images:", "images:{0}", "images:{0}/nowhere"])
+def test_no_images_at_all_are_refused_without_talk_of_classes(source: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"expected a folder with images in it or below") as refused:
+        identify(build({"data.source": source.format(tmp_path)}).data, Silent())
+    assert "class" not in str(refused.value).replace(str(tmp_path), "")
 
 
 def test_flat_train_and_test_folders_are_the_splits(tmp_path: Path) -> None:
@@ -97,7 +125,7 @@ def test_a_folder_without_images_is_told_the_layouts_and_what_is_in_it(make: obj
 def test_classes_with_a_single_image_are_named(tmp_path: Path) -> None:
     for name, count in (("cat", 5), ("bird", 1), ("frog", 1)):
         images(tmp_path / name, count)
-    with pytest.raises(UserError, match=r"class folders with a single image: bird, frog; .*needs two"):
+    with pytest.raises(UserError, match=r"with a single image: bird, frog; .*needs two.*data.source=images:PATH"):
         load(tmp_path)
 
 
