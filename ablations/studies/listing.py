@@ -42,8 +42,8 @@ def list_studies(options: Options, output: Output, base: Config, seeds: int) -> 
     for plan in plans:
         if plan.left_out:
             name = plan.record.name
-            cells = ", ".join(plan.left_out)
-            output.say(f"left out on this base config: {name}: {cells} (`mae-cli ablate list {name}` says why)")
+            gone = ", ".join(plan.left_out)
+            output.say(f"left out on this base config: {name}: {gone} (`mae-cli ablate list {name}` says why)")
     output.console.print("`mae-cli ablate list STUDY` shows its cells")
     output.result({"studies": rows})
 
