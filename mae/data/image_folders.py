@@ -24,7 +24,7 @@ LAYOUTS = """expected one of
   PATH/train/<class>/<image> and PATH/test/<class>/<image>
   PATH/<class>/<image>, of which a part of every class is held out for testing
   PATH/<image>, or PATH/train/<image> and PATH/test/<image>: images without labels
-or, whatever the folders, all images in PATH or below without labels: data.source=images:PATH"""
+  images:PATH in place of folder:PATH: all images in PATH or below, without labels"""
 ANYWHERE = "expected a folder with images in it or below"
 
 Parts = tuple[str, ...]

@@ -364,7 +364,7 @@ def _check_enough(labels: np.ndarray, data: DataConfig, classes: Sequence[str]) 
     if alone:
         more = f" and {len(alone) - 10} more" if len(alone) > 10 else ""
         folder = data.source.startswith("folder:")
-        unlabelled = ", or pretrain without labels: --set data.source=images:PATH" if folder else ""
+        unlabelled = ", or pretrain without labels: images:PATH in place of folder:PATH" if folder else ""
         raise UserError(
             f"{source}: class folders with a single image: {', '.join(alone[:10])}{more}; a part of every class is "
             "held out for testing, so each needs two: add images, take these folders away, give PATH/train and "

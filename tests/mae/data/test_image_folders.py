@@ -125,7 +125,7 @@ def test_a_folder_without_images_is_told_the_layouts_and_what_is_in_it(make: obj
 def test_classes_with_a_single_image_are_named(tmp_path: Path) -> None:
     for name, count in (("cat", 5), ("bird", 1), ("frog", 1)):
         images(tmp_path / name, count)
-    with pytest.raises(UserError, match=r"with a single image: bird, frog; .*needs two.*data.source=images:PATH"):
+    with pytest.raises(UserError, match=r"with a single image: bird, frog; .*needs two.*images:PATH"):
         load(tmp_path)
 
 

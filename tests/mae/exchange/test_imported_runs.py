@@ -97,7 +97,7 @@ def test_imported_runs_are_listed_and_compared(mae_file: Path, encoder_file: Pat
 def test_import_takes_no_preset(mae_file: Path, runs_dir: Path) -> None:
     result = invoke("import", str(mae_file), "--preset", "digits", "--runs-dir", str(runs_dir))
     assert result.exit_code == 2
-    assert "No such option: --preset" in result.stderr
+    assert "no such option: --preset" in result.stderr
 
 
 @pytest.mark.parametrize(

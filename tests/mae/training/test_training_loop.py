@@ -50,7 +50,7 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mae.training.loop.time", SimpleNamespace(monotonic=lambda: NOW[0]))
     monkeypatch.setattr(Trainer, "step", step)
     monkeypatch.setattr("mae.training.loop.system_metrics", in_use)
-    monkeypatch.setattr("mae.training.loop.draw", lambda pretext, images, path: touch(path))
+    monkeypatch.setattr("mae.training.loop.draw", lambda pretext, images, path, title: touch(path))
 
 
 def touch(path: Path) -> None:
