@@ -86,7 +86,8 @@ def digest(runs_dir: Path) -> str:
 def assert_equal_weights(first: Path, second: Path, normed: bool = False) -> None:
     """Compare to 1e-6, but for the biases of keys: softmax ignores them, their gradients are rounding alone.
 
-    With outputs that are `normed` over the batch so are those of the encoder's last norm, and rounding counts for more.
+    With outputs that are `normed` over the batch so are biases before them, and rounding counts for more: most in moco
+    v2's head, whose hidden units are nearly always off, or on, and in what comes out of it.
     """
     one, other = (
         {**read_weights(the_run(folder).path / ENCODER), **read_weights(the_run(folder).path / PRETEXT)}
@@ -96,8 +97,10 @@ def assert_equal_weights(first: Path, second: Path, normed: bool = False) -> Non
         difference = (value - other[name]).abs()
         if name.endswith("qkv.bias"):
             difference = difference.view(3, -1)[[0, 2]]
-        if not normed or (not name.endswith("encoder.norm.bias") and name != "norm.bias"):
-            assert difference.max() <= (1e-4 if normed else 1e-6), name
+        shifts = name.endswith(("encoder.norm.bias", "head.0.bias", "head.2.bias")) or name == "norm.bias"
+        if not normed or not shifts:
+            few_units = normed and name.startswith(("head.", "key_head.", "queue"))
+            assert difference.max() <= (1e-3 if few_units else 2e-4 if normed else 1e-6), name
 
 
 @pytest.mark.parametrize(
