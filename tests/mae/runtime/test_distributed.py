@@ -130,8 +130,9 @@ def test_two_processes_train_the_weights_of_one(more: dict[str, Any], tmp_path: 
     assert the_run(one).path.name == the_run(two).path.name
     curves = [[point["metrics"] for point in the_run(folder).read_metrics()] for folder in (one, two)]
     for name in ("train/loss", "train/gradient_norm"):
-        exact = pytest.approx([point[name] for point in curves[1]], rel=1e-2 if normed else 1e-5)
-        assert [point[name] for point in curves[0]] == exact
+        alone, shared = ([point[name] for point in points] for points in curves)
+        assert alone[:3] == pytest.approx(shared[:3], rel=1e-5)
+        assert alone == pytest.approx(shared, rel=2e-2 if normed else 1e-5)  # rounding grows from step to step
 
 
 @pytest.mark.parametrize("kind", ["mae", "vqvae"])  # whose codebook is no matter of gradients
