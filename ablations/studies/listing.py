@@ -10,7 +10,7 @@ from ablations.execution.local_pool import local_slots
 from ablations.studies.own import OWN
 from ablations.studies.paper import STUDIES
 from ablations.studies.plan import all_jobs, notes_on, told_done
-from ablations.studies.run_studies import named_study, quiet_plans
+from ablations.studies.run_studies import make_plans, named_study
 from ablations.studies.study import plan_cells, possible
 from ablations.studies.study_file import to_toml
 from mae.command_line.options import Options
@@ -24,7 +24,8 @@ from mae.runtime.progress import duration
 
 def list_studies(options: Options, output: Output, base: Config, seeds: int) -> None:
     """Print the studies there are on `base`, the user's own among them, and how much of each is still to be trained."""
-    plans = quiet_plans([*STUDIES.values(), *OWN.values()], base, seeds, options.runs_dir, [], output.progress)
+    studies = [*STUDIES.values(), *OWN.values()]
+    plans = make_plans(studies, base, seeds, options.runs_dir, [], output.progress, aloud=False)
     names = {plan.record.name for plan in plans}
     own = [record for _, record in find_studies(options.runs_dir) if record.name not in names]
     counts = [len(plan.missing(options.runs_dir)) for plan in plans] + [None] * len(own)

@@ -70,24 +70,9 @@ def make_plans(
     only: Sequence[str],
     progress: Progress,
     against: str | None = None,
+    aloud: bool = True,
 ) -> list[Plan]:
-    """Return what `quiet_plans` does, and say what is worth saying of each."""
-    plans = quiet_plans(studies, base, seeds, runs_dir, only, progress, against)
-    for note in [note for plan in plans for note in plan.notes]:
-        progress.say(note)
-    return plans
-
-
-def quiet_plans(
-    studies: Sequence[Study],
-    base: Config,
-    seeds: int,
-    runs_dir: Path,
-    only: Sequence[str],
-    progress: Progress,
-    against: str | None = None,
-) -> list[Plan]:
-    """Return a plan per study; nothing is written or trained.
+    """Return a plan per study, and say what is worth saying of each unless not `aloud`; nothing is written or trained.
 
     What is set in `base` has to act there or in a cell; `UserError` if it does in none.
     """
@@ -97,6 +82,8 @@ def quiet_plans(
     plans = [make_plan(study, base, seeds, digest_of, runs_dir, only, against) for study in studies]
     cells = [job.config for plan in plans for job in plan.jobs]
     refuse_without_effect(base, set.intersection(*map(inert_keys, cells)) if cells else ())
+    for note in [note for plan in plans if aloud for note in plan.notes]:
+        progress.say(note)
     return plans
 
 
