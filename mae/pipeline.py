@@ -17,7 +17,7 @@ from mae.config.resolve import differences, name_run, resolve
 from mae.config.tree import Config
 from mae.data.dataset import ImageData, load_data
 from mae.data.facts import facts_of
-from mae.data.image_files import decode
+from mae.data.image_files import decode, shown
 from mae.data.labels import WITHOUT
 from mae.data.sources import identify
 from mae.data.video_files import decode_video
@@ -392,7 +392,7 @@ def draw_reconstructions(run: RunDirectory, config: Config, files: list[Path], t
         raise UserError(f"--to {to}: there is no folder {to.parent}")
     chosen = torch.stack(images) if images else _test_images(run, config, where)
     alike = len({file.name for file in files}) < len(files)
-    names = [f"{file.parent.name}/{file.name}" if alike else file.name for file in files]
+    names = [shown(Path(file.parent.name, file.name) if alike else Path(file.name)) for file in files]
     if not draw(pretext, chosen, to, title_of(run.path.name, config), names):
         raise UserError(f"{run.path.name}: pretext.kind={config.pretext.kind} has no picture to draw")
 

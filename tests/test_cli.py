@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -220,10 +221,12 @@ def test_the_version_names_program_and_device() -> None:
 def test_reconstruct_draws_given_images_also_with_more_hidden(tiny_settings: list[str], tmp_path: Path) -> None:
     folder = ["--runs-dir", str(tmp_path / "runs"), *UNTRACKED]
     run = str(last_json(runner.invoke(app, ["pretrain", *tiny_settings, *folder, "--json"]).stdout)["run"])
-    Image.new("RGB", (40, 30), (200, 10, 10)).save(tmp_path / "mine.jpg")
+    files = [tmp_path / "mine.jpg", tmp_path / os.fsdecode(b"no text \xff.jpg")]
+    for file in files:
+        Image.new("RGB", (40, 30), (200, 10, 10)).save(file)
     drawn = tmp_path / "drawn.png"
     more = ["--set", "mask.ratio=0.9", "--to", str(drawn)]
-    result = runner.invoke(app, ["reconstruct", run, str(tmp_path / "mine.jpg"), *more, *folder])
+    result = runner.invoke(app, ["reconstruct", run, *map(str, files), *more, *folder])
     assert result.exit_code == 0, result.output
     assert Image.open(drawn).size[1] > 100
 

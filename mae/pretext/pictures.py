@@ -55,9 +55,10 @@ def draw(pretext: "Pretext", images: Tensor, path: Path, title: str, names: Sequ
     figure = pretext.picture(pretext.pictured(images.to(device)), on_device(draws, device))
     if figure is None:
         return False
-    figure.suptitle(textwrap.fill(title, int(14 * figure.get_figwidth())), fontsize=8)
+    # Names are the user's: a $ in them is no formula.
+    figure.suptitle(textwrap.fill(title, int(14 * figure.get_figwidth())), fontsize=8, parse_math=False)
     for axis, name in zip((axis for axis in figure.axes if axis.get_gid() == _FIRST), names, strict=False):
-        axis.set_title(name if len(name) <= 24 else f"...{name[-21:]}", fontsize=6)
+        axis.set_title(name if len(name) <= 24 else f"...{name[-21:]}", fontsize=6, parse_math=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
     return True
