@@ -12,16 +12,15 @@ def cluster_address(given: str | None) -> str:
 
 
 def reach(address: str) -> None:
-    """Raise `UserError` for an address of another form than Ray's, or one at which nobody listens."""
-    if address in ("local", "auto"):
-        return
+    """Raise `UserError` for an address of another form than Ray's, or one that names a port at which nobody listens."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
+    if port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise no_cluster(address, error) from None
+    elif address not in ("local", "auto") and "://" not in address:  # what other schemes mean, Ray knows
         raise UserError(f"--address {address}: expected HOST:PORT, ray://HOST:PORT, auto or local")
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise no_cluster(address, error) from None
 
 
 def no_cluster(address: str, error: Exception) -> UserError:

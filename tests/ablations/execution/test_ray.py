@@ -15,6 +15,7 @@ from ray.cluster_utils import Cluster
 from typer.testing import CliRunner
 
 from ablations.execution.job import Job
+from ablations.execution.ray_address import reach
 from ablations.execution.ray_pool import NODE_RUNS_DIR, Demand, RayWorker, demand, needed_runs
 from ablations.execution.run_parcel import pack, unpack
 from ablations.execution.worker_pool import Slot
@@ -113,6 +114,11 @@ def test_options_that_do_not_go_together_are_refused(arguments: list[str], reaso
     assert result.exit_code == 2
     assert reason in result.stderr
     assert not runs_dir.exists()
+
+
+def test_what_other_addresses_mean_ray_knows() -> None:
+    for address in ("local", "auto", "ray://head", "anyscale://cluster"):
+        reach(address)
 
 
 NOWHERE = ["--executor", "ray", "--address", "127.0.0.1:1"]
