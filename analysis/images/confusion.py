@@ -11,10 +11,9 @@ from mae.errors import UserError
 from mae.probing.kinds import PROBES, probe_title
 from mae.probing.predictions import read_predictions
 from mae.probing.probe import wilson_interval
-from mae.runs.catalogue import settings_of
+from mae.runs.catalogue import settings_of_probe
 from mae.runs.directory import RunDirectory, probes_of
 from mae.runs.locks_and_writes import replacing
-from mae.runs.probe_settings import own_settings
 
 NAMED = 40
 """Most classes whose names and counts fit on the picture."""
@@ -37,13 +36,9 @@ def find_probe(run: RunDirectory, name: str) -> RunDirectory:
             f"--probe {name}: {run.path.name} has no finished probe of this name; there are: {', '.join(names)}"
         )
     if len(fitting) > 1:
-        several = ", ".join(f"{probe.path.name} ({_settings(probe) or 'the defaults'})" for probe in fitting)
+        several = ", ".join(f"{probe.path.name} ({settings_of_probe(probe) or 'the defaults'})" for probe in fitting)
         raise UserError(f"{run.path.name} has {len(fitting)} such probes: {several}; say which with --probe")
     return fitting[0]
-
-
-def _settings(probe: RunDirectory) -> str:
-    return own_settings(settings_of(probe), probe.path.name.partition("-")[0])
 
 
 def confusion(run: RunDirectory, probe: RunDirectory) -> pd.DataFrame:
@@ -102,7 +97,7 @@ def title_of(run: RunDirectory, probe: RunDirectory) -> str:
     """Return what the picture is of: the probe and its accuracy, and the run."""
     kind = probe.path.name.partition("-")[0]
     top1 = probe.result()["metrics"][f"{kind}/top1"]
-    own = _settings(probe)
+    own = settings_of_probe(probe)
     named = f"{probe_title(kind)}{f' with {own}' if own else ''} of {run.path.name}"
     return f"{named}: {top1:.1f} % of test images right"
 

@@ -39,7 +39,8 @@ def _ways_of_probing(rows: list[dict[str, Any]]) -> list[str]:
     """Return kinds of probe, with their settings where these are their own, as metrics are named by them."""
     ends = top1("")
     ways = dict.fromkeys(key.removesuffix(ends) for row in rows for key in row["metrics"] if key.endswith(ends))
-    return sorted(ways, key=lambda way: (list(PROBES).index(way.split(" ")[0]), way))
+    known = [way for way in ways if way.split(" ")[0] in PROBES]  # another version has other kinds
+    return sorted(known, key=lambda way: (list(PROBES).index(way.split(" ")[0]), way))
 
 
 def _heading(way: str) -> str:

@@ -79,14 +79,20 @@ def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
     return [row | {"study": ", ".join(sorted({*studies.get(row["run"], [])}))} for row in rows]
 
 
+def settings_of_probe(probe: RunDirectory) -> str:
+    """Return what sets a probe apart from others of its kind: `labels_per_class=5`; nothing if its file is damaged."""
+    with suppress(UserError):
+        return own_settings(settings_of(probe), probe.path.name.partition("-")[0])
+    return ""
+
+
 def _named_metrics(probe: RunDirectory) -> dict[str, float]:
     """Return the metrics of a probe; their names tell its settings where it has its own, as the numbers are others."""
     kind = probe.path.name.partition("-")[0]
     found: dict[str, float] = (probe.result() or {}).get("metrics", {})
-    with suppress(UserError):  # its settings are damaged
-        if found and (own := own_settings(settings_of(probe), kind)):
-            name = f"{kind} {own.replace('=', ':')}"  # conditions on runs have = for themselves
-            return {f"{name}/{key.removeprefix(f'{kind}/')}": value for key, value in found.items()}
+    if found and (own := settings_of_probe(probe)):
+        name = f"{kind} {own.replace('=', ':')}"  # conditions on runs have = for themselves
+        return {f"{name}/{key.removeprefix(f'{kind}/')}": value for key, value in found.items()}
     return found
 
 

@@ -16,7 +16,7 @@ from cli import app
 from mae.config.resolve import build, resolve, to_toml
 from mae.config.tree import Config
 from mae.errors import UserError
-from mae.runs.catalogue import list_runs, unreadable_runs
+from mae.runs.catalogue import list_runs, settings_of_probe, unreadable_runs
 from mae.runs.directory import RunDirectory
 from mae.runs.selection import select_runs
 from mae.runs.study_record import read_study
@@ -184,6 +184,19 @@ def test_probes_under_other_settings_are_metrics_of_their_own(tmp_path: Path) ->
     shown = runner.invoke(app, ["runs", "--runs-dir", str(tmp_path)]).stdout
     assert "class=5" in shown
     assert all(number in shown for number in ("70", "31"))
+
+
+def test_a_probe_of_an_unknown_kind_or_with_damaged_settings_hides_no_run(tmp_path: Path) -> None:
+    write_study(tmp_path, {"0.75": [70.0]}, probes=("knn",))
+    (probe,) = map(RunDirectory, tmp_path.glob("*/probes/knn-*"))
+    later = RunDirectory(probe.path.with_name("cubic-0123456789ab"))
+    shutil.copytree(probe.path, later.path)
+    later.write_json("result.json", {"metrics": {"cubic/top1": 31.0}})
+    probe.write_text("config.toml", "x = [")
+    assert settings_of_probe(probe) == ""
+    shown = runner.invoke(app, ["runs", "--runs-dir", str(tmp_path)])
+    assert shown.exit_code == 0, shown.output
+    assert "70" in shown.stdout
 
 
 def test_damaged_settings_hide_their_run_alone(tmp_path: Path) -> None:
