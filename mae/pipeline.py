@@ -1,5 +1,6 @@
 """The pipeline: pretrain, then probe; each stage reused if it is finished, continued if it was cut off."""
 
+import math
 import platform
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
@@ -34,7 +35,7 @@ from mae.probing.probe import probe_all, subjects
 from mae.probing.subject import Setup, features_in_parts
 from mae.runs.directory import ENCODER, PRETEXT, Busy, Record, RunDirectory
 from mae.runs.initial_run import initial_run, task_differences
-from mae.runs.metrics import COLLAPSED, FINAL_OUTPUT_STD, OUTPUT_STD, SECONDS
+from mae.runs.metrics import CHANCE_LOSS, COLLAPSED, FINAL_LOSS, FINAL_OUTPUT_STD, LEARNED, OUTPUT_STD, SECONDS
 from mae.runs.notes import GivenNotes, take_notes
 from mae.runs.stage import worked_on
 from mae.runs.tokenizer_run import tokenizer_run
@@ -111,6 +112,7 @@ def run_pretraining(config: Config, where: Workplace, planned: str | None = None
             result = pretrain(config, data, run, *how, tokenizer, beginning)
             if processes.leads:
                 result["metrics"] |= _spread_of_outputs(run, where.progress)
+                _warn_of_chance(run, result["metrics"], where.progress)
                 run.write_json("result.json", result | ({} if data.labelled else {"labels": False}))
                 checkpoints.remove(run.checkpoints)
     return run
@@ -127,6 +129,16 @@ def _spread_of_outputs(run: RunDirectory, progress: Progress) -> dict[str, float
             "they use all directions alike, 0 if they are one point"
         )
     return {FINAL_OUTPUT_STD: last[OUTPUT_STD]}
+
+
+def _warn_of_chance(run: RunDirectory, metrics: dict[str, float], progress: Progress) -> None:
+    """Warn if a task that is a choice ends with the loss of a guess."""
+    loss, chance = (metrics.get(name, math.nan) for name in (FINAL_LOSS, CHANCE_LOSS))
+    if loss >= LEARNED * chance:
+        progress.warn(
+            f"{run.path.name}: the task is hardly learned: its loss ends at {loss:.3f}, and a guess has {chance:.3f}; "
+            "more epochs, more images or a larger train.base_lr may do"
+        )
 
 
 def _list_left_out(data: ImageData, run: RunDirectory) -> None:

@@ -18,6 +18,7 @@
 | paper_linear, paper_finetune, paper_speedup | float | the paper's figures for the cell |
 | gflops, tflop | float | per image and training step; of the whole pretraining, in 10^12 operations |
 | seconds, memory_mb, loss | float | of pretraining; its peak; its last |
+| chance_loss | float | the loss of a guess, where the task is to choose one of some answers; else NaN |
 | output_std | float | spread of a task's outputs at the end: 1 at best, 0 collapsed; NaN where not measured |
 | commit, torch, command | str | of the pretraining: code, PyTorch, command line |
 | device, processes, threads | str | its device's name, number of processes, CPU threads of each |
@@ -34,7 +35,7 @@ from typing import Any
 import pandas as pd
 
 from mae.runs.directory import RunDirectory, status_of
-from mae.runs.metrics import COST_MEMORY, FINAL_LOSS, FINAL_OUTPUT_STD, GFLOPS, SECONDS, STEPS, top1
+from mae.runs.metrics import CHANCE_LOSS, COST_MEMORY, FINAL_LOSS, FINAL_OUTPUT_STD, GFLOPS, SECONDS, STEPS, top1
 from mae.runs.probe_settings import base_probe, cell_probe
 from mae.runs.study_record import CellRecord, StudyRecord, TrialRecord
 
@@ -43,6 +44,7 @@ COSTS = {
     "seconds": SECONDS,
     "memory_mb": COST_MEMORY,
     "loss": FINAL_LOSS,
+    "chance_loss": CHANCE_LOSS,
     "output_std": FINAL_OUTPUT_STD,
 }
 SURROUNDINGS = {
@@ -66,7 +68,7 @@ TYPES: dict[str, str] = {
     **dict.fromkeys(("run", "status", "reason", "probe"), "str"),
     **dict.fromkeys(("top1", "low", "high", "untrained", "pixels"), "float64"),
     **dict.fromkeys((f"paper_{name}" for name in PAPER), "float64"),
-    **dict.fromkeys(("gflops", "tflop", "seconds", "memory_mb", "loss", "output_std"), "float64"),
+    **dict.fromkeys(("gflops", "tflop", "seconds", "memory_mb", "loss", "chance_loss", "output_std"), "float64"),
     **dict.fromkeys(SURROUNDINGS, "str"),
 }
 """The columns in order, with their types."""

@@ -10,7 +10,7 @@ from analysis.statistics.intervals import rank_agreement
 from analysis.studies.answer import answers, listed, power_lines
 from analysis.studies.tables import BASELINES, compared_cells, differs, summarise, with_results
 from mae.probing.kinds import PROBES, probe_label
-from mae.runs.metrics import COLLAPSED
+from mae.runs.metrics import COLLAPSED, LEARNED
 
 TEST_IN_WORDS = {
     "paired": "compared by the differences within seeds, each cell with a spread of its own, Holm's correction",
@@ -47,7 +47,7 @@ def caveats(frame: pd.DataFrame) -> list[str]:
         lines.append(
             f"{count} of {len(trials)} trainings {status}{f' ({reasons})' if reasons else ''}: not in any mean"
         )
-    lines += _collapsed(trials)
+    lines += _collapsed(trials) + _at_chance(trials)
     seeds = frame[frame["status"] == "finished"].groupby("cell")["seed"].nunique()
     if len(seeds) and seeds.max() == 1:
         lines.append("one seed: no test, no difference counts")
@@ -82,6 +82,16 @@ def _collapsed(trials: pd.DataFrame) -> list[str]:
     return [
         f"outputs have collapsed in {len(found)} trainings, to a standard deviation of {low:.2f} to {high:.2f} where 1 "
         f"is healthy: {_cells(found)}"
+    ]
+
+
+def _at_chance(trials: pd.DataFrame) -> list[str]:
+    """Return a sentence that names the cells in which a task's loss ends where a guess's is."""
+    found = trials[trials["loss"] >= LEARNED * trials["chance_loss"]].sort_values("order")
+    if found.empty:
+        return []
+    return [
+        f"the task is hardly learned in {len(found)} trainings, whose loss ends at that of a guess: {_cells(found)}"
     ]
 
 

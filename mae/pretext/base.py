@@ -78,6 +78,8 @@ class Pretext(nn.Module):
     encoder: nn.Module
     schedule_state: tuple[str, ...] = ()
     """Names in the state of what tells how far the training is, which starts anew with another run's weights."""
+    chance_loss: float | None = None
+    """The loss in nats of a guess that finds all answers alike, where the task is to choose one of some answers."""
     mean: Tensor
     std: Tensor
 

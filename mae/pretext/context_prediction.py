@@ -8,6 +8,7 @@ first is the middle one of a view whose crop is drawn, where the paper's grid li
 the noise in dropped channels, which are the training mean here, and tiles of lower resolution.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -48,6 +49,7 @@ class ContextPrediction(Pretext):
         dim = config.model.encoder.dim
         self.encoder = build_encoder(config)
         self.head = nn.Sequential(nn.Linear(2 * dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, len(SIDES)))
+        self.chance_loss = math.log(len(SIDES))
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
         most = torch.tensor([round(self.config.context.jitter * size) for size in self.config.tile_size])

@@ -3,6 +3,7 @@
 Shapes in comments: B videos, N those of all processes, E the width of what is compared.
 """
 
+import math
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -43,6 +44,7 @@ class ContrastedClips(Pretext):
         super().__init__(config, surroundings)
         self.encoder = build_encoder(config)
         self.head = projection(config.model.encoder.dim, config.cvrl)
+        self.chance_loss = math.log(2 * config.train.batch_size - 1)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
         data, settings = self.config.data, self.config.views

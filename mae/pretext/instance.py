@@ -62,6 +62,7 @@ class InstanceDiscrimination(Pretext):
         self.head.apply(initialise)
         self.norm = BatchNorm(settings.width, affine=False)
         count, temperature = surroundings.images, settings.temperature
+        self.chance_loss = math.log(count) if settings.loss == "softmax" else None
         self.register_buffer("bank", F.normalize(torch.randn(count, settings.width), dim=1))
         # Cosines of random unit vectors have a variance of 1 / width: of exp(cosine / temperature) this is the mean.
         mean = math.exp(min(1 / temperature, 1 / (2 * settings.width * temperature**2)))

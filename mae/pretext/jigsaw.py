@@ -3,6 +3,7 @@
 Of tiles (`mae.pretext.jigsaw_tiles`), or of all patches (`mae.pretext.jigsaw_patches`).
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +41,7 @@ class Jigsaw(Pretext):
         super().__init__(config, surroundings)
         self.encoder = build_encoder(config)
         self.puzzle = PUZZLES[config.jigsaw.pieces](config)
+        self.chance_loss = math.log(self.puzzle.answers)
         if not config.positions:
             self.encoder.pos_embed.zero_()
 

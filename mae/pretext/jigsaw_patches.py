@@ -31,8 +31,8 @@ class PatchPuzzle(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.config = config
-        self.head = nn.Linear(config.model.encoder.dim, config.patches)
+        self.config, self.answers = config, config.patches
+        self.head = nn.Linear(config.model.encoder.dim, self.answers)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
         sizes = count, self.config.grid, self.config.jigsaw_patches

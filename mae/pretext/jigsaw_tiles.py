@@ -40,8 +40,8 @@ class TilePuzzle(nn.Module):
         super().__init__()
         self.config, dim = config, config.model.encoder.dim
         self.permutations = far_permutations(config.jigsaw.permutations, config.train.seed)
-        count = config.jigsaw.permutations
-        self.head = nn.Sequential(nn.Linear(PIECES * dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, count))
+        self.answers = config.jigsaw.permutations
+        self.head = nn.Sequential(nn.Linear(PIECES * dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, self.answers))
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
         which = torch.randint(len(self.permutations), (count,), generator=branch(generator, "permutations"))

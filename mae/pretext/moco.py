@@ -51,6 +51,7 @@ class MomentumContrast(Pretext):
         super().__init__(config, surroundings)
         inputs, hidden, dim = config.model.encoder.dim, config.moco.hidden, config.moco.dim
         self.symmetric = config.moco.version == "v3"
+        self.chance_loss = self._chance_loss(config)
         self.encoder = build_encoder(config)
         if self.symmetric:
             self.encoder.patch_embed.requires_grad_(not config.moco.frozen_patches)
@@ -93,6 +94,12 @@ class MomentumContrast(Pretext):
             "keys": table * parts,
             "indexes": images * parts,
         }
+
+    def _chance_loss(self, config: Config) -> float:
+        """Return the loss where no key is nearer than another one."""
+        if self.symmetric:
+            return 4 * config.moco.temperature * math.log(config.train.batch_size)
+        return math.log(1 + config.moco.queue)
 
     @torch.no_grad()
     def after_step(self, step: int, total: int, found: dict[str, Tensor]) -> dict[str, Tensor]:

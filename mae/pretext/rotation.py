@@ -1,5 +1,6 @@
 """Rotation prediction (Gidaris et al., 2018): by how many quarter turns has an image been turned?"""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,7 @@ class Rotation(Pretext):
         super().__init__(config, surroundings)
         self.encoder = build_encoder(config)
         self.head = nn.Linear(config.model.encoder.dim, 4)
+        self.chance_loss = math.log(4)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
         crops = self.crops(count, generator)

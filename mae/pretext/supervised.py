@@ -4,6 +4,7 @@ The same encoder under the same schedule and augmentation learns the classes the
 head on its pooled tokens. A batch has training labels only; those of the test images never come near a task.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,7 @@ class Supervised(Pretext):
         width = config.model.encoder.dim * (2 if config.supervised.features == "both" else 1)
         self.head = nn.Linear(width, surroundings.classes)
         self.head.apply(initialise)
+        self.chance_loss = math.log(surroundings.classes) if surroundings.classes else None
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
         return Draws(self.crops(count, generator))

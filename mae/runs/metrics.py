@@ -20,6 +20,12 @@ they have; a point of the curves, and the last one."""
 COLLAPSED = 0.5
 """Below it outputs are taken for collapsed."""
 
+CHANCE_LOSS = "train/chance_loss"
+"""The loss of a guess, where a task is to choose one of some answers; the same for the whole run."""
+
+LEARNED = 0.99
+"""A task whose last loss is not below this share of a guess's is taken for hardly learned."""
+
 FINAL_LOSS, SECONDS, STEPS = "train/final_loss", "cost/seconds", "cost/steps"
 COST_MEMORY, GFLOPS, PARAMETERS = "cost/peak_memory_mb", "cost/gflops_per_image", "cost/parameters"
 """Of a whole pretraining: its last loss, and what it took."""

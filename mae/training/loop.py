@@ -16,6 +16,7 @@ from mae.pretext.beginning import Beginning
 from mae.pretext.pictures import draw, shown_images, title_of
 from mae.runs.directory import ENCODER, PRETEXT, RunDirectory
 from mae.runs.metrics import (
+    CHANCE_LOSS,
     COST_MEMORY,
     EPOCH,
     FINAL_LOSS,
@@ -142,6 +143,8 @@ def _finish(trainer: Trainer, run: RunDirectory) -> dict[str, Any]:
     write_weights(run.path / PRETEXT, {name: value for name, value in state.items() if name[:8] != "encoder."})
     points = [point["metrics"] for point in run.read_metrics()]  # none where nothing is learned
     learned = {FINAL_LOSS: points[-1][LOSS], COST_MEMORY: max(each[PEAK_MEMORY] for each in points)} if points else {}
+    if (chance := trainer.pretext.chance_loss) is not None:
+        learned[CHANCE_LOSS] = chance
     return {
         "weights_sha256": weights_digest(state),
         "metrics": {

@@ -304,6 +304,12 @@ def test_times_that_differ_between_seeds_of_one_device_are_told_of_the_worst_cel
     assert not [line for line in caveats(frame) if "seeds" in line]
 
 
+def test_cells_whose_task_is_hardly_learned_are_named() -> None:
+    frame = make_study({"0.75": [61.0, 62.0], "0.9": [60.0, 61.0]})
+    frame["loss"], frame["chance_loss"] = frame["cell"].map({"0.75": 1.0, "0.9": 1.38}), 1.3863
+    assert caveats(frame) == ["the task is hardly learned in 2 trainings, whose loss ends at that of a guess: 0.9"]
+
+
 def test_cells_whose_outputs_have_collapsed_are_named() -> None:
     frame = make_study({"0.75": [61.0, 62.0], "0.9": [60.0, 61.0]})
     frame["output_std"] = frame["cell"].map({"0.75": 0.98, "0.9": 0.04})

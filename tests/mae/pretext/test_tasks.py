@@ -133,6 +133,23 @@ def test_parts_of_a_batch_have_the_whole_batchs_loss_as_their_mean(kind: str) ->
         torch.testing.assert_close((parts[0][name] + parts[1][name]) / 2, value, rtol=1e-5, atol=1e-6)
 
 
+CHOICES = ["rotation", "context", "jigsaw", "jigsaw of patches", "instance", "moco", "moco v3", "cvrl", "supervised"]
+
+
+@pytest.mark.parametrize("kind", CHOICES)
+def test_the_loss_at_chance_is_that_of_answers_which_are_all_alike(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(kind, **{"data.channels": 3, "train.batch_size": 8, "train.warmup_epochs": 0})
+    of_scores = torch.nn.functional.cross_entropy
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "cross_entropy",
+        lambda scores, truth: of_scores(scores.where(scores.isinf(), 0), truth),  # what is excluded stays so
+    )
+    pretext = make(config)
+    loss = pretext(batch_of(stored(config, 8)), pretext.draw(8, generator(0, "step")))["loss"]
+    assert pretext.chance_loss == pytest.approx(loss.item())
+
+
 @each_that_learns
 def test_the_loss_falls(kind: str) -> None:
     config = config_of(kind, **{"train.epochs": 12, "train.base_lr": 4e-3})

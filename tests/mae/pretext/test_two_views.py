@@ -196,6 +196,16 @@ def test_outputs_collapse_without_stop_gradient_and_the_result_says_so(kept: boo
     assert ("outputs have collapsed" in told.output) == (not kept)
 
 
+@pytest.mark.parametrize("base_lr", [1e-9, 0.02])
+def test_a_task_that_is_not_learned_is_told(base_lr: float, tmp_path: Path) -> None:
+    settings = PLAIN | {"pretext.kind": "rotation", "train.base_lr": base_lr, "train.epochs": 10, "run.knn_every": 0}
+    fixed = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    place = ["--runs-dir", str(tmp_path), "--device", "cpu", "--tracking-uri", "none"]
+    told = CliRunner().invoke(app, ["pretrain", *fixed, *place])
+    assert told.exit_code == 0, told.output
+    assert ("and a guess has 1.386" in told.output) == (base_lr < 1e-3)
+
+
 def test_targets_get_a_gradient_without_the_stop_only() -> None:
     for stop, expected in ((True, False), (False, True)):
         config = config_of("simsiam", **{"simsiam.stop_gradient": stop})
