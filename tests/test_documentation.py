@@ -6,10 +6,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import typer.main
-from PIL import Image
 from typer.testing import CliRunner
 
 import cli
@@ -24,6 +22,7 @@ from mae.config.resolve import build, config_fields, parse_setting, read_toml, r
 from mae.config.tree import Config
 from tests.conftest import TINY
 from tests.helpers.documented import PAGES, ROOT, Documented, documented, tables
+from tests.helpers.photographs import write_photographs
 
 COMMANDS = [each for page in PAGES for each in documented(page)]
 STANDS_FOR = {"N": "2", "S": "0", "F": "timm"}
@@ -120,7 +119,7 @@ def test_the_tests_that_the_page_on_reliability_names_are_there() -> None:
 @pytest.mark.timeout(600)  # a dozen commands, three of which train
 def test_the_tutorial_leads_from_a_folder_to_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    _photographs(tmp_path / "my-photos")
+    write_photographs(tmp_path / "my-photos")
     settings, study = tables(page := ROOT / "docs" / "tutorial.md")
     (tmp_path / "photos.toml").write_text(settings)
     (tmp_path / "what-pays.toml").write_text(study)
@@ -141,14 +140,3 @@ def test_the_tutorial_leads_from_a_folder_to_a_figure(tmp_path: Path, monkeypatc
     assert Path("runs/report.html").stat().st_size > 10_000
     assert len(list(Path("runs/studies").glob("ratio-*/figure.png"))) == 1
     assert len(list(Path("runs/studies").glob("what-pays-*/table.md"))) == 2  # one against the untrained encoder
-
-
-def _photographs(folder: Path) -> None:
-    """Write 24 pictures of three classes, which differ in their colour, larger than the images of training."""
-    draws = np.random.default_rng(0)
-    for number, name in enumerate(("beach", "forest", "town")):
-        (folder / name).mkdir(parents=True)
-        for index in range(1, 25):
-            pixels = draws.integers(0, 100, (48, 64, 3), dtype=np.uint8)
-            pixels[..., number] += 100
-            Image.fromarray(pixels).save(folder / name / f"IMG_{index:04}.jpg")
