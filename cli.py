@@ -910,7 +910,8 @@ def _print_prospects(
         needed = seeds_for_precision(known, cells, precision) if precision else seeds
         expected.append(plan.of_seeds(max(seeds, min(needed or plan.seeds, plan.seeds))))
         found = prospects(known, cells, expected[-1].seeds)
-        for line in [str(each) for each in found] or ["no runs have shown the noise between seeds yet"]:
+        unknown = "no runs have shown the noise between seeds yet, so which differences will be told apart is not known"
+        for line in [str(each) for each in found] or [unknown]:
             output.say(f"{plan.record.name}: {line}")
         told += [{"study": plan.record.name, **asdict(each)} for each in found]
     return expected, told

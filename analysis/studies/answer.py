@@ -41,7 +41,9 @@ def _answer(probe: str, done: pd.DataFrame, compared: Comparisons | None, test: 
         why = "with one seed per cell" if done["seed"].nunique() == 1 else "with too few runs or equal ones"
         return f"{told}; {why} no difference is told from noise"
     against = "it" if best == default else f"the default, {default}" if default else "it, as some of all pairs"
-    return "; ".join([told, f"against {against}: {verdicts[0]}", *verdicts[1:], *_of_gains(done, cells, ordered)])
+    trained = default not in done.loc[done["task"] == UNTRAINED, "cell"].tolist()
+    gains = _of_gains(done, cells, ordered) if trained else []  # else they are what the verdicts say
+    return "; ".join([told, f"against {against}: {verdicts[0]}", *verdicts[1:], *gains])
 
 
 def _verdicts(found: Mapping[str, Contrast], cells: Sequence[str], ordered: bool) -> list[str]:

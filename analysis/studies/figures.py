@@ -201,7 +201,8 @@ def _draw_baselines(panel: Axes, means: pd.DataFrame, places: Mapping[int, float
         (panel.set_ylim if curve else panel.set_xlim)(low, high)
         if values.nunique() == 1:
             line = panel.axhline if curve else panel.axvline
-            line(values.iloc[0], color=GREY, linestyle=dashes, linewidth=1, zorder=1, label=BASELINES[name])
+            # Above the line of the default, which may be the untrained encoder.
+            line(values.iloc[0], color=GREY, linestyle=dashes, linewidth=1, zorder=2.5, label=BASELINES[name])
         else:
             _draw_own_baselines(panel, means.loc[values.index], name, places, curve)
 
@@ -230,12 +231,14 @@ def _means(seeds: pd.DataFrame) -> pd.DataFrame:
 
 
 def _dots(panel: Axes, seeds: pd.DataFrame, probe: str, places: dict[int, float]) -> None:
-    """Draw single seeds a little beside their interval."""
-    where = [places.get(order, order) for order in seeds["order"]]
-    dots = (where, seeds["value"])
-    shifted = _shifted(panel, (6, 0) if places else (0, -6))
+    """Draw single seeds a little beside their interval, and those that are equal beside each other."""
     style = {"color": COLORS[probe], "alpha": 0.6, "markersize": 4, "label": "run of one seed, beside its mean"}
-    panel.plot(*(dots if places else dots[::-1]), ".", transform=shifted, **style)
+    seeds = seeds.dropna(subset=["value"])
+    earlier = seeds.groupby(["order", "value"]).cumcount()
+    for count, part in seeds.groupby(earlier):
+        where, away = [places.get(order, order) for order in part["order"]], 6 + 3 * int(str(count))
+        shifted = _shifted(panel, (away, 0) if places else (0, -away))
+        panel.plot(*((where, part["value"]) if places else (part["value"], where)), ".", transform=shifted, **style)
 
 
 def _shifted(panel: Axes, points: tuple[float, float]) -> Transform:

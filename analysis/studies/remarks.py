@@ -17,6 +17,9 @@ TEST_IN_WORDS = {
     "welch": "compared by Welch's tests, as if cells shared no seeds, Holm's correction",
 }
 
+RANKED = 5
+"""Cells from which on the rankings of two probes are compared: four agree by chance too often."""
+
 UNEVEN = 1.5
 """Times of one cell on one device that differ by more than this factor are told: they say little about its cost."""
 
@@ -162,7 +165,7 @@ def _ranks(first: pd.Series, second: pd.Series) -> str:
 
 
 def _winners(summary: pd.DataFrame) -> list[str]:
-    """Return a sentence for several probes: the best cell of each by its mean, and how ranks agree."""
+    """Return a sentence for several probes: the best cell of each by its mean, and how the ranks of cells agree."""
     means = summary[summary["probe"].isin(PROBES)].pivot_table("mean", "cell", "probe")
     kinds = [kind for kind in PROBES if kind in means]
     best: dict[str, list[str]] = {}
@@ -171,13 +174,14 @@ def _winners(summary: pd.DataFrame) -> list[str]:
     ranks = []
     for first, second in combinations(kinds, 2):
         both = means[[first, second]].dropna()
-        if told := _ranks(both[first], both[second]):
+        if len(both) >= RANKED and (told := _ranks(both[first], both[second])):
             ranks.append(f"{probe_label(first)} and {probe_label(second)} {told}")
-    if not ranks:
+    if min(means.shape) < 2:
         return []
     leading = "probes have different best cells" if len(best) > 1 else "probes have the same best cell"
     winners = "; ".join(f"{cell} by {', '.join(labels)}" for cell, labels in best.items())
-    return [f"by their means alone, {leading}: {winners}. Rank agreement: {'; '.join(ranks)}"]
+    agreement = f". Rank agreement: {'; '.join(ranks)}" if ranks else ""
+    return [f"by their means alone, {leading}: {winners}{agreement}"]
 
 
 def _baselines(summary: pd.DataFrame) -> list[str]:

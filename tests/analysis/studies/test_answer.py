@@ -80,6 +80,14 @@ def test_no_gain_of_the_untrained_encoder_on_itself_is_told() -> None:
     assert shown[shown == ""].index.tolist() == ["0.1"]
 
 
+def test_gains_are_not_told_twice_where_the_untrained_encoder_is_the_default() -> None:
+    frame = study_frame_of(RATIOS, default="0.7", probes=("knn",))
+    frame["untrained"] = 60.0
+    assert "untrained" in answers(frame)[0]
+    frame.loc[frame["cell"] == "0.7", "task"] = "random"
+    assert "untrained" not in answers(frame)[0]
+
+
 def test_a_failed_cell_has_no_part_in_the_answer() -> None:
     frame = study_frame_of({**RATIOS, "0.1": [None, None, None]}, default="0.7", probes=("knn",))
     assert "0.1" not in answers(frame)[0]

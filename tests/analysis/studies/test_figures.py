@@ -113,6 +113,13 @@ def test_every_seed_is_a_dot_and_the_mean_is_drawn() -> None:
     assert list(drawn[-1]) == [61.0, 71.0, 65.0]
 
 
+def test_equal_seeds_are_dots_beside_each_other() -> None:
+    figure = study_figure(study_frame_of({"0.5": [60.0, 60.0, 61.0], "0.75": [62.0, 63.0, 64.0]}, probes=("knn",)))
+    dots = [line for line in figure.axes[0].get_lines() if line.get_marker() == "."]
+    places = [tuple(line.get_transform().transform(point)) for line in dots for point in line.get_xydata()]
+    assert len(set(places)) == len(places) == 6
+
+
 def test_a_failed_run_is_not_drawn() -> None:
     panel = study_figure(study_frame_of({**MASK_RATIO, "0.9": [66.0, None]}, probes=("linear",))).axes[0]
     assert len(panel.lines[0].get_ydata()) == 7

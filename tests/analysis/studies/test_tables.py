@@ -126,11 +126,15 @@ def test_the_best_cells_of_two_probes_are_told_and_how_far_their_rankings_agree(
     frame = study_frame_of(ACCURACIES)
     first = [line for line in remarks(frame) if line.startswith("by their means alone")]
     best = summarise(frame).query("probe == 'linear'").set_index("cell")["mean"].idxmax()
-    ranks = "Rank agreement: linear and k-NN over 4 cells: Spearman"
-    assert first == [f"by their means alone, probes have the same best cell: {best} by linear, k-NN. {ranks} 1.00"]
+    assert first == [f"by their means alone, probes have the same best cell: {best} by linear, k-NN"]
     frame.loc[(frame["probe"] == "knn") & (frame["cell"] == "0.5"), "top1"] = 99.0
-    expected = f"by their means alone, probes have different best cells: {best} by linear; 0.5 by k-NN. {ranks}"
-    assert expected in " ".join(remarks(frame))
+    assert f"by their means alone, probes have different best cells: {best} by linear; 0.5 by k-NN" in remarks(frame)
+
+
+def test_rankings_of_two_probes_are_compared_over_five_cells_and_more() -> None:
+    told = " ".join(remarks(study_frame_of(ACCURACIES | {"0.6": [60.0, 61.0]})))
+    assert "Rank agreement: linear and k-NN over 5 cells: Spearman 1.00" in told
+    assert "linear and k-NN over" not in " ".join(remarks(study_frame_of(ACCURACIES)))
 
 
 def test_fine_tuning_is_ranked_beside_the_papers_fine_tuning() -> None:
