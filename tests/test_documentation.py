@@ -120,7 +120,8 @@ def test_the_tests_that_the_page_on_reliability_names_are_there() -> None:
 def test_the_tutorial_leads_from_a_folder_to_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_photographs(tmp_path / "my-photos")
-    settings, study = tables(page := ROOT / "docs" / "tutorial.md")
+    shared, few_labels, study = tables(page := ROOT / "docs" / "tutorial.md")
+    settings = f"{shared}\n{few_labels}"
     (tmp_path / "photos.toml").write_text(settings)
     (tmp_path / "what-pays.toml").write_text(study)
     assert read_toml(tmp_path / "photos.toml") == tomllib.loads(settings)
