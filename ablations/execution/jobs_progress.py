@@ -4,6 +4,7 @@ Progress of one piece of work, in this process, is `mae.runtime.progress`.
 """
 
 import time
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -14,16 +15,34 @@ NOTE = TextColumn("{task.fields[note]}", markup=False)  # names of cells are in 
 COLUMNS = ("{task.description}", BarColumn(bar_width=24), TaskProgressColumn(), NOTE)
 
 
+@dataclass
+class _Shown:
+    """What a worker is at: `share` of the training is behind it, `resumed` of it from an earlier command."""
+
+    label: str
+    note: str = "starting"
+    share: float = 0.0
+    resumed: float | None = None
+    began: float = 0.0
+    trained: float | None = None
+
+    @property
+    def own(self) -> float:
+        """The share that this command has trained."""
+        return self.share - (self.resumed or 0.0)
+
+
 class JobsProgress:
     """Shows jobs done, failed and left, time left, and what each worker is at."""
 
     def __init__(self, console: Console, jobs: int, workers: int) -> None:
         self.console, self.jobs, self.workers = console, jobs, workers
         self.done = self.reused = self.failures = self.prunings = 0
-        self.labels: dict[int, str] = {}
-        self.shares: dict[int, float] = {}
-        self.notes: dict[int, str] = {}
+        self.at: dict[int, _Shown] = {}
         self.started_at = self.reported = time.monotonic()
+        self.trains_since: float | None = None
+        self.training = self.whole = 0.0  # seconds of jobs that have ended: up to the end of training, and in all
+        self.resumed = 0.0  # shares of their trainings that an earlier command had done
         self.bars = Progress(*COLUMNS, console=console) if console.is_terminal else None
 
     def __enter__(self) -> "JobsProgress":
@@ -44,15 +63,24 @@ class JobsProgress:
         self.console.print(message, highlight=False, markup=False)
 
     def started(self, worker: int, label: str) -> None:
-        self.labels[worker], self.shares[worker], self.notes[worker] = label, 0.0, "starting"
+        self.at[worker] = _Shown(label, began=time.monotonic())
 
     def progress(self, worker: int, note: str, share: float) -> None:
         """Take in a worker's report: what it is at, and the share of its training that is behind it."""
-        self.notes[worker], self.shares[worker] = note, share
+        job, now = self.at[worker], time.monotonic()
+        if note.startswith("pretraining") and job.resumed is None:
+            job.resumed = share
+            self.trains_since = self.trains_since or now  # what comes before the first step is paid once
+        if share >= 1 and job.trained is None:
+            job.trained = now
+        job.note, job.share = note, share
 
     def idle(self, worker: int) -> None:
-        for known in (self.labels, self.shares, self.notes):
-            known.pop(worker, None)
+        job = self.at.pop(worker)
+        self.resumed += job.resumed or 0.0
+        if job.trained and job.resumed == 0:
+            self.training += job.trained - job.began
+            self.whole += time.monotonic() - job.began
 
     def finished(self, label: str, reused: bool = False) -> None:
         self.done += 1
@@ -73,25 +101,28 @@ class JobsProgress:
             counts = f"{self.failures} failed{self._left()}"
             self.bars.update(self.total_row, completed=self._ended(), note=counts)
             for worker, row in enumerate(self.rows):
-                note = f"{self.labels.get(worker, 'idle')}  {self.notes.get(worker, '')}"
-                self.bars.update(row, completed=self.shares.get(worker, 0.0), note=note)
+                job = self.at.get(worker, _Shown("idle", note=""))
+                self.bars.update(row, completed=job.share, note=f"{job.label}  {job.note}")
         elif time.monotonic() - self.reported >= LINE_SECONDS:
             self.reported = time.monotonic()
-            at = "; ".join(map(self._at, sorted(self.labels)))
+            at = "; ".join(self._told(job) for _, job in sorted(self.at.items()))
             self.say(f"{self._ended()}/{self.jobs} done{self._left()}  at: {at}")
 
-    def _at(self, worker: int) -> str:
-        """Return the share of a worker's training, or once that is over, which probe it is at."""
-        share, probe = self.shares[worker], self.notes[worker].partition("  ")[0]
-        return f"{self.labels[worker]} {f'{share:.0%}' if share < 1 else probe}"
+    @staticmethod
+    def _told(job: _Shown) -> str:
+        """Return the share of a job's training, or once that is over, which probe it is at."""
+        return f"{job.label} {f'{job.share:.0%}' if job.share < 1 else job.note.partition('  ')[0]}"
 
     def _ended(self) -> int:
         return self.done + self.failures + self.prunings
 
     def _left(self) -> str:
-        """Estimate from what was done so far, parts of trainings included; every training counts the same."""
-        behind = self.done + self.prunings - self.reused + sum(self.shares.values())
-        to_do = self.jobs - self._ended() - sum(self.shares.values())
+        """Estimate from what this command has done so far, parts of trainings included; every job counts the same."""
+        part = self.training / self.whole if self.whole else 1.0
+        ended = self.done + self.prunings - self.reused - self.resumed
+        behind = ended + part * sum(job.own for job in self.at.values())
+        to_do = self.jobs - self._ended() - part * sum(job.share for job in self.at.values())
         if behind < 0.2 or to_do <= 0:
             return ""
-        return f", about {duration((time.monotonic() - self.started_at) / behind * to_do)} left"
+        passed = time.monotonic() - (self.trains_since or self.started_at)
+        return f", about {duration(passed / behind * to_do)} left"

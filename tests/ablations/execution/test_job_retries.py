@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -14,7 +15,7 @@ from ablations.execution.worker_pool import Report
 from mae.config.tree import Config
 from mae.errors import RunError
 from mae.runtime.interruption import StopRequest
-from mae.runtime.progress import LINE_SECONDS
+from mae.runtime.progress import LINE_SECONDS, duration
 
 FINISHED, FAULT = Report("finished"), Report("fault", "no images")
 
@@ -141,6 +142,50 @@ def test_off_a_terminal_a_line_tells_how_far_the_training_is_and_then_its_probe(
         view.reported -= LINE_SECONDS
         view.refresh()
     assert shown.getvalue().rstrip().endswith(told)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The time that progress goes by; it begins at 100 s."""
+    now = SimpleNamespace(seconds=100.0)
+    monkeypatch.setattr("ablations.execution.jobs_progress.time", SimpleNamespace(monotonic=lambda: now.seconds))
+    return now
+
+
+def last_line_of(view: JobsProgress, shown: io.StringIO) -> str:
+    view.reported -= LINE_SECONDS
+    view.refresh()
+    return shown.getvalue().splitlines()[-1]
+
+
+@pytest.mark.parametrize("resumed", [0.0, 0.4])
+def test_time_left_is_by_what_this_command_has_trained_from_its_first_step_on(
+    resumed: float, clock: SimpleNamespace
+) -> None:
+    shown = io.StringIO()
+    with JobsProgress(Console(file=shown, width=120), 4, 1) as view:
+        view.started(0, "a")
+        view.progress(0, "identifying images 3%", 0.0)
+        clock.seconds += 30  # imports, images
+        view.progress(0, "pretraining", resumed)
+        clock.seconds += 60
+        view.progress(0, "pretraining", resumed + 0.5)
+        assert f"about {duration(60 / 0.5 * (3.5 - resumed))} left" in last_line_of(view, shown)
+
+
+def test_time_left_takes_from_jobs_that_have_ended_how_much_of_one_is_its_training(clock: SimpleNamespace) -> None:
+    shown = io.StringIO()
+    with JobsProgress(Console(file=shown, width=120), 2, 1) as view:
+        for name in "ab":
+            view.started(0, name)
+            view.progress(0, "pretraining", 0.0)
+            clock.seconds += 60
+            view.progress(0, "pretraining", 1.0)
+            if name == "a":  # then probes, for twice as long
+                clock.seconds += 120
+                view.idle(0)
+                view.finished(name)
+        assert "about 2m00s left" in last_line_of(view, shown)
 
 
 def test_what_a_worker_warns_of_is_shown_with_the_jobs_name(tmp_path: Path) -> None:
