@@ -36,6 +36,7 @@ from mae.command_line.options import (
     Test,
     complete_run,
     complete_setting,
+    named_folder,
 )
 from mae.command_line.output import DEBUG, Output
 
@@ -123,7 +124,14 @@ def _notes(name: str | None, note: str | None, tags: list[str] | None) -> Any:
 
 
 def _kinds(given: list[str] | None) -> list[str]:
+    from mae.config.resolve import nearest
+    from mae.errors import UserError
+    from mae.probing.kinds import PROBES
+
     kinds = [kind for each in given or () for kind in each.split(",")]
+    for kind in kinds:
+        if kind not in PROBES:
+            raise UserError(f"--probe {kind}: no such probe{nearest(kind, [*PROBES])}; there are: {', '.join(PROBES)}")
     return [f"probe.kinds={json.dumps(kinds)}"] if kinds else []
 
 
@@ -286,7 +294,7 @@ def ablate(
         output.result({"studies": show_studies(done, options.runs_dir, output.console, test, pairs)})
         for plan in plans:
             precise(plan)
-        _print_next(plans, seeds, output)
+        _print_next(plans, seeds, options.runs_dir, output)
     if failures:
         raise typer.Exit(1)
 
@@ -664,7 +672,7 @@ def report(
 
     Example: `mae-cli report --study mask-ratio --format pdf`
     """
-    from analysis.report.report import Models, make_report, write_report
+    from analysis.report.report import Models, check_pdf, make_report, write_report
     from analysis.report.run_notebooks import Execution, beside, execute_notebooks
     from analysis.results.curves import curves_of
     from analysis.studies.encode_study import encode_study
@@ -673,6 +681,8 @@ def report(
 
     if notebooks and mlflow:
         raise UserError("--notebooks reads runs or exported files: `mae-cli export FILE.csv --mlflow`, then --results")
+    if kind == "pdf":
+        check_pdf()  # before what takes long
     if notebooks and test:
         raise UserError("--test: notebooks choose the test themselves; leave --test or --notebooks out")
     frame = _load(options, studies, mlflow, results, output)
@@ -917,10 +927,12 @@ def _print_prospects(
     return expected, told
 
 
-def _print_next(plans: Any, seeds: int, output: Output) -> None:
+def _print_next(plans: Any, seeds: int, runs_dir: Path, output: Output) -> None:
     figure, name = plans[0].directory.path / "figure.png", plans[0].record.name
     steps = [f"open {figure}"] if figure.exists() and len(plans) == 1 else []
-    steps += [f"mae-cli ui --study {name}", "mae-cli report", f"--seeds {max(3, 2 * seeds)} tells smaller differences"]
+    where = named_folder(runs_dir)
+    steps += [f"mae-cli ui --study {name}{where}", f"mae-cli report{where}"]
+    steps += [f"--seeds {max(3, 2 * seeds)} tells smaller differences"]
     output.say(f"next: {'; '.join(steps)}")
 
 

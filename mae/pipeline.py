@@ -405,7 +405,8 @@ def draw_reconstructions(run: RunDirectory, config: Config, files: list[Path], t
     chosen = torch.stack(images) if images else _test_images(run, config, where)
     alike = len({file.name for file in files}) < len(files)
     names = [shown(Path(file.parent.name, file.name) if alike else Path(file.name)) for file in files]
-    if not draw(pretext, chosen, to, title_of(run.path.name, config), names):
+    title = title_of(run.path.name, config, "" if files else "test images")
+    if not draw(pretext, chosen, to, title, names):
         raise UserError(f"{run.path.name}: pretext.kind={config.pretext.kind} has no picture to draw")
 
 

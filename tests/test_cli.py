@@ -88,6 +88,22 @@ def test_the_pipeline_runs_once_and_is_reused(tiny_settings: list[str], runs_dir
     assert [row["run"] for row in listed["runs"]] == [first["run"]]  # type: ignore[index,union-attr]
 
 
+def test_an_unknown_probe_is_told_with_the_nearest_one() -> None:
+    told = runner.invoke(app, ["run", "--probe", "lin"])
+    assert (told.exit_code, told.stderr.startswith("error: --probe lin: no such probe, did you mean 'linear'?")) == (
+        2,
+        True,
+    )
+
+
+def test_where_no_probe_gains_the_number_of_steps_is_told_and_hints_name_the_folder(
+    tiny_settings: list[str], runs_dir: Path
+) -> None:
+    done = runner.invoke(app, ["run", *tiny_settings, "--probe", "knn", "--runs-dir", str(runs_dir), *UNTRACKED])
+    assert "the encoder was trained for 10 steps: more epochs" in done.stdout
+    assert f"mae-cli runs --runs-dir {runs_dir}; mae-cli ui --runs-dir {runs_dir};" in done.stdout
+
+
 def test_a_probe_that_needs_an_encoder_is_shown_without_raw_pixels(tiny_settings: list[str], runs_dir: Path) -> None:
     kind = ["--kind", "attentive", "--set", "probe.attentive.epochs=1"]
     folder = ["--runs-dir", str(runs_dir), *UNTRACKED]

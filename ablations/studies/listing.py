@@ -85,7 +85,7 @@ def print_forecast(
 
     slots = local_slots(who.device, who.workers, who.per_gpu, options.runs_dir)
     costs = forecast(missing, [job for job in jobs if job not in missing], slots, options.runs_dir, output.progress)
-    table = Table("training", "GFLOPs", "time", "disk MB", box=SIMPLE_HEAD)
+    table = Table("training", "GFLOPs per image", "time", "disk MB", box=SIMPLE_HEAD)
     for cost in costs:
         table.add_row(cost.label, f"{cost.gflops:.3g}", duration(cost.seconds), f"{cost.disk / 1e6:.0f}")
     output.console.print(table)

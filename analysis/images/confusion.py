@@ -1,5 +1,6 @@
 """Which classes a probe tells apart: accuracy per class and the confusion matrix, as numbers, a picture and a file."""
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,9 @@ def find_probe(run: RunDirectory, name: str) -> RunDirectory:
         )
     if len(fitting) > 1:
         several = ", ".join(f"{probe.path.name} ({settings_of_probe(probe) or 'the defaults'})" for probe in fitting)
-        raise UserError(f"{run.path.name} has {len(fitting)} such probes: {several}; say which with --probe")
+        raise UserError(
+            f"{run.path.name} has {len(fitting)} such probes: {several}; name one: --probe {fitting[0].path.name}"
+        )
     return fitting[0]
 
 
@@ -88,7 +91,8 @@ def confusion_figure(counts: pd.DataFrame, title: str) -> Figure:
             if count:
                 color = "white" if shares[row, column] > 0.5 else "black"
                 axis.text(column, row, str(count), ha="center", va="center", fontsize=8, color=color)
-    axis.set(xlabel="predicted", ylabel="class", title=title)
+    axis.set(xlabel="predicted", ylabel="class")
+    figure.suptitle(textwrap.fill(title, int(9 * figure.get_figwidth())))
     figure.colorbar(drawn, ax=axis, shrink=0.7, label="% of the class's images")
     return figure
 

@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -298,11 +299,17 @@ def _embedded(picture: Picture) -> str:
     return f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}"
 
 
+def check_pdf() -> None:
+    """Raise `UserError` if WeasyPrint is not installed, which writes PDF."""
+    if find_spec("weasyprint") is None:
+        raise UserError("--format pdf needs WeasyPrint: pip install 'mae-cli[pdf]'; or print the HTML")
+
+
 def _write_pdf(html: str, to: Path) -> None:
     """In a process of its own: once imported, WeasyPrint has PIL pass half an image for a whole one."""
     with replacing(to) as temporary:
         command = [sys.executable, "-m", "weasyprint", "--quiet", "-", str(temporary)]
         done = subprocess.run(command, input=html, capture_output=True, text=True)
-        if done.returncode:  # it, or its library Pango, is missing
+        if done.returncode:  # its library Pango is missing
             reason = done.stderr.strip().splitlines()[-1]
-            raise UserError(f"PDF needs WeasyPrint: pip install 'mae-cli[pdf]' ({reason}); or print the HTML")
+            raise UserError(f"WeasyPrint cannot write the PDF: {reason}; or print the HTML")

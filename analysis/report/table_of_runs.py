@@ -10,29 +10,47 @@ from mae.probing.kinds import PROBES, probe_label
 from mae.runs.metrics import FINAL_LOSS, top1
 from mae.runs.under_way import runs_under_way
 
+FIXED = {"run": "run", "date": "started", "status": "status"}
+"""Columns that no terminal breaks, with their headings."""
+
 
 def table_of_runs(rows: list[dict[str, Any]], runs_dir: Path) -> Table:
     """Return the table of runs, given as `select_runs` gives them, with how far those under way are.
 
     Each way of probing has a column: accuracies of one kind of probe under other settings do not stand below another.
+    What all runs have in common stands above the table, and images that names begin with have no column.
     """
     at_work = {each.run: each.told() for each in runs_under_way(runs_dir)}
-    probes = _ways_of_probing(rows)
-    table = Table(box=SIMPLE_HEAD)
-    for name in ("run", "started", "status"):
-        table.add_column(name, no_wrap=True)
-    own = [key for key in ("tags", "note") if any(row[key] for row in rows)]
-    for name in ("name", *own, "data", "study"):
-        table.add_column(name, overflow="fold", min_width=min(12, max(len(str(row[name])) for row in rows)))
+    rows = [row | {"status": at_work.get(row["run"], row["status"]), "unnamed": _unnamed(row)} for row in rows]
+    probes, shared = _ways_of_probing(rows), _shared(rows)
+    texts = [name for name in ("run", "date", "status", "name", "tags", "note", "data", "study") if name not in shared]
+    unknown = {"tags": "tags", "note": "note", "data": "unnamed"}
+    texts = [name for name in texts if name not in unknown or any(row[unknown[name]] for row in rows)]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left", title_style="")
+    table.title = "; ".join(f"{name} of all: {value}" for name, value in shared.items() if value)
+    for name in texts:
+        if name in FIXED:
+            table.add_column(FIXED[name], no_wrap=True)
+        else:
+            table.add_column(name, overflow="fold", min_width=min(12, max(len(str(row[name])) for row in rows)))
     for name in (*map(_heading, probes), "loss", "min"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         shown = [row["metrics"].get(key) for key in (*map(top1, probes), FINAL_LOSS)]
         numbers = ["" if value is None else f"{value:.4g}" for value in shown]
-        texts = [row[key] for key in ("run", "date", "status", "name", *own, "data", "study")]
-        texts[2] = at_work.get(row["run"], texts[2])
-        table.add_row(*texts, *numbers, f"{row['seconds'] / 60:.1f}")
+        table.add_row(*(row[name] for name in texts), *numbers, f"{row['seconds'] / 60:.1f}")
     return table
+
+
+def _unnamed(row: dict[str, Any]) -> bool:
+    """Return whether a run's name does not begin with its images, such as `photos` of `folder:my/photos`."""
+    return not str(row["name"]).startswith(Path(str(row["data"]).rpartition(":")[2]).name)
+
+
+def _shared(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Return what several runs have all the same."""
+    columns = ("status", "data", "study") if len(rows) > 1 else ()
+    return {name: str(rows[0][name]) for name in columns if len({str(row[name]) for row in rows}) == 1}
 
 
 def _ways_of_probing(rows: list[dict[str, Any]]) -> list[str]:

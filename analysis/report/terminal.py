@@ -47,8 +47,8 @@ def _show_study(
     frame = study_frame(record, runs_dir, directory.path.name)
     cells = write_study(directory, frame, runs_dir, test, pairs)
     table = display(cells)
-    console.rule(f"{record.question or record.name} ({setting(frame)})", align="left")
-    _print_lines(caveats(frame), console)
+    console.rule(f"{record.question or record.name}", align="left")
+    _print_lines([setting(frame), *caveats(frame)], console)
     for part in _fitting(table.drop(columns=list(COST_COLUMNS), errors="ignore"), console):
         print_frame(part, console)
     print_frame(table[[name for name in table.columns if name in ("cell", *COST_COLUMNS)]], console)

@@ -127,7 +127,7 @@ def from_files(paths: Sequence[Path]) -> pd.DataFrame:
 
 def _read(file: Path) -> pd.DataFrame:
     if not file.exists():
-        raise UserError(f"results {file}: there is no such file or folder")
+        raise UserError(f"results {file}: No such file or folder")
     if file.suffix not in READERS:
         raise UserError(f"{file}: expected a name ending in .csv or .parquet")
     try:

@@ -97,11 +97,11 @@ def _settings(run: RunDirectory) -> dict[str, Any]:
 
 
 def _probes(run: RunDirectory) -> Iterator[tuple[str, str, float]]:
-    """Yield kind, settings and top-1 of every finished probe of a run."""
+    """Yield kind, settings and top-1 of every finished probe of a run; its seed is noise, as that of the training."""
     for place in probes_of(run):
         kind = place.path.name.partition("-")[0]
         if (result := place.result()) is not None:
-            how = kind_probe(settings_of(place), kind)
+            how = kind_probe({**settings_of(place), "probe.seed": 0}, kind)
             yield kind, how, result["metrics"][top1(kind)]
 
 

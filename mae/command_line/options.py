@@ -1,5 +1,6 @@
 """The options that several commands have, and what a shell offers for them."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,6 +11,11 @@ if TYPE_CHECKING:
     from mae.config.tree import Config
 
 PANEL = "Settings and places"
+
+
+def named_folder(runs_dir: Path) -> str:
+    """Return the option that a command needs to find these runs: nothing for the folder that it looks into anyway."""
+    return "" if runs_dir == Path("runs") else f" --runs-dir {shlex.quote(str(runs_dir))}"
 
 
 def complete_preset() -> list[str]:

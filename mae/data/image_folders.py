@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mae.config.data_section import DataConfig
+from mae.config.resolve import nearest
 from mae.data.image_files import EXTENSIONS, PASSING, shown
 from mae.errors import RunError, UserError
 
@@ -222,10 +223,19 @@ def _listed(location: str, data: DataConfig, expected: str) -> tuple[Path, list[
         with os.scandir(root) as found:
             return root, sorted((entry.name, _is_folder(entry)) for entry in found if not entry.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError) as error:
-        what = "a file, no folder" if isinstance(error, NotADirectoryError) else "no such folder"
+        what = "a file, no folder" if isinstance(error, NotADirectoryError) else f"no such folder{_nearest_to(root)}"
         raise UserError(f"data.source={shown(Path(data.source))}: {what}; {expected}") from None
     except OSError as error:
         raise _folder_error(root, error) from None
+
+
+def _nearest_to(folder: Path) -> str:
+    """Return ", did you mean ...?" of the folders beside where this one is sought, or nothing."""
+    try:
+        beside = [each.name for each in folder.parent.iterdir() if each.is_dir()]
+    except OSError:
+        return ""
+    return nearest(folder.name, beside)
 
 
 def _usable(parts: Mapping[str, Contents], root: Path, data: DataConfig, expected: str) -> Mapping[str, Contents]:

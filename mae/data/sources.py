@@ -105,8 +105,10 @@ def open_source(data: DataConfig, progress: Progress) -> Source:
     """Return the source that `data.source` names; `UserError` if there is no such one."""
     name, _, location = data.source.partition(":")
     if name not in SOURCES:
-        known = f"{nearest(name, list(SOURCES))}; known: {', '.join(SOURCES)} (folder:PATH, images:PATH, clips:PATH)"
-        raise UserError(f"data.source={data.source}: unknown source{known}")
+        is_path = Path(data.source).expanduser().exists()
+        meant = f", did you mean folder:{data.source}?" if is_path else nearest(name, list(SOURCES))
+        known = f"known: {', '.join(SOURCES)} (folder:PATH, images:PATH, clips:PATH)"
+        raise UserError(f"data.source={data.source}: unknown source{meant}; {known}")
     return SOURCES[name](data, location, progress)
 
 

@@ -132,6 +132,11 @@ def test_seeds_count_up_from_the_base_and_come_one_after_the_other() -> None:
     assert [job.config.train.seed for job in made.jobs] == [5, 5, 6, 6]
 
 
+def test_that_a_single_cell_is_compared_with_nothing_is_said() -> None:
+    (note,) = plan(product(["mask.ratio=0.5"]), Config()).notes
+    assert note == "study ratio: one cell, 0.5: there is nothing to compare it with"
+
+
 def test_another_cell_than_the_base_config_may_be_compared_with() -> None:
     study = product(["mask.ratio=0.5,0.6"])
     (note,) = plan(study, Config()).notes
@@ -225,6 +230,7 @@ def test_cells_that_choose_the_same_images_are_one() -> None:
     made = make_plan(product(["data.split_seed=0,1"]), Config(), 1, lambda data: "the split is given", Path("runs"))
     assert made.notes == (
         "study split_seed: data.split_seed=0 and data.split_seed=1 are equal on this base config: one cell, 0",
+        "study split_seed: one cell, 0: there is nothing to compare it with",
     )
 
 

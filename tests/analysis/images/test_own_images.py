@@ -151,6 +151,18 @@ def test_a_class_is_told_with_what_it_is_taken_for() -> None:
     assert list(told["taken_for"]) == ["b (1)", ""]
 
 
+def test_a_long_title_of_a_matrix_stays_in_the_picture() -> None:
+    counts = pd.DataFrame(np.eye(3, dtype=int), index=list("abc"), columns=list("abc"))
+    figure = confusion_figure(
+        counts, "linear probe with labels_per_class=5 features=both of 113fd07402ce: 74.6 % right"
+    )
+    figure.draw_without_rendering()
+    assert figure.texts  # the title
+    box = figure.texts[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+
+
 def test_probes_without_predictions_or_with_damaged_ones_are_told(tmp_path: Path) -> None:
     probe = RunDirectory(tmp_path / "knn-0")
     probe.path.mkdir()

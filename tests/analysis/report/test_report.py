@@ -5,10 +5,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from analysis.report.report import Models, Report, make_report, write_report
 from analysis.results.curves import read_curves
 from analysis.studies.tables import display, summarise
+from cli import app
 from mae.config.resolve import build, flatten
 from mae.errors import UserError
 from tests.helpers.study_factory import MASK_RATIO, study_frame_of
@@ -127,6 +129,14 @@ def test_pdf_is_written(report: Report, tmp_path: Path) -> None:
         pytest.skip("WeasyPrint's library Pango is missing")
     write_report(report, tmp_path / "all.pdf", "pdf")
     assert (tmp_path / "all.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_that_pdf_cannot_be_written_is_said_before_what_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.report.report.find_spec", lambda name: None)
+    told = CliRunner().invoke(app, ["report", "--format", "pdf", "--runs-dir", str(tmp_path)])
+    assert told.stderr.startswith("error: --format pdf needs WeasyPrint: pip install")
 
 
 def test_a_missing_folder_is_said(report: Report, tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ def test_files_with_the_same_rows_count_once_and_contradictions_are_refused(tmp_
         ("a.parquet", "no parquet", "results .*a.parquet"),
         ("a.txt", "", "expected a name ending"),
         ("missing.csv", None, "No such file"),
+        ("missing", None, "No such file"),
     ],
 )
 def test_a_file_that_holds_no_results_is_named(name: str, text: str | None, message: str, tmp_path: Path) -> None:

@@ -82,6 +82,18 @@ def test_runs_that_were_probed_in_different_ways_are_not_mixed(tmp_path: Path) -
     ]
 
 
+def test_few_labels_that_each_seed_draws_for_itself_are_one_way_of_probing(tmp_path: Path) -> None:
+    names = [
+        make_run(
+            tmp_path, f"{ratio}{seed}", seed, 60 + seed, {"probe.labels": 0.1, "probe.seed": seed}, mask__ratio=ratio
+        )
+        for ratio in (0.5, 0.75)
+        for seed in (0, 1)
+    ]
+    (line,) = config_differences(tmp_path, names)
+    assert line.startswith("k-NN with probe.labels=0.1: difference from mask.ratio=0.5 (2 runs) in points")
+
+
 def test_a_probe_with_settings_of_its_own_is_named_by_them() -> None:
     results = probed({"a": {0: 1.0, 1: 2.0}, "b": {0: 3.0, 1: 3.9}}, settings="probe.knn.k=5")
     assert tell_differences(results, "a")[0].startswith("k-NN with probe.knn.k=5: difference from a (2 runs)")

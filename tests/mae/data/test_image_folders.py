@@ -1,6 +1,7 @@
 """One's own folders: which layouts there are, what of them is a class, what is left out, and what is said of it."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,13 @@ def test_no_images_at_all_are_refused_without_talk_of_classes(source: str, tmp_p
     with pytest.raises(UserError, match=r"expected a folder with images in it or below") as refused:
         identify(build({"data.source": source.format(tmp_path)}).data, Silent())
     assert "class" not in str(refused.value).replace(str(tmp_path), "")
+
+
+@pytest.mark.parametrize(("source", "meant"), [("folder:{}/fotos", "'photos'"), ("{}/photos", "folder:{}/photos")])
+def test_a_folder_of_nearly_this_name_or_of_this_path_is_offered(source: str, meant: str, tmp_path: Path) -> None:
+    images(tmp_path / "photos")
+    with pytest.raises(UserError, match=re.escape(f", did you mean {meant.format(tmp_path)}?")):
+        identify(build({"data.source": source.format(tmp_path)}).data, Silent())
 
 
 def test_flat_train_and_test_folders_are_the_splits(tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def test_images_without_labels_are_pretrained_on_and_that_there_is_no_probe_is_s
     assert done.exit_code == 0
     assert "20 train, 5 test, no labels" in done.stderr
     assert "not probed, as its images have no labels; with labelled images: mae-cli probe" in done.stderr
+    assert f"--set probe.source=folder:OTHER --runs-dir {tmp_path / 'runs'}" in done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["not_probed"] == "no labels"
     (run,) = find_runs(tmp_path / "runs")
     assert run.result()["labels"] is False
