@@ -61,7 +61,7 @@ Noise = dict[str, tuple[float, int]]
 
 
 def noise(frame: pd.DataFrame, others: Iterable[pd.DataFrame] = ()) -> Noise:
-    """Return the noise that runs have shown; a probe without a degree of freedom is left out.
+    """Return the noise that runs have shown under the study's probes; one without a degree of freedom is left out.
 
     From the runs of the study itself; where these are too few, from other studies too that have the same base config,
     probe and images.
@@ -70,7 +70,8 @@ def noise(frame: pd.DataFrame, others: Iterable[pd.DataFrame] = ()) -> Noise:
     if len(own) == frame["probe"].nunique() and all(freedom >= LEAST_FREEDOM for _, freedom in own.values()):
         return own
     setting = tuple(frame.iloc[0][SETTING])
-    return _pooled([frame, *(other for other in others if tuple(other.iloc[0][SETTING]) == setting)])
+    seen = _pooled([frame, *(other for other in others if tuple(other.iloc[0][SETTING]) == setting)])
+    return {probe: found for probe, found in seen.items() if probe in set(frame["probe"])}
 
 
 def known_noise(record: StudyRecord, runs_dir: Path) -> Noise:

@@ -78,6 +78,12 @@ def test_the_noise_is_that_of_runs_within_their_seeds() -> None:
     assert noise(frame) == {"linear": (pytest.approx(model.deviation), 6)}
 
 
+def test_the_noise_of_other_studies_is_told_under_the_studys_own_probes_alone() -> None:
+    few = {cell: values[:1] for cell, values in RUNS.items()}
+    found = noise(study_frame_of(few, probes=("knn",)), [study_frame_of(RUNS, probes=("linear", "knn"))])
+    assert list(found) == ["knn"]
+
+
 def test_other_studies_of_the_same_base_tell_the_noise_of_one_that_has_no_runs(tmp_path: Path) -> None:
     new = study_record({"1": [None], "2": [None]}, name="new", axis="model.decoder.depth", default="1")
     assert known_noise(new, tmp_path) == {}
