@@ -15,6 +15,7 @@ from mae.probing.probe import wilson_interval
 from mae.runs.catalogue import settings_of_probe
 from mae.runs.directory import RunDirectory, probes_of
 from mae.runs.locks_and_writes import replacing
+from mae.runtime.fonts import in_any_script
 
 NAMED = 40
 """Most classes whose names and counts fit on the picture."""
@@ -75,6 +76,7 @@ def per_class(counts: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("top1", kind="stable", ignore_index=True)
 
 
+@in_any_script
 def confusion_figure(counts: pd.DataFrame, title: str) -> Figure:
     """Return the matrix as shares of each class's images, with the counts written in where there are few classes."""
     classes, values = len(counts), counts.to_numpy()

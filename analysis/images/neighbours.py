@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from analysis.images.files import class_of
 from mae.config.tree import Config
 from mae.data.image_files import decode, shown
+from mae.runtime.fonts import in_any_script
 
 CAPTION = 16
 """Most characters under a picture, which is an inch wide."""
@@ -48,6 +49,7 @@ def evenly(count: int, most: int = 8) -> list[int]:
     return [round(number * (count - 1) / max(1, min(most, count) - 1)) for number in range(min(most, count))]
 
 
+@in_any_script
 def neighbour_figure(rows: Sequence[Tensor], captions: Sequence[Sequence[str]] = ()) -> Figure:
     """Return a row of pictures for each of uint8 images (1 + n, C, H, W): an image, then its neighbours."""
     count = max(map(len, rows))

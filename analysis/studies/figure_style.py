@@ -18,12 +18,14 @@ from matplotlib.lines import Line2D
 
 from analysis.results.frame import setting
 from mae.probing.kinds import PROBES
+from mae.runtime.fonts import font_families
 
 PALETTE = sns.color_palette("colorblind")
 COLORS = {kind: PALETTE[place % len(PALETTE)] for place, kind in enumerate([*PROBES, "none"])}
 MARKERS = {**{kind: probe.marker for kind, probe in PROBES.items()}, "none": "D"}
 GREY = "0.45"
 STYLE: dict[Any, Any] = {
+    "font.family": font_families(),
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.labelsize": 8,

@@ -15,6 +15,7 @@ from mae.config.resolve import acts, flatten, name_run
 from mae.config.tree import Config
 from mae.data.dataset import ImageData
 from mae.runs.locks_and_writes import replacing
+from mae.runtime.fonts import in_any_script
 from mae.runtime.rng import generator, on_device
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def title_of(run: str, config: Config, note: str = "") -> str:
     return f"{run}: {name}{', ' if note else ''}{note}"
 
 
+@in_any_script
 @torch.inference_mode()
 def draw(pretext: "Pretext", images: Tensor, path: Path, title: str, names: Sequence[str] = ()) -> bool:
     """Draw a task on the centres of stored images, or clips, as a PNG; with the same draws every time.
