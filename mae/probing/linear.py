@@ -28,12 +28,20 @@ WEAKEST, STRONGEST = 1e-10, 10.0
 
 
 def principal_axes(pieces: Pieces) -> tuple[Tensor, Tensor]:
-    """Return the variances (D,) of features (n, D) of mean 0 along their principal axes, and these (D, D), columns."""
+    """Return the variances (K,) of features (n, D) of mean 0 along their principal axes, and these (D, K), columns.
+
+    K is D, or n where images are few: penalised weights of least loss are then sums of the features of these images.
+    """
     gram, count = torch.zeros(()), 0
     for piece in pieces:
         gram, count = piece.T @ piece + gram.to(piece), count + len(piece)
-    variances, axes = torch.linalg.eigh(gram / count)
-    return variances.clamp(min=0), axes
+    covariance = gram / count
+    if 2 * count > len(covariance):
+        variances, axes = torch.linalg.eigh(covariance)
+        return variances.clamp(min=0), axes
+    basis = torch.linalg.qr(torch.cat([*pieces]).T).Q  # (D, n)
+    variances, axes = torch.linalg.eigh(basis.T @ covariance @ basis)
+    return variances.clamp(min=0), basis @ axes
 
 
 def fit_logistic(
@@ -64,7 +72,7 @@ def fit_logistic(
 def _minimise(
     weights: Tensor, pieces: Pieces, labels: Tensor, penalty: float, axes: Tensor, units: Tensor, check: Check
 ) -> Tensor:
-    """Return the weights of least loss, from `weights` on; steps are along `axes` (D, D, columns) in `units` (D,)."""
+    """Return the weights of least loss, from `weights` on; steps are along `axes` (D, K, columns) in `units` (K,)."""
     point = torch.cat([weights[:, :-1] @ axes / units, weights[:, -1:]], dim=1).requires_grad_()
     optimizer = torch.optim.LBFGS(
         [point], max_iter=300, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"

@@ -175,6 +175,19 @@ def test_variances_along_the_principal_axes_are_those_of_the_features() -> None:
     assert variances.min() >= 0
 
 
+def test_few_images_have_as_many_axes_and_the_weights_of_scikit_learn() -> None:
+    draws = torch.Generator().manual_seed(0)
+    labels, centres = torch.arange(30) % 3, torch.randn(3, 200, generator=draws)
+    (features,) = standardise(centres[labels] + 3 * torch.randn(30, 200, generator=draws))
+    variances, axes = principal_axes(features.split(20))
+    assert torch.allclose(axes.T @ axes, torch.eye(30), atol=1e-5)
+    assert torch.allclose(features @ axes @ axes.T, features, atol=1e-4)
+    assert torch.allclose((features @ axes).var(0, unbiased=False), variances, atol=1e-4)
+    ours = fit_logistic([features], labels, 3, 1e-3, (variances, axes), Silent().advance)
+    theirs = LogisticRegression(C=1 / (1e-3 * 30), tol=1e-10, max_iter=10_000).fit(features.numpy(), labels.numpy())
+    assert np.allclose(ours[:, :-1], theirs.coef_, atol=1e-3)
+
+
 def test_a_feature_that_is_always_the_same_is_standardised_to_0() -> None:
     (features,) = standardise(torch.full((5, 2), 3.0))
     assert torch.equal(features, torch.zeros(5, 2))
