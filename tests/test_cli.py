@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from mlflow import MlflowClient
 from PIL import Image
 from typer.main import get_command
@@ -17,6 +18,7 @@ import mae
 from ablations.studies.own import OWN
 from ablations.studies.study import Cell, Study
 from cli import app
+from mae.command_line.output import reporting
 from mae.runs.directory import RunDirectory
 
 runner = CliRunner()
@@ -86,6 +88,15 @@ def test_the_pipeline_runs_once_and_is_reused(tiny_settings: list[str], runs_dir
     assert {path: path.stat().st_mtime_ns for path in runs_dir.rglob("*.json")} == written
     listed = last_json(runner.invoke(app, ["runs", "--runs-dir", str(runs_dir), "--json"]).stdout)
     assert [row["run"] for row in listed["runs"]] == [first["run"]]  # type: ignore[index,union-attr]
+
+
+def test_a_torchvision_of_another_build_than_torch_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended, reporting(as_json=False):
+        raise RuntimeError("operator torchvision::nms does not exist")
+    assert ended.value.exit_code == 1
+    assert capsys.readouterr().err.startswith("failed: torchvision does not fit torch (operator torchvision::nms")
+    with pytest.raises(RuntimeError, match="another"), reporting(as_json=False):
+        raise RuntimeError("another")
 
 
 def test_an_unknown_probe_is_told_with_the_nearest_one() -> None:

@@ -30,9 +30,12 @@ def answers(frame: pd.DataFrame, test: Test | None = None) -> list[str]:
 
 def _answer(probe: str, done: pd.DataFrame, compared: Comparisons | None, test: Test | None) -> str:
     means = done.groupby("cell")["top1"].mean()
-    best = str(means.idxmax())
     default = compared.reference if compared else ""
-    told = f"{probe_label(probe)}: best at {best}{', the default' if best == default else ''} ({means[best]:.1f} %)"
+    equal = [
+        str(cell) for cell in done.drop_duplicates("cell")["cell"] if np.isclose(means[cell], means.max(), rtol=1e-9)
+    ]
+    best = default if default in equal else equal[0]
+    told = f"{probe_label(probe)}: best at {_with_default(equal, default)} ({means[best]:.1f} %)"
     found = compared.differences if compared else _from_best(done, best, test)
     cells = done.sort_values(["x", "order"])["cell"].drop_duplicates().tolist()  # along the axis, where there is one
     ordered = bool(done["x"].notna().all())
@@ -44,6 +47,11 @@ def _answer(probe: str, done: pd.DataFrame, compared: Comparisons | None, test: 
     trained = default not in done.loc[done["task"] == UNTRAINED, "cell"].tolist()
     gains = _of_gains(done, cells, ordered) if trained else []  # else they are what the verdicts say
     return "; ".join([told, f"against {against}: {verdicts[0]}", *verdicts[1:], *gains])
+
+
+def _with_default(cells: Sequence[str], default: str) -> str:
+    """Return cells of one mean in words: `0.5 and 0.75, the default`."""
+    return " and ".join(f"{cell}, the default" if cell == default else cell for cell in cells)
 
 
 def _verdicts(found: Mapping[str, Contrast], cells: Sequence[str], ordered: bool) -> list[str]:

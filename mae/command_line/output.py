@@ -79,6 +79,12 @@ def reporting(as_json: bool) -> Iterator[Output]:
         raise end(error, 1, f"{who}failed: ") from None
     except Interrupted as stop:
         raise end(stop if processes.leads else "", stop.exit_code) from None
+    except (RuntimeError, ImportError) as error:
+        if not any(sign in str(error) for sign in ("operator torchvision::", "torchvision/_C")):
+            raise
+        _tell_traceback(error)
+        fix = 'install both from one index; "Linux, CPU only" in docs/installation.md has the lines'
+        raise end(f"torchvision does not fit torch ({error}): {fix}", 1, f"{who}failed: ") from None
     except KeyboardInterrupt:  # while modules are imported, or where nothing has to be saved
         raise end("stopped by Ctrl-C" if processes.leads else "", 130) from None
 

@@ -80,6 +80,13 @@ def test_no_gain_of_the_untrained_encoder_on_itself_is_told() -> None:
     assert shown[shown == ""].index.tolist() == ["0.1"]
 
 
+def test_cells_of_one_mean_are_best_together() -> None:
+    equal = {"0.5": [60.0, 61.0], "0.7": [58.0, 59.5], "0.9": [61.0, 60.0]}
+    first = [answers(study_frame_of(equal, default=name, probes=("knn",)))[0] for name in ("0.7", "0.9")]
+    assert first[0].startswith("k-NN: best at 0.5 and 0.9 (60.5 %); against the default, 0.7: ")
+    assert first[1].startswith("k-NN: best at 0.5 and 0.9, the default (60.5 %); against it: ")
+
+
 def test_gains_are_not_told_twice_where_the_untrained_encoder_is_the_default() -> None:
     frame = study_frame_of(RATIOS, default="0.7", probes=("knn",))
     frame["untrained"] = 60.0
