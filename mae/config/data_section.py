@@ -1,5 +1,7 @@
 """Which images or clips there are, and how they reach the model."""
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -8,6 +10,13 @@ from mae.config.section import CropScale, PerChannel, Positive, Section, Share, 
 
 CLIP_SOURCES = ("moving_digits", "clips")
 """Sources of clips."""
+
+
+def local_path(location: str) -> Path:
+    """Return the place that a source names behind its colon; the home of a user whom nobody knows stays as written."""
+    with suppress(RuntimeError):
+        return Path(location).expanduser()
+    return Path(location)
 
 
 class DataConfig(Section):

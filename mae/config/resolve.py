@@ -11,6 +11,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from mae.config.data_section import local_path
 from mae.config.presets import DEFAULT, PRESETS, Overrides
 from mae.config.tree import Config
 from mae.config.types_in_words import in_words
@@ -164,7 +165,7 @@ def nearest_preset(config: Config) -> tuple[str, Overrides]:
 def _name_of(source: str) -> str:
     """Return what images are called: `cifar10` wherever it lies, and a folder's own name."""
     kind, _, location = source.partition(":")
-    name = Path(location).expanduser().absolute().name if kind in ("folder", "images") else kind
+    name = local_path(location).absolute().name if kind in ("folder", "images") else kind
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

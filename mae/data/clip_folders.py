@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mae.config.data_section import DataConfig
+from mae.config.data_section import DataConfig, local_path
 from mae.data.image_files import shown
 from mae.data.image_folders import TEST_FOLDERS, Part
 from mae.data.video_files import VIDEO_EXTENSIONS, decoder_version, is_video
@@ -27,7 +27,7 @@ class ClipFolder(NamedTuple):
 
 def read_clip_folder(data: DataConfig, location: str) -> ClipFolder:
     """Return the videos that `data.source=clips:PATH` names; `UserError` saying what was found and what is expected."""
-    root = Path(location).expanduser()
+    root = local_path(location)
     if not location or not root.is_dir():
         raise UserError(
             f"data.source={shown(Path(data.source))}: no such folder; expected PATH/train/<class>/<video> and "

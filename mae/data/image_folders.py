@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mae.config.data_section import DataConfig
+from mae.config.data_section import DataConfig, local_path
 from mae.config.resolve import nearest
 from mae.data.image_files import EXTENSIONS, PASSING, shown
 from mae.errors import RunError, UserError
@@ -216,7 +216,7 @@ def _contains(folder: str, path: str) -> bool:
 
 def _listed(location: str, data: DataConfig, expected: str) -> tuple[Path, list[tuple[str, bool]]]:
     """Return a folder and the names right in it, hidden ones left out, and whether each is of a folder."""
-    root = Path(location).expanduser()
+    root = local_path(location)
     if not location:
         raise UserError(f"data.source={data.source}: no folder is named; {expected}")
     try:

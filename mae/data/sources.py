@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from PIL import Image
 
-from mae.config.data_section import DataConfig
+from mae.config.data_section import DataConfig, local_path
 from mae.config.resolve import nearest
 from mae.data.clip_folders import read_clip_folder
 from mae.data.decode_workers import Decoder
@@ -101,12 +101,18 @@ def found_in_words(source: str, counts: Mapping[str, int], classes: int, remarks
     return f"{shown(Path(source))}: {'; '.join([has, *remarks, *bad])}"
 
 
+def _is_there(location: str) -> bool:
+    try:
+        return local_path(location).exists()
+    except OSError:  # too long for a name, or in a folder that may not be read
+        return False
+
+
 def open_source(data: DataConfig, progress: Progress) -> Source:
     """Return the source that `data.source` names; `UserError` if there is no such one."""
     name, _, location = data.source.partition(":")
     if name not in SOURCES:
-        is_path = Path(data.source).expanduser().exists()
-        meant = f", did you mean folder:{data.source}?" if is_path else nearest(name, list(SOURCES))
+        meant = f", did you mean folder:{data.source}?" if _is_there(data.source) else nearest(name, list(SOURCES))
         known = f"known: {', '.join(SOURCES)} (folder:PATH, images:PATH, clips:PATH)"
         raise UserError(f"data.source={data.source}: unknown source{meant}; {known}")
     return SOURCES[name](data, location, progress)
@@ -252,7 +258,7 @@ def _torchvision(
 
 
 def _torchvision_root(location: str) -> Path:
-    return Path(location).expanduser() if location else cache_folder() / "downloads"
+    return local_path(location) if location else cache_folder() / "downloads"
 
 
 def _torchvision_decoder(parts: list[Any], data: DataConfig) -> Decoder:

@@ -73,6 +73,12 @@ def test_a_folder_of_nearly_this_name_or_of_this_path_is_offered(source: str, me
         identify(build({"data.source": source.format(tmp_path)}).data, Silent())
 
 
+@pytest.mark.parametrize("source", ["x" * 5000, "~nobody-of-this-name/x", "folder:~nobody-of-this-name/x"])
+def test_what_can_be_no_path_is_refused_as_any_other(source: str) -> None:
+    with pytest.raises(UserError, match=r"unknown source|no such folder"):
+        identify(build({"data.source": source}).data, Silent())
+
+
 def test_flat_train_and_test_folders_are_the_splits(tmp_path: Path) -> None:
     images(tmp_path / "train", 6)
     images(tmp_path / "test", 3)
