@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,12 +98,18 @@ def _settings(run: RunDirectory) -> dict[str, Any]:
 
 
 def _probes(run: RunDirectory) -> Iterator[tuple[str, str, float]]:
-    """Yield kind, settings and top-1 of every finished probe of a run; its seed is noise, as that of the training."""
+    """Yield kind, settings and top-1 of a run's finished probes.
+
+    Of those that differ in their seed alone, which is noise as that of the training, it is the mean: one value per run.
+    """
+    found: dict[tuple[str, str], list[float]] = {}
     for place in probes_of(run):
         kind = place.path.name.partition("-")[0]
         if (result := place.result()) is not None:
             how = kind_probe({**settings_of(place), "probe.seed": 0}, kind)
-            yield kind, how, result["metrics"][top1(kind)]
+            found.setdefault((kind, how), []).append(result["metrics"][top1(kind)])
+    for (kind, how), values in found.items():
+        yield kind, how, fmean(values)
 
 
 def tell_differences(results: Sequence[Probed], reference: str) -> list[str]:

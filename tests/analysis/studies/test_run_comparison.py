@@ -1,6 +1,7 @@
 """`mae-cli compare`: which runs repeat a config, and how configs are told apart."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,16 @@ def test_few_labels_that_each_seed_draws_for_itself_are_one_way_of_probing(tmp_p
     ]
     (line,) = config_differences(tmp_path, names)
     assert line.startswith("k-NN with probe.labels=0.1: difference from mask.ratio=0.5 (2 runs) in points")
+
+
+def test_probes_of_one_run_that_differ_in_their_seed_are_one_value(tmp_path: Path) -> None:
+    names = two_configs(tmp_path)
+    (before,) = config_differences(tmp_path, names)
+    for name in names:
+        again = RunDirectory(tmp_path / name).probe("knn-2")
+        shutil.copytree(RunDirectory(tmp_path / name).probe("knn-1").path, again.path)
+        again.write_text("config.toml", to_toml(build({"probe.seed": 1})))
+    assert config_differences(tmp_path, names) == [before]
 
 
 def test_a_probe_with_settings_of_its_own_is_named_by_them() -> None:
