@@ -119,7 +119,7 @@ def notes_on(name: str, cells: Sequence[PlannedCell], left_out: Mapping[str, str
             yield f"study {name}: {' and '.join(cell.given)} are equal on this base config: one cell, {cell.name}"
     if len(cells) == 1:
         yield f"study {name}: one cell, {cells[0].name}: there is nothing to compare it with"
-    elif not any(cell.record.is_default for cell in cells):
+    if len(cells) > 1 and not any(cell.record.is_default for cell in cells):
         yield (
             f"study {name}: no cell is the base config, so there is no default to compare with; --against CELL names "
             f"one of {'; '.join(cell.name for cell in cells)}"

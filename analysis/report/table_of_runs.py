@@ -44,7 +44,8 @@ def table_of_runs(rows: list[dict[str, Any]], runs_dir: Path) -> Table:
 
 def _unnamed(row: dict[str, Any]) -> bool:
     """Return whether a run's name does not begin with its images, such as `photos` of `folder:my/photos`."""
-    return not str(row["name"]).startswith(Path(str(row["data"]).rpartition(":")[2]).name)
+    images = Path(str(row["data"]).rpartition(":")[2]).name  # none of `folder:.`
+    return bool(row["data"]) and not (images and str(row["name"]).startswith(images))
 
 
 def _shared(rows: list[dict[str, Any]]) -> dict[str, str]:

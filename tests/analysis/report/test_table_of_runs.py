@@ -26,6 +26,7 @@ def test_images_have_a_column_where_names_do_not_begin_with_them() -> None:
     digits = PHOTOS | {"data": "digits", "name": "digits seed=0"}
     assert "data" not in columns(PHOTOS, digits)
     assert "data" in columns(PHOTOS, digits | {"name": "baseline"})
+    assert "data" in columns(PHOTOS, PHOTOS | {"data": "folder:."})
 
 
 def test_a_single_run_has_a_column_for_all_that_is_known_of_it() -> None:
