@@ -126,7 +126,7 @@ def probing_seconds(
     views = linear.lars_epochs if linear.solver == "lars" and linear.lars_augment else 0
     features = config.model.encoder.dim * (2 if config.probe.features == "both" else 1)
     raw = (config.data.frames or 1) * config.data.channels * min(RAW_SIDE, height) * min(RAW_SIDE, width)
-    learned = counts.train * config.probe.labels  # a number per class is taken for all: it costs less than is told
+    learned = _labelled(config, counts)
     encode = max(speed.features, counts.decoding)
     frozen = max(_read_share(config) * speed.features, counts.decoding)
     of_encoder = (learned * (1 + views) + counts.test) * frozen + learned * _tuned_passes(config, kinds) * encode
@@ -156,12 +156,20 @@ def _read_share(config: Config) -> float:
     return (config.probe.layer or depth) / depth
 
 
+def _labelled(config: Config, counts: Counts) -> float:
+    """Return the number of images that a probe learns from."""
+    per_class = config.probe.labels_per_class
+    return counts.train * config.probe.labels if per_class is None else min(counts.train, per_class * counts.classes)
+
+
 def _fits_seconds(config: Config, kinds: Sequence[ProbeKind], counts: Counts, width: int, fits: FitSpeed) -> float:
     """Logistic regression on features of a width; the LARS probe's own steps take little beside its features."""
     if "linear" not in kinds or config.probe.linear.solver != "lbfgs":
         return 0.0
-    products = 4 * (counts.train + width) * width * counts.classes  # weights by features and by axes, there and back
-    axes = 2 * (2 * counts.train * width**2 * fits.flop + width**3 * fits.axes)  # to choose a penalty, and with it
+    images = _labelled(config, counts)
+    found = width if 2 * images > width else images  # axes, as `mae.probing.linear.principal_axes` finds them
+    products = 4 * (images + found) * width * counts.classes  # weights by features and by axes, there and back
+    axes = 2 * (2 * images * width**2 * fits.flop + found**3 * fits.axes)  # to choose a penalty, and with it
     return EVALUATIONS * (fits.evaluation + products * fits.flop) + axes
 
 

@@ -166,6 +166,16 @@ def test_features_of_a_layer_take_its_share_of_the_blocks(kinds: Any, passes: fl
     assert seconds == pytest.approx(100 * passes * 0.1)
 
 
+@pytest.mark.parametrize(
+    ("labels", "axes"), [({"probe.labels_per_class": 5}, 50), ({"probe.labels": 0.01}, 50), ({}, 1024)]
+)
+def test_a_linear_fit_has_an_axis_per_feature_or_of_few_labels_per_image(labels: dict[str, Any], axes: int) -> None:
+    probed = job(build({"model.encoder.dim": 1024, "probe.features": "patch_mean"} | labels), ("linear",))
+    done: set[Any] = set(forecasting.baselines(probed))
+    costs = Counts(5000, 0, 10, 0.0), Speed(0.0, 0.0, 0.0), FitSpeed(0.0, 0.0, 1.0)  # a second per cubed axis
+    assert probing_seconds(probed, probed.kinds, *costs, done) == pytest.approx(2 * axes**3)
+
+
 def test_encoders_of_pixels_are_baselines_of_their_own() -> None:
     kinds = [build({"pretext.kind": kind}) for kind in ("mae", "rotation", "igpt_ar", "igpt_bert")]
     small = build({"pretext.kind": "igpt_ar", "igpt.side": 8})
