@@ -21,11 +21,12 @@ def table_of_runs(rows: list[dict[str, Any]], runs_dir: Path) -> Table:
     What all runs have in common stands above the table, and images that names begin with have no column.
     """
     at_work = {each.run: each.told() for each in runs_under_way(runs_dir)}
-    rows = [row | {"status": at_work.get(row["run"], row["status"]), "unnamed": _unnamed(row)} for row in rows]
+    rows = [row | {"status": at_work.get(row["run"], row["status"])} for row in rows]
     probes, shared = _ways_of_probing(rows), _shared(rows)
-    texts = [name for name in ("run", "date", "status", "name", "tags", "note", "data", "study") if name not in shared]
-    unknown = {"tags": "tags", "note": "note", "data": "unnamed"}
-    texts = [name for name in texts if name not in unknown or any(row[unknown[name]] for row in rows)]
+    hidden = {*shared, *(name for name in ("tags", "note") if not any(row[name] for row in rows))}
+    if all(_names_its_images(row) for row in rows):
+        hidden.add("data")
+    texts = [name for name in ("run", "date", "status", "name", "tags", "note", "data", "study") if name not in hidden]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left", title_style="")
     table.title = "; ".join(f"{name} of all: {value}" for name, value in shared.items() if value)
     for name in texts:
@@ -42,10 +43,10 @@ def table_of_runs(rows: list[dict[str, Any]], runs_dir: Path) -> Table:
     return table
 
 
-def _unnamed(row: dict[str, Any]) -> bool:
-    """Return whether a run's name does not begin with its images, such as `photos` of `folder:my/photos`."""
-    images = Path(str(row["data"]).rpartition(":")[2]).name  # none of `folder:.`
-    return bool(row["data"]) and not (images and str(row["name"]).startswith(images))
+def _names_its_images(row: dict[str, Any]) -> bool:
+    """Return whether a run's name begins with its images, such as `photos` of `folder:my/photos`, or there are none."""
+    images = Path(str(row["data"]).rpartition(":")[2]).name
+    return not row["data"] or (bool(images) and str(row["name"]).startswith(images))  # `folder:.` has no name
 
 
 def _shared(rows: list[dict[str, Any]]) -> dict[str, str]:
